@@ -1,0 +1,140 @@
+"""The one tree of exceptions; every foreign error is mapped to it at the door where it enters.
+
+LocalFusionError                     one sentence; `hint` says what to do
+├── ConfigError                      the user must change a file, a flag or an install
+├── ModelError(model)                one model failed; the deliberation may go on
+│   ├── ModelLoadError
+│   ├── OutOfMemory(need_bytes, have_bytes)
+│   ├── ContextOverflow(tokens, n_ctx)
+│   ├── MalformedOutput(text)
+│   ├── WorkerDied(exit_code)
+│   └── ProviderError(status)
+├── WebError(url)                    told to the model as a tool result
+├── QueueFull                        the server answers 503 with Retry-After
+├── RunInterrupted                   the user stopped the run; what was finished is stored
+└── DeliberationFailed(failed_models, failure_reason)
+"""
+
+from typing import Literal
+
+FailureReason = Literal[
+    "all_panels_failed",
+    "insufficient_credits",
+    "rate_limited",
+    "fusion_invocation_capped",
+    "unexpected_error",
+    "invalid_model",
+    "judge_not_valid_json",
+    "judge_schema_mismatch",
+    "judge_upstream_error",
+    "judge_empty_completion",
+    "cancelled",
+]
+"""FUSION.md section 4: the closed set of reasons the protocol knows."""
+
+
+class LocalFusionError(Exception):
+    """Any failure that localfusion can name: `message` is one sentence, `hint` what to do about it."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class ConfigError(LocalFusionError):
+    """The user must change a file, a flag or an install; the CLI exits with 2."""
+
+
+class ModelError(LocalFusionError):
+    """One model failed; the deliberation may go on without it."""
+
+    def __init__(self, model: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.model = model
+
+
+class ModelLoadError(ModelError):
+    """The file is missing, damaged, or not one that llama.cpp can load."""
+
+
+class OutOfMemory(ModelError):
+    """The model needs more bytes than there are."""
+
+    def __init__(self, model: str, *, need_bytes: int, have_bytes: int) -> None:
+        super().__init__(
+            model,
+            f"{model} needs {need_bytes / 2**20:.0f} MiB and {have_bytes / 2**20:.0f} MiB are there",
+            hint="choose a smaller model or a smaller n_ctx",
+        )
+        self.need_bytes = need_bytes
+        self.have_bytes = have_bytes
+
+
+class ContextOverflow(ModelError):
+    """A prompt does not fit the context window."""
+
+    def __init__(self, model: str, *, tokens: int, n_ctx: int) -> None:
+        super().__init__(
+            model,
+            f"the prompt has {tokens} tokens and {model} reads at most {n_ctx}",
+            hint="shorten the question, or raise n_ctx of the model in models.yaml",
+        )
+        self.tokens = tokens
+        self.n_ctx = n_ctx
+
+
+class MalformedOutput(ModelError):
+    """A model wrote something that its own constraint or parser does not admit."""
+
+    def __init__(self, model: str, message: str, *, text: str) -> None:
+        super().__init__(model, message)
+        self.text = text
+
+
+class WorkerDied(ModelError):
+    """The worker process ended before its answer did; `exit_code` is negative for a signal."""
+
+    def __init__(self, model: str, message: str, *, exit_code: int | None, hint: str = "") -> None:
+        super().__init__(model, message, hint=hint)
+        self.exit_code = exit_code
+
+
+class ProviderError(ModelError):
+    """A remote endpoint refused or failed."""
+
+    def __init__(self, model: str, message: str, *, status: int | None = None) -> None:
+        super().__init__(model, message)
+        self.status = status
+
+
+class WebError(LocalFusionError):
+    """A search or a fetch failed; the model is told, the run goes on."""
+
+    def __init__(self, url: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.url = url
+
+
+class QueueFull(LocalFusionError):
+    """Too many deliberations wait already."""
+
+
+class RunInterrupted(LocalFusionError):
+    """The user stopped the run; what was finished is stored and can be resumed."""
+
+
+class DeliberationFailed(LocalFusionError):
+    """No final answer could be written; `failed_models` holds (id, error) of each panelist that failed."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        failure_reason: FailureReason,
+        failed_models: tuple[tuple[str, str], ...] = (),
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.failure_reason = failure_reason
+        self.failed_models = failed_models

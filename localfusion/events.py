@@ -1,0 +1,162 @@
+"""The one stream of events of a run: rendered by every front end, stored step by step, replayed on resume.
+
+An event's `type` on disk is its class name. Pure values; who renders or stores them is not known here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from localfusion.analysis import Analysis, Citation, FailedModel, Response, ToolStep
+from localfusion.errors import FailureReason
+from localfusion.messages import ToolCall, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """`panelists` maps each id (a, b, ...) to its model's name, in panel order."""
+
+    run_id: str
+    question: str
+    panelists: Mapping[str, str]
+    judge: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumed:
+    """A stored run goes on; `finished` are the ids of panelists that are kept."""
+
+    run_id: str
+    finished: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLoading:
+    """`id` is a panelist's id or "judge"."""
+
+    id: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReady:
+    id: str
+    model: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead:
+    """Live only, not stored: tokens of the prompt read so far."""
+
+    id: str
+    read_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextWritten:
+    """Live only, not stored: a piece of an answer, of thinking, or of the judge's JSON."""
+
+    id: str
+    kind: Literal["content", "thinking", "analysis", "answer"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """`step` counts from 1."""
+
+    id: str
+    step: int
+    call: ToolCall
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReturned:
+    id: str
+    step: int
+    result: ToolStep
+
+
+@dataclass(frozen=True, slots=True)
+class PanelistCompleted:
+    response: Response
+
+
+@dataclass(frozen=True, slots=True)
+class PanelistFailed:
+    failed: FailedModel
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisStarted:
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisCompleted:
+    """`raw` is the judge's own JSON, the prefix that the final answer is written on."""
+
+    analysis: Analysis
+    raw: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisFailed:
+    """The judge wrote nothing that can be used, or could not be run; `usage` is what it cost all the same."""
+
+    failure_reason: FailureReason
+    error: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStarted:
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCompleted:
+    content: str
+    citations: tuple[Citation, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class WarningRaised:
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    status: Literal["ok", "error", "interrupted"]
+    failure_reason: FailureReason | None = None
+    error: str | None = None
+
+
+Event = (
+    RunStarted
+    | RunResumed
+    | ModelLoading
+    | ModelReady
+    | PromptRead
+    | TextWritten
+    | ToolCalled
+    | ToolReturned
+    | PanelistCompleted
+    | PanelistFailed
+    | AnalysisStarted
+    | AnalysisCompleted
+    | AnalysisFailed
+    | AnswerStarted
+    | AnswerCompleted
+    | WarningRaised
+    | RunEnded
+)
+"""Everything a run can say."""
+
+LIVE_ONLY = (PromptRead, TextWritten)
+"""Events that are shown and not stored."""

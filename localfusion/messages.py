@@ -1,0 +1,232 @@
+"""The values that cross a process or a layer: chat messages, requests to a model and what comes back.
+
+Nothing here loads, reads or decides. Every value is frozen and can be pickled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call that a model asked for; both tools take exactly one text argument."""
+
+    name: str
+    arguments: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool as it is shown to a model: `parameter` is the name of its one required text argument."""
+
+    name: str
+    description: str
+    parameter: str
+    parameter_description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    `fields` is the structured twin of `content` (question, results, answers); a chat template may
+    render these instead of the text, since a template is the model's own. Ordinary templates ignore them.
+    """
+
+    role: Role
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    fields: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; names and meanings are llama.cpp's. Temperature 0 is greedy."""
+
+    temperature: float = 0.7
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Sampling(temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """What one sequence of a loaded model is asked to write next.
+
+    `sequence` names a conversation: ids that the worker has read or written for it are kept and reused.
+    `grammar` is an llguidance grammar (Lark text) that constrains the content, thinking excluded.
+    `max_tokens` None means: up to the end of the context.
+    `add_generation_prompt` and the rest of the rendering are the chat template's business.
+    """
+
+    sequence: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    sampling: Sampling = GREEDY
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    grammar: str | None = None
+    thinking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a generation cost; `cached_tokens` of the `prompt_tokens` were not evaluated again."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    cost: float = 0.0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_tokens + other.cached_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.seconds + other.seconds,
+            self.cost + other.cost,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the prompt has been read: tokens done of tokens to do."""
+
+    read_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of text as it is written."""
+
+    kind: Literal["content", "thinking"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished generation: the thinking is never part of the content."""
+
+    content: str
+    thinking: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSyntax:
+    """How a model's own template writes a call of each tool: the text before and after the argument.
+
+    `escaped` says that the argument stands inside a JSON string.
+    """
+
+    before: Mapping[str, str]
+    after: Mapping[str, str]
+    escaped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A GGUF file and the settings it is loaded with; spelt as llama.cpp spells them.
+
+    `n_threads` bounds what the scheduler may give; "auto" leaves it to the scheduler.
+    """
+
+    name: str
+    path: Path
+    n_ctx: int | Literal["auto"] = "auto"
+    n_seq_max: int = 1
+    n_batch: int = 512
+    n_ubatch: int = 512
+    n_threads: int | Literal["auto"] = "auto"
+    flash_attn: bool = True
+    kv_type: Literal["f16", "q8_0"] = "f16"
+    n_gpu_layers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a worker found out while it loaded its file.
+
+    `n_ctx` is the window of one sequence. `special_tokens` maps the text of each control token to its
+    id, for grammars that must name one. `tool_syntax` is None where the template renders no tool calls.
+    """
+
+    description: str
+    n_ctx: int
+    n_ctx_train: int
+    n_vocab: int
+    n_params: int
+    size_bytes: int
+    special_tokens: Mapping[str, int]
+    tool_syntax: ToolSyntax | None
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes a loaded model takes, by what they hold."""
+
+    weights_bytes: int
+    kv_bytes: int
+    compute_bytes: int
+    output_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.output_bytes
+
+
+ToolName = Literal["web_search", "web_fetch"]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOptions:
+    """Which tools a panelist has, and how much one call may return (characters count per result)."""
+
+    enabled: tuple[ToolName, ...] = ("web_search", "web_fetch")
+    max_results: int = 5
+    max_characters: int = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class PanelistSpec:
+    """One seat of a panel; two seats may use the same file and differ in everything else."""
+
+    id: str
+    model: ModelSpec
+    sampling: Sampling = field(default_factory=Sampling)
+    persona: str = ""
+    thinking: bool = False
+    tools: ToolOptions = field(default_factory=ToolOptions)
+    max_tool_calls: int = 4
+    max_tokens: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSpec:
+    """The model that compares the answers and then writes the final one; always at temperature 0."""
+
+    model: ModelSpec
+    thinking: bool = False
+    max_tokens: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class PanelSpec:
+    """Everything a preset or the command line decided: who answers and who judges."""
+
+    panelists: tuple[PanelistSpec, ...]
+    judge: JudgeSpec

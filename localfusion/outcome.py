@@ -1,0 +1,41 @@
+"""What a run came to: the value that the CLI shows, the wire writes and the store gives back. Pure data."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from localfusion.analysis import Analysis, Citation, FailedModel, Response
+from localfusion.errors import FailureReason
+from localfusion.messages import Usage
+
+Status = Literal["ok", "error", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One finished, failed or interrupted run. `analysis` is None where the judge failed or was not reached.
+
+    The [n] of `answer`, of `citations` and of every response are the run's; `error` is one sentence or None.
+    """
+
+    run_id: str
+    status: Status
+    question: str
+    seed: int
+    judge_model: str
+    answer: str = ""
+    citations: tuple[Citation, ...] = ()
+    analysis: Analysis | None = None
+    responses: tuple[Response, ...] = ()
+    failed_models: tuple[FailedModel, ...] = ()
+    failure_reason: FailureReason | None = None
+    error: str | None = None
+    judge_usage: Usage = field(default_factory=Usage)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def usage(self) -> Usage:
+        """The whole run: every panelist and the judge."""
+        total = self.judge_usage
+        for response in self.responses:
+            total = total + response.usage
+        return total

@@ -1,0 +1,122 @@
+"""What a run has come to so far, folded from its events: what is shown, what is resumed, what is exported.
+
+Pure: `apply` takes a state and an event and gives the next state. Nothing is read or stored here.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from localfusion.analysis import Analysis, Citation, FailedModel, Response, ToolStep
+from localfusion.errors import FailureReason
+from localfusion.events import (
+    AnalysisCompleted,
+    AnalysisFailed,
+    AnswerCompleted,
+    Event,
+    PanelistCompleted,
+    PanelistFailed,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    ToolReturned,
+    WarningRaised,
+)
+from localfusion.messages import Usage
+from localfusion.outcome import Outcome, Status
+
+
+@dataclass(frozen=True, slots=True)
+class RunState:
+    """`responses` hold the panelists' own numbers; `steps` the finished tool calls of those that still work."""
+
+    run_id: str = ""
+    question: str = ""
+    panelists: Mapping[str, str] = field(default_factory=dict)
+    judge: str = ""
+    seed: int = 0
+    steps: Mapping[str, tuple[ToolStep, ...]] = field(default_factory=dict)
+    responses: Mapping[str, Response] = field(default_factory=dict)
+    failed: Mapping[str, FailedModel] = field(default_factory=dict)
+    analysis: Analysis | None = None
+    raw_analysis: str | None = None
+    answer: str | None = None
+    citations: tuple[Citation, ...] = ()
+    judge_usage: Usage = field(default_factory=Usage)
+    warnings: tuple[str, ...] = ()
+    status: Status | None = None
+    failure_reason: FailureReason | None = None
+    error: str | None = None
+
+    def in_panel_order(self) -> tuple[Response, ...]:
+        """The finished responses, as the panel is seated."""
+        return tuple(self.responses[id] for id in self.panelists if id in self.responses)
+
+    def failed_in_panel_order(self) -> tuple[FailedModel, ...]:
+        """The panelists that failed, as the panel is seated."""
+        return tuple(self.failed[id] for id in self.panelists if id in self.failed)
+
+
+def fold(events: Iterable[Event]) -> RunState:
+    """The state after all of `events`."""
+    state = RunState()
+    for event in events:
+        state = apply(state, event)
+    return state
+
+
+def apply(state: RunState, event: Event) -> RunState:
+    """The state after one more event; events that change nothing that lasts leave it as it is."""
+    match event:
+        case RunStarted():
+            return RunState(event.run_id, event.question, event.panelists, event.judge, event.seed)
+        case RunResumed():
+            return replace(state, status=None, failure_reason=None, error=None, failed={})
+        case ToolReturned(id=id, result=result):
+            return replace(state, steps={**state.steps, id: (*state.steps.get(id, ()), result)})
+        case PanelistCompleted(response=response):
+            return replace(state, responses={**state.responses, response.id: response})
+        case PanelistFailed(failed=failed):
+            return replace(state, failed={**state.failed, failed.id: failed})
+        case WarningRaised(message=message):
+            return replace(state, warnings=(*state.warnings, message))
+        case _:
+            return _apply_judged(state, event)
+
+
+def _apply_judged(state: RunState, event: Event) -> RunState:
+    match event:
+        case AnalysisCompleted(analysis=analysis, raw=raw, usage=usage):
+            return replace(state, analysis=analysis, raw_analysis=raw, judge_usage=state.judge_usage + usage)
+        case AnalysisFailed(failure_reason=reason, error=error, usage=usage):
+            return replace(state, failure_reason=reason, error=error, judge_usage=state.judge_usage + usage)
+        case AnswerCompleted(content=content, citations=citations, usage=usage):
+            return replace(state, answer=content, citations=citations, judge_usage=state.judge_usage + usage)
+        case RunEnded(status=status, failure_reason=reason, error=error):
+            return replace(
+                state, status=status, failure_reason=reason or state.failure_reason, error=error or state.error
+            )
+        case _:
+            return state
+
+
+def to_outcome(state: RunState, responses: tuple[Response, ...]) -> Outcome:
+    """The outcome of a state; `responses` are those of the state under the run's numbers.
+
+    A run that never said how it ended was interrupted.
+    """
+    return Outcome(
+        run_id=state.run_id,
+        status=state.status or "interrupted",
+        question=state.question,
+        seed=state.seed,
+        judge_model=state.judge,
+        answer=state.answer or "",
+        citations=state.citations,
+        analysis=state.analysis,
+        responses=responses,
+        failed_models=state.failed_in_panel_order(),
+        failure_reason=state.failure_reason,
+        error=state.error,
+        judge_usage=state.judge_usage,
+        warnings=state.warnings,
+    )

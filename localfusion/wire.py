@@ -1,0 +1,190 @@
+"""The document of `ask --json`: its schema and how a run's outcome is written in it. Not how it is stored or shown."""
+
+from pydantic import BaseModel, ConfigDict
+
+from localfusion.analysis import Analysis, Citation, Response, Support
+from localfusion.errors import FailureReason
+from localfusion.messages import Json, Usage
+from localfusion.outcome import Outcome, Status
+
+
+class Part(BaseModel):
+    """Every key is always there and no other is; the order of fields is the order on the wire."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class UsagePart(Part):
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    seconds: float
+    cost: float
+
+
+class CitationPart(Part):
+    number: int
+    url: str
+    title: str
+    quote: str
+    support: Support
+
+
+class StancePart(Part):
+    model: str
+    stance: str
+
+
+class ContradictionPart(Part):
+    topic: str
+    stances: list[StancePart]
+
+
+class PartialCoveragePart(Part):
+    models: list[str]
+    point: str
+
+
+class UniqueInsightPart(Part):
+    model: str
+    insight: str
+
+
+class AnalysisPart(Part):
+    consensus: list[str]
+    contradictions: list[ContradictionPart]
+    partial_coverage: list[PartialCoveragePart]
+    unique_insights: list[UniqueInsightPart]
+    blind_spots: list[str]
+
+
+class ToolCallPart(Part):
+    name: str
+    arguments: dict[str, str]
+    ok: bool
+
+
+class ResponsePart(Part):
+    id: str
+    model: str
+    content: str
+    citations: list[CitationPart]
+    tool_calls: list[ToolCallPart]
+    usage: UsagePart
+
+
+class FailedModelPart(Part):
+    id: str
+    model: str
+    error: str
+
+
+class SourcePart(Part):
+    url: str
+    title: str
+
+
+class JudgePart(Part):
+    model: str
+    usage: UsagePart
+
+
+class RunDocument(Part):
+    """One run; panelists are named by id everywhere, and `responses` maps the ids to models."""
+
+    id: str
+    status: Status
+    question: str
+    answer: str
+    citations: list[CitationPart]
+    analysis: AnalysisPart | None
+    responses: list[ResponsePart]
+    failed_models: list[FailedModelPart]
+    failure_reason: FailureReason | None
+    sources: list[SourcePart]
+    judge: JudgePart
+    usage: UsagePart
+    seed: int
+    warnings: list[str]
+
+
+def document(outcome: Outcome) -> Json:
+    """The run as JSON values, keys in the order of the schema."""
+    dumped: Json = _run(outcome).model_dump(mode="json")
+    return dumped
+
+
+def _run(outcome: Outcome) -> RunDocument:
+    return RunDocument(
+        id=outcome.run_id,
+        status=outcome.status,
+        question=outcome.question,
+        answer=outcome.answer,
+        citations=[_citation(citation) for citation in outcome.citations],
+        analysis=None if outcome.analysis is None else _analysis(outcome.analysis),
+        responses=[_response(response) for response in outcome.responses],
+        failed_models=[FailedModelPart(id=f.id, model=f.model, error=f.error) for f in outcome.failed_models],
+        failure_reason=outcome.failure_reason,
+        sources=_sources(outcome),
+        judge=JudgePart(model=outcome.judge_model, usage=_usage(outcome.judge_usage)),
+        usage=_usage(outcome.usage),
+        seed=outcome.seed,
+        warnings=list(outcome.warnings),
+    )
+
+
+def _citation(citation: Citation) -> CitationPart:
+    return CitationPart(
+        number=citation.number,
+        url=citation.url,
+        title=citation.title,
+        quote=citation.quote,
+        support=citation.support,
+    )
+
+
+def _analysis(analysis: Analysis) -> AnalysisPart:
+    return AnalysisPart(
+        consensus=list(analysis.consensus),
+        contradictions=[
+            ContradictionPart(topic=c.topic, stances=[StancePart(model=s.model, stance=s.stance) for s in c.stances])
+            for c in analysis.contradictions
+        ],
+        partial_coverage=[PartialCoveragePart(models=list(p.models), point=p.point) for p in analysis.partial_coverage],
+        unique_insights=[UniqueInsightPart(model=u.model, insight=u.insight) for u in analysis.unique_insights],
+        blind_spots=list(analysis.blind_spots),
+    )
+
+
+def _response(response: Response) -> ResponsePart:
+    return ResponsePart(
+        id=response.id,
+        model=response.model,
+        content=response.content,
+        citations=[_citation(citation) for citation in response.citations],
+        tool_calls=[
+            ToolCallPart(name=step.call.name, arguments=dict(step.call.arguments), ok=step.ok)
+            for step in response.steps
+        ],
+        usage=_usage(response.usage),
+    )
+
+
+def _usage(usage: Usage) -> UsagePart:
+    return UsagePart(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        completion_tokens=usage.completion_tokens,
+        seconds=usage.seconds,
+        cost=usage.cost,
+    )
+
+
+def _sources(outcome: Outcome) -> list[SourcePart]:
+    """Every source that the run cites and that holds what is cited, once, the answer's first."""
+    citations = [*outcome.citations, *(c for response in outcome.responses for c in response.citations)]
+    titles: dict[str, str] = {}
+    for citation in citations:
+        if citation.support != "not_found":
+            titles.setdefault(citation.url, citation.title)
+    return [SourcePart(url=url, title=title) for url, title in titles.items()]

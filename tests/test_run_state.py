@@ -1,0 +1,82 @@
+"""What a run has come to, folded from its events."""
+
+from localfusion.analysis import Analysis, FailedModel, Response, ToolStep
+from localfusion.events import (
+    AnalysisCompleted,
+    AnalysisFailed,
+    AnswerCompleted,
+    Event,
+    PanelistCompleted,
+    PanelistFailed,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    ToolCalled,
+    ToolReturned,
+    WarningRaised,
+)
+from localfusion.messages import ToolCall, Usage
+from localfusion.run_state import RunState, apply, fold, to_outcome
+
+CALL = ToolCall("web_search", {"query": "height"})
+STARTED = RunStarted("run_1", "How high?", {"a": "m1", "b": "m2", "c": "m3"}, "j", 7)
+B_DONE = PanelistCompleted(Response("b", "m2", "Forty."))
+A_DONE = PanelistCompleted(Response("a", "m1", "Forty."))
+C_FAILED = PanelistFailed(FailedModel("c", "m3", "died"))
+
+
+def test_responses_come_in_panel_order_whoever_was_first() -> None:
+    state = fold([STARTED, B_DONE, A_DONE])
+    assert [response.id for response in state.in_panel_order()] == ["a", "b"]
+
+
+def test_steps_of_a_panelist_are_kept_for_resuming() -> None:
+    state = fold([STARTED, ToolCalled("a", 1, CALL), ToolReturned("a", 1, ToolStep(CALL)), ToolCalled("a", 2, CALL)])
+    assert state.steps == {"a": (ToolStep(CALL),)}
+
+
+def test_a_run_that_never_ended_was_interrupted() -> None:
+    assert to_outcome(fold([STARTED, B_DONE]), ()).status == "interrupted"
+
+
+def test_a_resumed_run_tries_again_what_failed_and_keeps_what_is_finished() -> None:
+    state = fold([STARTED, B_DONE, C_FAILED, RunEnded("error", "unexpected_error", "x"), RunResumed("run_1", ("b",))])
+    assert dict(state.failed) == {}
+    assert list(state.responses) == ["b"]
+    assert (state.status, state.failure_reason, state.error) == (None, None, None)
+
+
+def test_what_the_judge_cost_is_summed_even_where_it_failed() -> None:
+    events: list[Event] = [
+        STARTED,
+        AnalysisFailed("judge_not_valid_json", "no JSON", Usage(prompt_tokens=5)),
+        AnswerCompleted("Forty.", (), Usage(prompt_tokens=6, cached_tokens=5)),
+        RunEnded("ok"),
+    ]
+    outcome = to_outcome(fold(events), ())
+    assert (outcome.judge_usage.prompt_tokens, outcome.judge_usage.cached_tokens) == (11, 5)
+    assert (outcome.status, outcome.failure_reason, outcome.analysis) == ("ok", "judge_not_valid_json", None)
+
+
+def test_the_whole_of_a_run_is_in_its_outcome() -> None:
+    analysis = Analysis(consensus=("Forty.",))
+    events: list[Event] = [
+        STARTED,
+        WarningRaised("a.pdf was skipped"),
+        A_DONE,
+        C_FAILED,
+        AnalysisCompleted(analysis, "{}", Usage(seconds=1.0)),
+        AnswerCompleted("Forty.", (), Usage(seconds=2.0)),
+        RunEnded("ok"),
+    ]
+    state = fold(events)
+    outcome = to_outcome(state, state.in_panel_order())
+    assert outcome.question == "How high?"
+    assert outcome.analysis == analysis
+    assert outcome.warnings == ("a.pdf was skipped",)
+    assert [failed.id for failed in outcome.failed_models] == ["c"]
+    assert outcome.usage.seconds == 3.0
+
+
+def test_events_that_do_not_last_change_nothing() -> None:
+    assert apply(RunState(), ToolCalled("a", 1, CALL)) == RunState()

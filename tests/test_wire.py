@@ -1,0 +1,95 @@
+"""The document of `ask --json`: its keys, their order, and what is derived."""
+
+import json
+
+from localfusion.analysis import (
+    Analysis,
+    Citation,
+    Contradiction,
+    FailedModel,
+    PartialCoverage,
+    Response,
+    Stance,
+    ToolStep,
+    UniqueInsight,
+)
+from localfusion.messages import ToolCall, Usage
+from localfusion.outcome import Outcome
+from localfusion.wire import RunDocument, document
+
+FOUND = Citation(1, "doc://a.md", "A", "40 metres", "verified")
+WEAK = Citation(2, "doc://b.md", "B", "41 metres", "weak")
+LOST = Citation(3, "doc://c.md", "C", "42 metres", "not_found")
+
+OUTCOME = Outcome(
+    run_id="run_1",
+    status="ok",
+    question="What is the height of Skerry?",
+    seed=5,
+    judge_model="micro-judge",
+    answer="“40 metres” [1]",
+    citations=(FOUND, LOST),
+    analysis=Analysis(
+        consensus=("“40 metres” [1]",),
+        contradictions=(Contradiction("height", (Stance("a", "40"), Stance("b", "41"))),),
+        partial_coverage=(PartialCoverage(("a", "b"), "point"),),
+        unique_insights=(UniqueInsight("a", "insight"),),
+        blind_spots=("spot",),
+    ),
+    responses=(
+        Response(
+            "a",
+            "micro-a",
+            "“40 metres” [1] “41 metres” [2]",
+            steps=(
+                ToolStep(ToolCall("web_search", {"query": "height"})),
+                ToolStep(ToolCall("web_fetch", {"url": "doc://x"}), error="not there"),
+            ),
+            citations=(FOUND, WEAK),
+            usage=Usage(10, 4, 3, 0.5),
+        ),
+    ),
+    failed_models=(FailedModel("b", "micro-b", "the worker died"),),
+    judge_usage=Usage(100, 50, 20, 1.5),
+    warnings=("damaged.pdf was skipped",),
+)
+
+DESIGNED = """
+{"id": "run_1", "status": "ok", "question": "What is the height of Skerry?", "answer": "“40 metres” [1]",
+ "citations": [{"number": 1, "url": "doc://a.md", "title": "A", "quote": "40 metres", "support": "verified"},
+               {"number": 3, "url": "doc://c.md", "title": "C", "quote": "42 metres", "support": "not_found"}],
+ "analysis": {"consensus": ["“40 metres” [1]"],
+              "contradictions": [{"topic": "height",
+                                  "stances": [{"model": "a", "stance": "40"}, {"model": "b", "stance": "41"}]}],
+              "partial_coverage": [{"models": ["a", "b"], "point": "point"}],
+              "unique_insights": [{"model": "a", "insight": "insight"}], "blind_spots": ["spot"]},
+ "responses": [{"id": "a", "model": "micro-a", "content": "“40 metres” [1] “41 metres” [2]",
+                "citations": [
+                    {"number": 1, "url": "doc://a.md", "title": "A", "quote": "40 metres", "support": "verified"},
+                    {"number": 2, "url": "doc://b.md", "title": "B", "quote": "41 metres", "support": "weak"}],
+                "tool_calls": [{"name": "web_search", "arguments": {"query": "height"}, "ok": true},
+                               {"name": "web_fetch", "arguments": {"url": "doc://x"}, "ok": false}],
+                "usage": {"prompt_tokens": 10, "cached_tokens": 4, "completion_tokens": 3,
+                          "seconds": 0.5, "cost": 0.0}}],
+ "failed_models": [{"id": "b", "model": "micro-b", "error": "the worker died"}], "failure_reason": null,
+ "sources": [{"url": "doc://a.md", "title": "A"}, {"url": "doc://b.md", "title": "B"}],
+ "judge": {"model": "micro-judge",
+           "usage": {"prompt_tokens": 100, "cached_tokens": 50, "completion_tokens": 20, "seconds": 1.5, "cost": 0.0}},
+ "usage": {"prompt_tokens": 110, "cached_tokens": 54, "completion_tokens": 23, "seconds": 2.0, "cost": 0.0},
+ "seed": 5, "warnings": ["damaged.pdf was skipped"]}
+"""
+
+
+def test_the_document_is_as_designed_key_by_key() -> None:
+    assert json.dumps(document(OUTCOME), ensure_ascii=False) == json.dumps(json.loads(DESIGNED), ensure_ascii=False)
+
+
+def test_a_failed_run_has_the_same_keys() -> None:
+    failed = Outcome("run_2", "error", "Q?", 0, "j", failure_reason="all_panels_failed", error="nobody answered")
+    written = document(failed)
+    parsed = RunDocument.model_validate_json(json.dumps(written))
+    assert parsed.analysis is None
+    assert parsed.answer == ""
+    assert parsed.failure_reason == "all_panels_failed"
+    assert isinstance(written, dict)
+    assert list(written) == list(RunDocument.model_fields)
