@@ -1,0 +1,308 @@
+"""The parent's side of a worker process: load a GGUF file, generate, count, close. Async, and only here.
+
+Everything that can happen to a worker ends in an error of the tree: a file that cannot be loaded in
+ModelLoadError, a process that ended by itself in WorkerDied. Nothing of llama.cpp is imported here.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import localfusion
+from localfusion.config.surroundings import Surroundings
+from localfusion.engine.gguf_header import read_header, weights_bytes
+from localfusion.engine.protocol import (
+    LENGTH,
+    Cancel,
+    Command,
+    Counted,
+    CountTokens,
+    Done,
+    Failed,
+    Forget,
+    Generate,
+    Load,
+    Loaded,
+    LoadFailed,
+    Log,
+    Measure,
+    Measured,
+    Output,
+    Overflowed,
+    Reply,
+    SetThreads,
+    to_frame,
+    to_reply,
+)
+from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
+from localfusion.messages import Completion, Delta, Footprint, GenerateRequest, ModelInfo, ModelSpec, Progress
+
+TOOL_ARGUMENTS: Mapping[str, str] = {"web_search": "query", "web_fetch": "url"}
+"""The tools whose syntax is derived from a template while it loads, and the one argument of each."""
+CLOSE_LIMIT_S = 1.0
+STDERR_LINES = 20
+
+Died = None
+"""What a waiting request finds in its queue when the worker has ended."""
+
+
+class Worker:
+    """A worker process and the replies that come from it, each handed to the request it answers."""
+
+    def __init__(self, process: Process, name: str, on_log: Callable[[str], None]) -> None:
+        self.name = name
+        self.pid = process.pid
+        self._process = process
+        self._on_log = on_log
+        self._queues: dict[int, asyncio.Queue[Reply | None]] = {}
+        self._last_words: deque[str] = deque(maxlen=STDERR_LINES)
+        self._tasks = [asyncio.create_task(self._read_replies()), asyncio.create_task(self._read_stderr())]
+        self._has_ended = False
+        self._is_closed = False
+
+    def open_queue(self, number: int) -> asyncio.Queue[Reply | None]:
+        """Where the replies to a request arrive from now on; `Died` at the end of the process."""
+        queue: asyncio.Queue[Reply | None] = asyncio.Queue()
+        if self._has_ended:
+            queue.put_nowait(Died)
+        self._queues[number] = queue
+        return queue
+
+    def close_queue(self, number: int) -> None:
+        """Nobody waits for these replies any more."""
+        self._queues.pop(number, None)
+
+    def send(self, command: Command) -> None:
+        """Write a command; where the process has ended it is lost, and the queues say so."""
+        assert self._process.stdin is not None
+        with suppress(ConnectionError):
+            self._process.stdin.write(to_frame(command))
+
+    async def death(self, *, is_loading: bool = False) -> ModelError:
+        """The error that says how the process ended."""
+        code = await self._process.wait()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(self._tasks[1], return_exceptions=True)
+        if self._is_closed:
+            return WorkerDied(self.name, f"the worker of {self.name} was closed", exit_code=code)
+        how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended by itself (exit {code})"
+        words = self._last_words[-1] if self._last_words else ""
+        if is_loading:
+            message = f"llama.cpp broke down on the file of {self.name}: its worker {how}"
+            hint = "the file is damaged (a broken vocabulary does this); the other models go on without it"
+            return ModelLoadError(self.name, message, hint=f"{hint}; last words: {words}" if words else hint)
+        message, hint = f"the worker of {self.name} {how}", "the other models go on without it"
+        return WorkerDied(self.name, message, exit_code=code, hint=f"{hint}; last words: {words}" if words else hint)
+
+    async def close(self) -> None:
+        """End the process and wait until it is gone; safe to call twice."""
+        assert self._process.stdin is not None
+        self._is_closed = True
+        self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), CLOSE_LIMIT_S)
+        except TimeoutError:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _read_replies(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            while True:
+                (length,) = LENGTH.unpack(await self._process.stdout.readexactly(LENGTH.size))
+                self._hand_over(to_reply(await self._process.stdout.readexactly(length)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self._has_ended = True
+            for queue in self._queues.values():
+                queue.put_nowait(Died)
+
+    def _hand_over(self, reply: Reply) -> None:
+        if isinstance(reply, Log):
+            self._on_log(reply.line)
+            return
+        number = 0 if isinstance(reply, Loaded | Measured | LoadFailed) else reply.id
+        if number in self._queues:
+            self._queues[number].put_nowait(reply)
+
+    async def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        async for line in self._process.stderr:
+            text = line.decode("utf-8", "replace").strip()
+            if text:
+                self._last_words.append(text)
+                self._on_log(text)
+
+
+class Model:
+    """One loaded GGUF file in its worker process. Any number of tasks may use it at once."""
+
+    def __init__(self, spec: ModelSpec, info: ModelInfo, worker: Worker) -> None:
+        self.spec = spec
+        self.info = info
+        self._worker = worker
+        self._ids = count(1)
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._worker.pid
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Progress | Delta | Completion]:
+        """What the model writes, as it is written; the last item is the Completion.
+
+        Closing the iterator or cancelling the task ends the generation in the worker. Raises
+        ContextOverflow, WorkerDied, or ModelError where the template or the grammar refuses.
+        """
+        number = next(self._ids)
+        queue = self._worker.open_queue(number)
+        is_finished = False
+        try:
+            self._worker.send(Generate(number, request))
+            while not is_finished:
+                reply = await queue.get()
+                is_finished = not (isinstance(reply, Output) and not isinstance(reply.item, Completion))
+                yield (await self._to_item(reply))
+        finally:
+            self._worker.close_queue(number)
+            if not is_finished:
+                self._worker.send(Cancel(number))
+
+    async def complete(self, request: GenerateRequest) -> Completion:
+        """The finished generation, without the pieces."""
+        async for item in self.generate(request):
+            if isinstance(item, Completion):
+                return item
+        raise AssertionError("a generation ends with its Completion")
+
+    async def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """How many tokens each text has, read as plain text."""
+        reply = await self._ask(CountTokens(next(self._ids), tuple(texts)))
+        assert isinstance(reply, Counted)
+        return reply.counts
+
+    async def forget(self, sequence: str) -> None:
+        """Free what is kept of a conversation."""
+        await self._ask(Forget(next(self._ids), sequence))
+
+    async def set_threads(self, n_threads: int) -> None:
+        """Use this many threads from the next batch on."""
+        await self._ask(SetThreads(next(self._ids), n_threads))
+
+    async def close(self) -> None:
+        """End the worker and wait until it is gone; safe to call twice."""
+        await self._worker.close()
+
+    async def _to_item(self, reply: Reply | None) -> Progress | Delta | Completion:
+        match reply:
+            case Output(_, item):
+                return item
+            case Overflowed(_, tokens, n_ctx):
+                raise ContextOverflow(self.spec.name, tokens=tokens, n_ctx=n_ctx)
+            case Failed(_, message, hint):
+                raise ModelError(self.spec.name, f"{self.spec.name}: {message}", hint=hint)
+            case None:
+                raise await self._worker.death()
+            case _:
+                raise AssertionError(f"{reply} does not answer a Generate")
+
+    async def _ask(self, command: CountTokens | Forget | SetThreads) -> Counted | Done:
+        queue = self._worker.open_queue(command.id)
+        try:
+            self._worker.send(command)
+            reply = await queue.get()
+        finally:
+            self._worker.close_queue(command.id)
+        if reply is Died:
+            raise await self._worker.death()
+        assert isinstance(reply, Counted | Done)
+        return reply
+
+
+async def load(
+    spec: ModelSpec,
+    *,
+    on_log: Callable[[str], None] = lambda _: None,
+    environ: Mapping[str, str] | None = None,
+) -> Model:
+    """Start a worker and load the file in it; raises ModelLoadError. `on_log` gets llama.cpp's log by lines.
+
+    Cancelling the task leaves no process behind.
+    """
+    await asyncio.to_thread(read_header, spec.path, model=spec.name)
+    worker = Worker(await start_process(environ), spec.name, on_log)
+    try:
+        reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS)))
+        assert isinstance(reply, Loaded)
+        return Model(spec, reply.info, worker)
+    except BaseException:
+        await asyncio.shield(worker.close())
+        raise
+
+
+async def footprint(spec: ModelSpec, *, environ: Mapping[str, str] | None = None) -> Footprint:
+    """What the file would take once loaded, without loading it; raises ModelLoadError.
+
+    Context, compute and output buffers are llama.cpp's own figures from a dry run in a process of its own.
+    The weights are an upper bound: on the CPU, tensors that llama.cpp may repack are counted twice.
+    """
+    header = await asyncio.to_thread(read_header, spec.path, model=spec.name)
+    worker = Worker(await start_process(environ), spec.name, lambda _: None)
+    try:
+        reply = await first_reply(worker, Measure(spec))
+    finally:
+        await asyncio.shield(worker.close())
+    assert isinstance(reply, Measured)
+    return Footprint(
+        weights_bytes=weights_bytes(header, on_cpu=spec.n_gpu_layers == 0),
+        kv_bytes=reply.kv_bytes,
+        compute_bytes=reply.compute_bytes,
+        output_bytes=reply.output_bytes,
+    )
+
+
+async def first_reply(worker: Worker, command: Load | Measure) -> Loaded | Measured:
+    """The answer to a worker's first command; raises ModelLoadError."""
+    queue = worker.open_queue(0)
+    worker.send(command)
+    match await queue.get():
+        case Loaded() | Measured() as reply:
+            return reply
+        case LoadFailed(message, hint):
+            raise ModelLoadError(worker.name, f"the model file {command.spec.path}: {message}", hint=hint)
+        case _:
+            raise await worker.death(is_loading=True)
+
+
+async def start_process(environ: Mapping[str, str] | None) -> Process:
+    """A worker process with pipes. It finds this very package, and nothing of the current directory.
+
+    Without `environ` it has this process's environment.
+    """
+    if environ is None:
+        environ = Surroundings.of_this_process().variables
+    paths = [str(Path(localfusion.__file__).parent.parent), environ.get("PYTHONPATH", "")]
+    child_environ = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GGML_NO_BACKTRACE": "1",
+        **environ,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+    }
+    command = [sys.executable, "-P", "-m", "localfusion.engine.worker"]
+    return await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=child_environ)
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9; the number where the platform has no name for it."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

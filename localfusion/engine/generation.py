@@ -1,0 +1,182 @@
+"""One text being written: from the logits of its last token to its next tokens, deltas and completion.
+
+Joins sampling, constraint, thinking and stop strings for one request. Not here: evaluation and batches.
+"""
+
+from dataclasses import dataclass
+from time import monotonic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localfusion.engine.chat import Prompt
+from localfusion.engine.constrain import Constraint
+from localfusion.engine.llama import Vocabulary
+from localfusion.engine.sampling import Sampler
+from localfusion.engine.sequences import Slot
+from localfusion.engine.text import CharacterDecoder, StopMatcher
+from localfusion.engine.thinking import Kind, ThinkingSplitter, ThinkingTags
+from localfusion.messages import Completion, Delta, FinishReason, GenerateRequest, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """What a generation needs beside its request: the rendered prompt, the tags, the grammar in force."""
+
+    prompt: Prompt
+    tags: ThinkingTags | None
+    constraint: Constraint | None
+    started: float
+
+
+class Generation:
+    """The life of one request in its slot. Tokens it chooses are appended to `slot.ids`, to be evaluated."""
+
+    def __init__(
+        self, id: int, *, request: GenerateRequest, slot: Slot, writing: Writing, vocabulary: Vocabulary, n_ctx: int
+    ) -> None:
+        self.id, self.request, self.slot = id, request, slot
+        self.n_prompt, self.n_cached = len(slot.ids), slot.n_past
+        self.finish_reason: FinishReason | None = None
+        self._writing, self._vocabulary = writing, vocabulary
+        room = n_ctx - self.n_prompt
+        self._n_max = room if request.max_tokens is None else min(request.max_tokens, room)
+        self._sampler = Sampler(request.sampling)
+        self._sampler.accept(slot.ids)
+        self._constraint = writing.constraint
+        tags = writing.tags if writing.prompt.inside or self._constraint is None else None
+        self._splitter = ThinkingSplitter(tags, inside=writing.prompt.inside)
+        self._characters = CharacterDecoder()
+        self._stops = StopMatcher(request.stop)
+        self._raw = bytearray()
+        self._texts: dict[Kind, list[str]] = {"content": [], "thinking": []}
+        self._deltas: list[Delta] = []
+        if self._n_max <= 0:
+            self.finish_reason = "length"
+
+    @property
+    def n_written(self) -> int:
+        """Tokens chosen or forced so far, thinking included."""
+        return len(self.slot.ids) - self.n_prompt
+
+    @property
+    def is_reading(self) -> bool:
+        """The prompt is not yet evaluated."""
+        return self.slot.n_past < self.n_prompt
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens to evaluate before the next can be chosen."""
+        return len(self.slot.ids) - self.slot.n_past
+
+    def begin(self) -> None:
+        """Append what the grammar forces from the start, before any logits are there."""
+        if self._constraint is not None and not self._splitter.is_thinking and self.finish_reason is None:
+            self._append_forced(self._constraint)
+
+    def advance(self, logits: NDArray[np.float32]) -> None:
+        """Choose the next token(s) from the logits (n_vocab) of the last one; may raise GrammarError."""
+        if self._splitter.is_thinking:
+            self._think(logits)
+        else:
+            self._write(logits)
+
+    def _think(self, logits: NDArray[np.float32]) -> None:
+        assert self._writing.tags is not None
+        tags = self._writing.tags
+        token = self._sampler.choose(logits)
+        if self.n_written >= self._n_max // 2 or token in self._vocabulary.eog:
+            self._append(self._vocabulary.tokenize(f"\n{tags.close}{tags.gap}", parse_special=True))
+        else:
+            self._append([token])
+            if not self._splitter.is_thinking and self._constraint is not None:
+                self._append(self._vocabulary.tokenize(tags.gap, parse_special=True))
+        if not self._splitter.is_thinking:
+            self.begin()
+
+    def _write(self, logits: NDArray[np.float32]) -> None:
+        allowed = None if self._constraint is None else self._constraint.allowed()
+        if allowed is not None and not allowed.any():
+            self.finish("stop")
+            return
+        token = self._sampler.choose(logits, allowed)
+        if token in self._vocabulary.eog:
+            self.finish("stop")
+            return
+        self._append([token])
+        if self._constraint is not None:
+            self._constraint.consume([token])
+            self._append_forced(self._constraint)
+
+    def _append_forced(self, constraint: Constraint) -> None:
+        if self.finish_reason is None:
+            self._append([token for token in constraint.take_forced() if token not in self._vocabulary.eog])
+        if self.finish_reason is None and constraint.is_stopped:
+            self.finish("stop")
+
+    def _append(self, tokens: list[int]) -> None:
+        """Let tokens stand in the text, up to a stop string or the limit.
+
+        What a token that closes thinking says beyond that is not shown where a grammar rules the content.
+        """
+        for token in tokens:
+            if self.finish_reason is not None:
+                return
+            piece = self._vocabulary.token_bytes(token)
+            self.slot.ids.append(token)
+            self._sampler.accept([token])
+            self._raw += piece
+            was_thinking = self._splitter.is_thinking
+            for kind, text in self._splitter.feed(self._characters.feed(piece)):
+                if not (was_thinking and kind == "content" and self._constraint is not None):
+                    self._show(kind, text)
+            if self._stops.is_stopped:
+                self.finish("stop")
+            elif self.n_written >= self._n_max:
+                self.finish("length")
+
+    def _show(self, kind: Kind, text: str) -> None:
+        shown = self._stops.feed(text) if kind == "content" else text
+        if shown:
+            self._texts[kind].append(shown)
+            self._deltas.append(Delta(kind, shown))
+
+    def finish(self, reason: FinishReason) -> None:
+        """Nothing more is chosen; what was held back is shown."""
+        self.finish_reason = reason
+        for kind, text in self._splitter.finish():
+            self._show(kind, text)
+        rest = self._stops.finish()
+        if rest:
+            self._texts["content"].append(rest)
+            self._deltas.append(Delta("content", rest))
+
+    def take_deltas(self) -> list[Delta]:
+        """What was shown since the last call, neighbours of one kind joined."""
+        deltas, self._deltas = self._deltas, []
+        joined: list[Delta] = []
+        for delta in deltas:
+            if joined and joined[-1].kind == delta.kind:
+                joined[-1] = Delta(delta.kind, joined[-1].text + delta.text)
+            else:
+                joined.append(delta)
+        return joined
+
+    def completion(self) -> Completion:
+        """The result, once `finish_reason` is set."""
+        assert self.finish_reason is not None
+        usage = Usage(
+            prompt_tokens=self.n_prompt,
+            cached_tokens=self.n_cached,
+            completion_tokens=self.n_written,
+            seconds=monotonic() - self._writing.started,
+        )
+        content, thinking = "".join(self._texts["content"]), "".join(self._texts["thinking"])
+        return Completion(content=content, thinking=thinking.strip(), finish_reason=self.finish_reason, usage=usage)
+
+    def kept_text(self) -> str | None:
+        """What all ids of the slot say, or None where they end inside a character."""
+        try:
+            return self._writing.prompt.text + self._raw.decode()
+        except UnicodeDecodeError:
+            return None

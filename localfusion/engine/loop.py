@@ -1,0 +1,207 @@
+"""Runs all requests of one loaded file together: one `step` evaluates one batch over all active sequences.
+
+No pipe and no process here: the worker feeds it commands and sends on what it returns, tests drive it
+directly. Continuous batching: a request joins and leaves between any two steps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from time import monotonic
+
+from llguidance import LLTokenizer
+
+from localfusion.engine.batch import plan_batch
+from localfusion.engine.chat import ChatTemplate, TemplateError
+from localfusion.engine.constrain import Constraint, GrammarError, build_tokenizer
+from localfusion.engine.generation import Generation, Writing
+from localfusion.engine.llama import Context, DecodeError, Weights
+from localfusion.engine.protocol import Done, Failed, Generate, Output, Overflowed, Reply
+from localfusion.engine.sequences import Slot, Slots, prompt_ids
+from localfusion.engine.tool_syntax import adapt_to_tools
+from localfusion.messages import Completion, GenerateRequest, ModelInfo, ModelSpec, Progress, Usage
+
+NO_SLOT = 1
+"""What llama_decode returns where no cells are free."""
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request that is rendered and waits for a slot, or for a beginning that another is reading."""
+
+    id: int
+    request: GenerateRequest
+    writing: Writing
+    ids: list[int] | None = None
+
+
+class Loop:
+    """A loaded file and the requests over it."""
+
+    def __init__(self, spec: ModelSpec, tools: Mapping[str, str]) -> None:
+        self._weights = Weights(spec.path, n_gpu_layers=spec.n_gpu_layers)
+        self.vocabulary = self._weights.vocabulary
+        self.context = Context(self._weights, spec)
+        self._slots = Slots(self.context, spec.n_seq_max, only_whole=self._weights.facts.only_whole_sequences)
+        self.template = ChatTemplate(
+            self._weights.facts.chat_template,
+            bos=self.vocabulary.token_text(self.vocabulary.bos),
+            eos=self.vocabulary.token_text(self.vocabulary.eos),
+            special_tokens=self.vocabulary.control_texts(),
+        )
+        ends = [self.vocabulary.token_text(token) for token in self.vocabulary.eog]
+        syntax = adapt_to_tools(self.template, tools, ends=ends)
+        if syntax is not None:
+            self.vocabulary.go_on_after("".join(syntax.before.values()))
+        facts = self._weights.facts
+        self.info = ModelInfo(
+            description=facts.description,
+            n_ctx=self.context.n_ctx,
+            n_ctx_train=facts.n_ctx_train,
+            n_vocab=self.vocabulary.n_tokens,
+            n_params=facts.n_params,
+            size_bytes=facts.size_bytes,
+            special_tokens=self.vocabulary.special_tokens(),
+            tool_syntax=syntax,
+        )
+        self._waiting: list[Waiting] = []
+        self._active: list[Generation] = []
+
+    @cached_property
+    def _constraint_tokenizer(self) -> LLTokenizer:
+        return build_tokenizer(self.vocabulary)
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._waiting and not self._active
+
+    def submit(self, command: Generate) -> list[Reply]:
+        """Render the prompt and queue the request; a Failed where that cannot be done."""
+        request, started = command.request, monotonic()
+        try:
+            prompt = self.template.render_prompt(request.messages, tools=request.tools, thinking=request.thinking)
+            constraint = None if request.grammar is None else Constraint(self._constraint_tokenizer, request.grammar)
+        except TemplateError as error:
+            return [Failed(command.id, str(error), "the chat template of the file does not take this conversation")]
+        except GrammarError as error:
+            return [Failed(command.id, f"the grammar is not valid: {error}", "")]
+        writing = Writing(prompt, self.template.tags, constraint, started)
+        self._waiting.append(Waiting(command.id, request, writing))
+        return []
+
+    def cancel(self, id: int) -> list[Reply]:
+        """End a request with what it has; nothing where it has ended already."""
+        for waiting in [w for w in self._waiting if w.id == id]:
+            self._waiting.remove(waiting)
+            return [Output(id, Completion(content="", thinking="", finish_reason="cancelled", usage=Usage()))]
+        for generation in [g for g in self._active if g.id == id]:
+            generation.finish("cancelled")
+        return self._retire()
+
+    def forget(self, id: int, sequence: str) -> list[Reply]:
+        """Free what is kept of a conversation that is not being written."""
+        slot = self._slots.find(sequence)
+        if slot is not None and not slot.is_busy:
+            self._slots.drop(slot)
+        return [Done(id)]
+
+    def step(self) -> list[Reply]:
+        """Let the waiting in, evaluate one batch, choose tokens; returns all there is to tell."""
+        replies = self._admit()
+        if not self._active:
+            return replies
+        rows = self._fill_batch()
+        try:
+            self.context.decode()
+        except DecodeError as error:
+            return replies + self._give_up(error)
+        for generation, (n_taken, row) in zip(self._active, rows, strict=True):
+            replies += self._move_on(generation, n_taken, row)
+        return replies + self._retire()
+
+    def _admit(self) -> list[Reply]:
+        replies: list[Reply] = []
+        for waiting in list(self._waiting):
+            own = self._slots.find(waiting.request.sequence)
+            if own is not None and own.is_busy:
+                continue
+            if waiting.ids is None:
+                waiting.ids = prompt_ids(self.vocabulary, waiting.writing.prompt.text, own)
+            if len(waiting.ids) >= self.context.n_ctx:
+                self._waiting.remove(waiting)
+                replies.append(Overflowed(waiting.id, len(waiting.ids), self.context.n_ctx))
+                continue
+            slot = self._slots.try_take(waiting.request.sequence, waiting.ids)
+            if slot is not None:
+                self._waiting.remove(waiting)
+                replies += self._begin(waiting, slot)
+        return replies + self._retire()
+
+    def _begin(self, waiting: Waiting, slot: Slot) -> list[Reply]:
+        generation = Generation(
+            waiting.id,
+            request=waiting.request,
+            slot=slot,
+            writing=waiting.writing,
+            vocabulary=self.vocabulary,
+            n_ctx=self.context.n_ctx,
+        )
+        self._active.append(generation)
+        try:
+            generation.begin()
+        except GrammarError as error:
+            return [self._fail(generation, f"the grammar cannot be followed: {error}")]
+        return []
+
+    def _fill_batch(self) -> list[tuple[int, int]]:
+        """Fill the context's batch; for each active generation how many tokens it gave and its last row."""
+        reading = [g for g in self._active if g.is_reading]
+        writing = [g for g in self._active if not g.is_reading]
+        shares = plan_batch(
+            [g.n_pending for g in writing], [g.n_pending for g in reading], n_batch=self.context.n_batch
+        )
+        taken = {g.id: n for g, n in zip([*writing, *reading], [*shares[0], *shares[1]], strict=True)}
+        return [(taken[g.id], self._add_tokens(g.slot, taken[g.id])) for g in self._active]
+
+    def _add_tokens(self, slot: Slot, n_tokens: int) -> int:
+        row, last = -1, len(slot.ids) - 1
+        for position in range(slot.n_past, slot.n_past + n_tokens):
+            row = self.context.add(
+                slot.ids[position], position=position, sequence=slot.index, wants_logits=position == last
+            )
+        return row
+
+    def _move_on(self, generation: Generation, n_taken: int, row: int) -> list[Reply]:
+        was_reading = generation.is_reading
+        generation.slot.n_past += n_taken
+        replies: list[Reply] = []
+        if was_reading:
+            read = min(generation.slot.n_past, generation.n_prompt)
+            replies.append(Output(generation.id, Progress(read, generation.n_prompt)))
+        if n_taken and generation.n_pending == 0:
+            try:
+                generation.advance(self.context.logits(row))
+            except GrammarError as error:
+                return [self._fail(generation, f"the grammar cannot be followed: {error}")]
+        return replies + [Output(generation.id, delta) for delta in generation.take_deltas()]
+
+    def _retire(self) -> list[Reply]:
+        replies: list[Reply] = []
+        for generation in [g for g in self._active if g.finish_reason is not None]:
+            self._active.remove(generation)
+            self._slots.release(generation.slot, generation.kept_text())
+            replies += [Output(generation.id, delta) for delta in generation.take_deltas()]
+            replies.append(Output(generation.id, generation.completion()))
+        return replies
+
+    def _fail(self, generation: Generation, message: str, hint: str = "") -> Reply:
+        self._active.remove(generation)
+        self._slots.drop(generation.slot)
+        return Failed(generation.id, message, hint)
+
+    def _give_up(self, error: DecodeError) -> list[Reply]:
+        """A batch could not be evaluated: free kept conversations and try again, else fail those in the batch."""
+        if error.code == NO_SLOT and self._slots.drop_idle():
+            return []
+        message = "llama.cpp could not evaluate the text"
+        return [self._fail(g, message, f"{error}; a smaller n_ctx or n_batch may help") for g in list(self._active)]

@@ -1,0 +1,168 @@
+"""The typed messages between the parent and a worker, and how they are framed on the pipe.
+
+A frame is a 4-byte big-endian length and a pickle. Only the pickles of our own child (and, in the child,
+of our own parent) are ever read, so pickle is safe here. Nothing else crosses the process border.
+"""
+
+import pickle
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from localfusion.messages import Completion, Delta, GenerateRequest, ModelInfo, ModelSpec, Progress
+
+LENGTH = struct.Struct(">I")
+"""The frame's head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The first command: load this file; answered by Loaded or LoadFailed.
+
+    `tools` maps the name of each tool to its one argument, for the derivation of the tool syntax.
+    """
+
+    spec: ModelSpec
+    tools: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Instead of Load: find out what loading would take; answered by Measured or LoadFailed."""
+
+    spec: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Answered by any number of Progress and Delta, then one Completion, Overflowed or Failed."""
+
+    id: int
+    request: GenerateRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End the request early; it is answered by its Completion with finish_reason "cancelled"."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Free what is kept of a sequence; answered by Done."""
+
+    id: int
+    sequence: str
+
+
+@dataclass(frozen=True, slots=True)
+class CountTokens:
+    """Answered by Counted."""
+
+    id: int
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetThreads:
+    """Use this many threads from the next decode on; answered by Done."""
+
+    id: int
+    n_threads: int
+
+
+Command = Load | Measure | Generate | Cancel | Forget | CountTokens | SetThreads
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    info: ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the context of a file would take, in bytes; the weights are in the file's own table."""
+
+    kv_bytes: int
+    compute_bytes: int
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line of llama.cpp's own log."""
+
+    line: str
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Something that a generation produced; a Completion is the last."""
+
+    id: int
+    item: Progress | Delta | Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Overflowed:
+    """The prompt of this request does not fit."""
+
+    id: int
+    tokens: int
+    n_ctx: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """This request failed; the worker lives on."""
+
+    id: int
+    message: str
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    id: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    id: int
+
+
+Reply = Loaded | Measured | LoadFailed | Log | Output | Overflowed | Failed | Counted | Done
+
+
+def to_frame(message: Command | Reply) -> bytes:
+    """One message as the bytes that go through the pipe."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    return LENGTH.pack(len(body)) + body
+
+
+def read_command(stream: BinaryIO) -> Command | None:
+    """The next command; None where the parent closed the pipe, in the middle of a frame or between two."""
+    head = stream.read(LENGTH.size)
+    if len(head) < LENGTH.size:
+        return None
+    (length,) = LENGTH.unpack(head)
+    body = stream.read(length)
+    if len(body) < length:
+        return None
+    command: Command = pickle.loads(body)
+    return command
+
+
+def to_reply(body: bytes) -> Reply:
+    """The reply that a frame's body holds."""
+    reply: Reply = pickle.loads(body)
+    return reply

@@ -1,0 +1,271 @@
+"""Chat templates in the styles of known families: rendering, what they cannot take, their tool syntax, their bounds."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from localfusion.engine.chat import ChatTemplate, TemplateError
+from localfusion.engine.tool_syntax import adapt_to_tools
+from localfusion.messages import Message, ToolCall, ToolSpec
+
+TOOLS = {"web_search": "query", "web_fetch": "url"}
+SPECS = tuple(ToolSpec(name, f"does {name}", argument, "text") for name, argument in TOOLS.items())
+
+HERMES = """\
+{%- if messages[0].role == 'system' or tools %}<|im_start|>system
+{{ messages[0].content if messages[0].role == 'system' }}
+{%- for tool in tools %}
+{{ tool | tojson }}
+{%- endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}
+{%- if message.role == 'user' %}<|im_start|>user
+{{ message.content }}<|im_end|>
+{% elif message.role == 'tool' %}<|im_start|>user
+<tool_response>
+{{ message.content }}
+</tool_response><|im_end|>
+{% elif message.role == 'assistant' %}<|im_start|>assistant
+{{ message.content }}
+{%- for call in message.tool_calls %}
+{%- if message.content or not loop.first %}
+{{ '\n' }}
+{%- endif %}
+{{- '<tool_call>\n{"name": "' ~ call.function.name ~ '", "arguments": ' ~ (call.function.arguments | tojson) }}
+{{- '}\n</tool_call>' }}
+{%- endfor %}<|im_end|>
+{% endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is false %}<think>
+
+</think>
+
+{% endif %}
+{%- endif %}"""
+
+LLAMA3 = """\
+{{- bos_token }}
+{%- for message in messages %}
+{%- if message.tool_calls %}
+{%- if not message.tool_calls | length == 1 %}{{ raise_exception("one call at a time") }}{% endif %}
+{%- set call = message.tool_calls[0].function %}
+{{- '<|start_header_id|>assistant<|end_header_id|>\n\n{"name": "' + call.name + '", "parameters": ' }}
+{{- call.arguments | tojson }}{{ "}<|eot_id|>" }}
+{%- elif message.role == "tool" %}
+{{- "<|start_header_id|>ipython<|end_header_id|>\n\n" + (message.content | tojson) + "<|eot_id|>" }}
+{%- else %}
+{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' + message.content | trim + '<|eot_id|>' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"""
+
+MISTRAL = """\
+{{- bos_token }}
+{%- for message in messages %}
+{%- if message.role == "user" %}{{ "[INST] " + message.content + "[/INST]" }}
+{%- elif message.tool_calls %}
+{{- "[TOOL_CALLS] [" }}
+{%- for call in message.tool_calls %}
+{%- if call.id is not defined or call.id | length != 9 %}{{ raise_exception("ids have 9 characters") }}{% endif %}
+{{- '{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson }}
+{{- ', "id": "' + call.id + '"}' }}
+{%- endfor %}{{ "]" + eos_token }}
+{%- elif message.role == "assistant" %}{{ " " + message.content + eos_token }}
+{%- elif message.role == "tool" %}
+{{- '[TOOL_RESULTS] {"content": ' + message.content | tojson + ', "call_id": "' + message.tool_call_id }}
+{{- '"}[/TOOL_RESULTS]' }}
+{%- else %}{{ raise_exception("roles are user, assistant and tool") }}
+{%- endif %}
+{%- endfor %}"""
+
+QWEN_XML = r"""\
+{%- for message in messages %}<|im_start|>{{ 'user' if message.role == 'tool' else message.role }}
+{%- if message.role == 'assistant' %}{{ '\n<think>\n\n</think>\n\n' + message.content }}
+{%- else %}{{ '\n' + message.content }}
+{%- endif %}
+{%- for call in message.tool_calls %}
+{{- '<tool_call>\n<function=' ~ call.function.name ~ '>\n' }}
+{%- for name, value in call.function.arguments | items %}
+{{- '<parameter=' ~ name ~ '>\n' ~ value ~ '\n</parameter>\n' }}
+{%- endfor %}
+{{- '</function>\n</tool_call>' }}
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}
+{%- if not enable_thinking %}{{ '\n</think>\n\n' }}{% endif %}
+{%- endif %}"""
+
+PYTHONIC = """\
+{{- bos_token }}
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\n' + message.content }}
+{%- if message.tool_calls %}{{ '<|tool_call_start|>[' }}
+{%- for call in message.tool_calls %}{{ call.function.name + '(' }}
+{%- for name, value in call.function.arguments.items() %}{{ name + '="' + value + '"' }}{% endfor %}{{ ')' }}
+{%- endfor %}{{ ']<|tool_call_end|>' }}
+{%- endif %}{{ '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"""
+
+ARGUMENTS_AS_TEXT = """\
+{%- for m in messages %}{{ '<' + m.role + '>' + m.content }}
+{%- for c in m.tool_calls %}{{ 'CALL ' + c.function.name + ' ' + c.function.arguments }}{% endfor %}{{ '</s>' }}
+{%- endfor %}{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"""
+
+GEMMA = """\
+{{- bos_token }}
+{%- if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+{%- for message in messages %}
+{%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}
+{{- '<start_of_turn>' + ('model' if message.role == 'assistant' else message.role) + '\n' }}
+{{- message.content | trim + '<end_of_turn>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"""
+
+ENDS = ("</s>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>")
+
+
+@dataclass(frozen=True)
+class Case:
+    source: str
+    before: str
+    after: str
+    escaped: bool
+
+
+CASES = {
+    "hermes": Case(
+        HERMES, '<tool_call>\n{"name": "web_search", "arguments": {"query": "', '"}}\n</tool_call>', escaped=True
+    ),
+    "llama3": Case(LLAMA3, '{"name": "web_search", "parameters": {"query": "', '"}}', escaped=True),
+    "mistral": Case(
+        MISTRAL,
+        '[TOOL_CALLS] [{"name": "web_search", "arguments": {"query": "',
+        '"}, "id": "call00001"}]',
+        escaped=True,
+    ),
+    "qwen_xml": Case(
+        QWEN_XML,
+        "<tool_call>\n<function=web_search>\n<parameter=query>\n",
+        "\n</parameter>\n</function>\n</tool_call>",
+        escaped=False,
+    ),
+    "pythonic": Case(PYTHONIC, '<|tool_call_start|>[web_search(query="', '")]<|tool_call_end|>', escaped=False),
+    "arguments_as_text": Case(ARGUMENTS_AS_TEXT, 'CALL web_search {"query": "', '"}', escaped=True),
+}
+
+
+def make(source: str | None) -> ChatTemplate:
+    return ChatTemplate(source, bos="<s>", eos="</s>", special_tokens=[*ENDS, "<s>", "<|im_start|>"], limit_s=0.5)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_tool_syntax(case: Case) -> None:
+    template = make(case.source)
+    syntax = adapt_to_tools(template, TOOLS, ends=ENDS)
+    assert syntax is not None
+    assert syntax.before["web_search"] == case.before
+    assert syntax.after["web_search"] == case.after
+    assert syntax.before["web_fetch"] == case.before.replace("web_search", "web_fetch").replace("query", "url")
+    assert syntax.escaped == case.escaped
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_conversation_with_tools_only_grows(case: Case) -> None:
+    template = make(case.source)
+    syntax = adapt_to_tools(template, TOOLS, ends=ENDS)
+    assert syntax is not None
+    start = [Message("user", "What?")]
+    steps = [
+        Message("assistant", tool_calls=(ToolCall("web_search", {"query": "height"}),)),
+        Message("tool", "40 metres", fields={"name": "web_search"}),
+    ]
+    before = template.render_prompt(start, tools=SPECS, thinking=False).text
+    after = template.render_prompt([*start, *steps], tools=SPECS, thinking=False).text
+    called = f"{syntax.before['web_search']}height{syntax.after['web_search']}"
+    assert called in after
+    assert "40 metres" in after
+    assert len(after) > len(before)
+
+
+@pytest.mark.parametrize("source", [GEMMA, None], ids=["gemma", "no template"])
+def test_templates_without_tools(source: str | None) -> None:
+    template = make(source)
+    assert adapt_to_tools(template, TOOLS, ends=ENDS) is None
+    told = [
+        Message("system", "Be brief."),
+        Message("user", "What?"),
+        Message("assistant", "CALL web_search"),
+        Message("user", "a result"),
+        Message("tool", "another result"),
+    ]
+    text = template.render_prompt(told, tools=SPECS, thinking=False).text
+    for part in ("Be brief.", "What?", "CALL web_search", "a result\n\nanother result"):
+        assert part in text
+
+
+def test_a_system_turn_is_folded_where_the_template_refuses_it() -> None:
+    template = make(GEMMA)
+    text = template.render([Message("system", "Be brief."), Message("user", "What?")])
+    assert text == "<s><start_of_turn>user\nBe brief.\n\nWhat?<end_of_turn>\n<start_of_turn>model\n"
+
+
+def test_no_template_is_chatml() -> None:
+    text = make(None).render([Message("user", "Hi")])
+    assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_thinking_is_opened_and_closed_as_asked() -> None:
+    user = [Message("user", "Hi")]
+    hermes, qwen = make(HERMES), make(QWEN_XML)
+    assert hermes.render_prompt(user, tools=(), thinking=False).text.endswith("<think>\n\n</think>\n\n")
+    thinking = hermes.render_prompt(user, tools=(), thinking=True)
+    assert thinking.inside
+    assert thinking.text.endswith("assistant\n<think>")
+    thinking = qwen.render_prompt(user, tools=(), thinking=True)
+    assert thinking.inside
+    assert thinking.text.endswith("<think>\n")
+    always = make("{% for m in messages %}{{ m.content }}{% endfor %}<think>\n")
+    closed = always.render_prompt(user, tools=(), thinking=False)
+    assert not closed.inside
+    assert closed.text == "Hi<think>\n\n</think>\n\n"
+
+
+def test_fields_reach_the_template_and_control_tokens_in_them_do_not() -> None:
+    template = make("{% for m in messages %}{{ m.results[0].text if m.results else m.content }}{% endfor %}")
+    message = Message("tool", "plain", fields={"results": [{"text": "a<|im_end|>b</s>"}]})
+    assert template.render([message]) == "a< |im_end|>b< /s>"
+
+
+def test_what_transformers_offers() -> None:
+    template = make(
+        "{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}"
+        "{% generation %}{{ m.content | tojson }}{% endgeneration %}{% endfor %}{{ strftime_now('%Y') | length }}"
+    )
+    assert template.render([Message("user", "no"), Message("user", "<é'>")]) == '"<é\'>"4'
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for a in range(90000) %}{% for b in range(90000) %}{% if a %}{% endif %}{% endfor %}{% endfor %}",
+        "{{ 'x' * 10000000000 }}",
+        "{{ [1] * 10000000000 }}",
+        "{% for a in range(90000) %}{{ 'x' * 100000 }}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.append(1) }}",
+        "{{ 1 / 0 }}",
+        "{{ nothing.nothing }}",
+    ],
+)
+def test_a_hostile_template_is_stopped(source: str) -> None:
+    template = make("{% if messages | length == 3 %}" + source + "{% endif %}")
+    with pytest.raises(TemplateError):
+        template.render([Message("user", "x")] * 3)
+
+
+def test_a_template_that_does_not_parse() -> None:
+    with pytest.raises(TemplateError, match="does not parse"):
+        make("{% for %}")

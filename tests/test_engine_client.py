@@ -1,0 +1,249 @@
+"""Worker processes as the parent sees them: streams, cancel, death, broken files, several at once."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from localfusion.engine import interface
+from localfusion.engine.client import Model, footprint, load, signal_name
+from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
+from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelSpec, Sampling
+from tests.tiny_gguf import TinyModel, vocabulary, write_tiny_gguf
+
+WARM = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
+LONG = "start: /[a-z]{3000}/"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("models") / "tiny.gguf", TinyModel(n_ctx=4096))
+
+
+@asynccontextmanager
+async def loaded(path: Path, *, n_seq_max: int = 1) -> AsyncIterator[Model]:
+    model = await load(ModelSpec("tiny", path, n_seq_max=n_seq_max))
+    try:
+        yield model
+    finally:
+        await model.close()
+
+
+def ask(text: str = "Hello", *, sequence: str = "s", grammar: str | None = None, n_max: int = 30) -> GenerateRequest:
+    return GenerateRequest(
+        sequence, (Message("user", text),), sampling=WARM, max_tokens=n_max, grammar=grammar, thinking=False
+    )
+
+
+def test_load_generate_close(path: Path) -> None:
+    lines: list[str] = []
+
+    async def run() -> int:
+        model = await load(ModelSpec("tiny", path), on_log=lines.append)
+        assert model.info.n_ctx == model.info.n_ctx_train == 4096
+        assert model.info.n_vocab == len(vocabulary())
+        items = [item async for item in model.generate(ask())]
+        done = items[-1]
+        assert isinstance(done, Completion)
+        assert "".join(item.text for item in items if isinstance(item, Delta)) == done.content
+        assert (await model.complete(ask())).content == done.content
+        assert await model.count_tokens(["", "a", "<|im_end|>"]) == (0, 1, 10)
+        await model.set_threads(2)
+        await model.forget("s")
+        await model.close()
+        await model.close()
+        return model.pid
+
+    pid = asyncio.run(run())
+    assert not psutil.pid_exists(pid)
+    assert any("llama" in line for line in lines)
+
+
+def test_three_sequences_at_once(path: Path) -> None:
+    async def run() -> None:
+        async with loaded(path, n_seq_max=3) as model:
+            requests = [ask(f"{i}", sequence=f"s{i}") for i in range(5)]
+            together = await asyncio.gather(*map(model.complete, requests))
+            assert len({done.content for done in together}) == 5
+            assert all(done.usage.completion_tokens for done in together)
+
+    asyncio.run(run())
+
+
+def test_closing_the_stream_cancels_in_the_worker(path: Path) -> None:
+    async def run() -> None:
+        async with loaded(path) as model:
+            async with aclosing(model.generate(ask(grammar=LONG, n_max=4000))) as stream:
+                async for item in stream:
+                    if isinstance(item, Delta):
+                        break
+            # The only slot is free again: this ends long before 4000 tokens are written.
+            done = await model.complete(ask("next", n_max=3, grammar=LONG))
+            assert done.usage.completion_tokens == 3
+            task = asyncio.create_task(model.complete(ask(grammar=LONG, n_max=4000)))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert (await model.complete(ask("next", n_max=3, grammar=LONG))).usage.completion_tokens == 3
+
+    asyncio.run(run())
+
+
+def test_a_killed_worker_fails_all_who_wait_and_no_other(path: Path) -> None:
+    async def run() -> None:
+        async with loaded(path, n_seq_max=2) as doomed, loaded(path) as other:
+            waiting = [asyncio.create_task(doomed.complete(ask(sequence=f"{i}", grammar=LONG))) for i in range(3)]
+            stream = doomed.generate(ask(sequence="x", grammar=LONG, n_max=4000))
+            await anext(stream)
+            os.kill(doomed.pid, signal.SIGKILL)
+            with pytest.raises(WorkerDied, match="SIGKILL") as caught:
+                [item async for item in stream]
+            assert caught.value.exit_code == -signal.SIGKILL
+            assert caught.value.hint
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+            assert all(isinstance(outcome, WorkerDied | Completion) for outcome in outcomes)
+            with pytest.raises(WorkerDied):
+                await doomed.complete(ask())
+            with pytest.raises(WorkerDied):
+                await doomed.count_tokens(["x"])
+            assert (await other.complete(ask())).content
+
+    asyncio.run(run())
+
+
+def test_closing_ends_what_still_runs(path: Path) -> None:
+    async def run() -> None:
+        model: interface.Model = await load(ModelSpec("tiny", path))
+        stream = model.generate(ask(grammar=LONG, n_max=4000))
+        await anext(stream)
+        await model.close()
+        with pytest.raises(WorkerDied, match="was closed"):
+            [item async for item in stream]
+
+    asyncio.run(run())
+
+
+def test_a_request_that_cannot_be_served_costs_nobody_else(path: Path) -> None:
+    async def run() -> None:
+        async with loaded(path) as model:
+            with pytest.raises(ContextOverflow) as caught:
+                await model.complete(ask("word " * 4000))
+            assert caught.value.tokens > caught.value.n_ctx == 4096
+            with pytest.raises(ModelError, match="grammar is not valid"):
+                await model.complete(ask(grammar="start: nothing"))
+            assert (await model.complete(ask())).content
+
+    asyncio.run(run())
+
+
+def assert_no_load(path: Path) -> ModelLoadError:
+    before = {child.pid for child in psutil.Process().children()}
+    with pytest.raises(ModelLoadError) as caught:
+        asyncio.run(load(ModelSpec("broken", path)))
+    assert caught.value.hint
+    assert "\n" not in caught.value.message
+    assert {child.pid for child in psutil.Process().children()} <= before
+    return caught.value
+
+
+def test_files_that_are_no_model(path: Path, tmp_path: Path) -> None:
+    assert "does not exist" in assert_no_load(tmp_path / "none.gguf").message
+    page = tmp_path / "page.gguf"
+    page.write_text("<html>404</html>")
+    assert "not a GGUF" in assert_no_load(page).message
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(path.read_bytes()[:-5000])
+    assert "damaged" in assert_no_load(cut).message
+
+
+TOKENS = vocabulary()
+BROKEN = {
+    "no such tokenizer": TinyModel(tokenizer="nonsense"),
+    "fewer tokens than rows": TinyModel(tokens=TOKENS[:50]),
+    "no byte tokens": TinyModel(tokens=[f"token{i}" for i in range(len(TOKENS))]),
+    "not a single token": TinyModel(tokens=["x"]),
+    "a merge of nothing known": TinyModel(merges=["zz qq", "broken"], tokens=[*TOKENS[:-1], "?"]),
+    "another tokenizer's tokens": TinyModel(tokenizer="llama"),
+    "a template that does not parse": TinyModel(chat_template="{% for %}"),
+}
+
+
+@pytest.mark.parametrize("model", BROKEN.values(), ids=BROKEN)
+def test_a_broken_vocabulary_is_a_load_error(tmp_path: Path, model: TinyModel) -> None:
+    error = assert_no_load(write_tiny_gguf(tmp_path / "broken.gguf", model))
+    assert "broken" in error.message
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Running, and not merely waiting for whoever inherited it to take note of its end."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_workers_go_with_their_parent(path: Path) -> None:
+    script = f"""
+import asyncio, sys
+from pathlib import Path
+from localfusion.engine import interface
+from localfusion.engine.client import load
+from localfusion.messages import GenerateRequest, Message, ModelSpec
+
+async def main():
+    model = await load(ModelSpec("tiny", Path({str(path)!r})))
+    print(model.pid, flush=True)
+    await model.complete(GenerateRequest("s", (Message("user", "x"),), grammar={LONG!r}))
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+    for number in (signal.SIGKILL, signal.SIGINT):
+        with subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as parent:
+            assert parent.stdout is not None
+            worker = psutil.Process(int(parent.stdout.readline()))
+            parent.send_signal(number)
+            parent.wait(timeout=10)
+            while is_alive(worker):
+                time.sleep(0.01)
+
+
+def test_a_cancelled_load_leaves_no_process(path: Path) -> None:
+    async def run() -> None:
+        before = {child.pid for child in psutil.Process().children()}
+        task = asyncio.create_task(load(ModelSpec("tiny", path)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert {child.pid for child in psutil.Process().children()} <= before
+
+    asyncio.run(run())
+
+
+def test_footprint_counts_what_llama_allocates(path: Path) -> None:
+    one = asyncio.run(footprint(ModelSpec("tiny", path, n_ctx=1024)))
+    two = asyncio.run(footprint(ModelSpec("tiny", path, n_ctx=1024, n_seq_max=2)))
+    n_layer, n_embd = 2, 64
+    assert one.kv_bytes == pytest.approx(2 * 2 * n_layer * n_embd * 1024, rel=0.02)
+    assert two.kv_bytes == pytest.approx(2 * one.kv_bytes, rel=0.02)
+    assert 0 < one.weights_bytes <= path.stat().st_size
+    assert one.compute_bytes > 0
+    with pytest.raises(ModelLoadError):
+        asyncio.run(footprint(ModelSpec("tiny", path.with_name("none.gguf"))))
+
+
+def test_signals_have_names() -> None:
+    assert signal_name(9) == "SIGKILL"
+    assert signal_name(200) == "signal 200"

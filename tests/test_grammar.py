@@ -1,0 +1,77 @@
+"""The grammars as llguidance reads them: a quotation cannot be invented, a call cannot break off."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from localfusion.engine import grammar
+from tests.byte_tokenizer import SPECIAL_TOKENS, admits
+
+QUOTABLE = {
+    1: ('The height of Skerry is 40 metres. He said "no" there.', "A second passage"),
+    2: ("The height of Skerry—tall is 44 metres.",),
+}
+PROSE = "start: ANSWER\n" + grammar.prose("ANSWER", QUOTABLE)
+STRING = "start: STRING\n" + grammar.json_prose("STRING", QUOTABLE)
+
+
+@pytest.mark.parametrize(
+    ("text", "admitted"),
+    [
+        ("The sources do not say.", True),
+        ("“The height of Skerry is 40 metres.” [1]", True),
+        ("“height of Skerry” [2] — and “second passage” [1].", True),
+        ('He left: “said "no" there.” [1]\n\nSo it is.', True),
+        ("“The height of Skerry is 44 metres.” [1]", False),
+        ("“The height of Skerry is 40 metres.” [2]", False),
+        ("“The height of Skerry is 40 metres.”", False),
+        ("“there. A second” [1]", False),
+        ("“eight of Skerry” [1]", False),
+        ("“” [1]", False),
+        ("“height of Skerry” [3]", False),
+        ("", False),
+        (" \n", False),
+    ],
+)
+def test_prose(text: str, admitted: bool) -> None:
+    assert admits(PROSE, text) is admitted
+
+
+@pytest.mark.parametrize(
+    ("value", "admitted"),
+    [
+        ("plain", True),
+        ('with "quotes" and\nlines', True),
+        ('“said "no" there.” [1] ok', True),
+        ('“said "no" ther” [1] ok', False),
+        ("", False),
+    ],
+)
+def test_json_string(value: str, admitted: bool) -> None:
+    assert admits(STRING, json.dumps(value, ensure_ascii=False)) is admitted
+
+
+def test_without_sources_nothing_can_be_quoted() -> None:
+    lark = "start: ANSWER\n" + grammar.prose("ANSWER", {})
+    assert admits(lark, "Words alone.")
+    assert not admits(lark, "“Words” [1]")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.text(min_size=1, max_size=120), st.data())
+def test_every_run_of_words_of_any_source_can_be_quoted(source: str, draws: st.DataObject) -> None:
+    words = source.split()
+    if not words:
+        return
+    start = draws.draw(st.integers(0, len(words) - 1))
+    run = " ".join(words[start : draws.draw(st.integers(start + 1, len(words)))])
+    assert admits("start: ANSWER\n" + grammar.prose("ANSWER", {1: (source,)}), f"“{run}” [1]")
+
+
+def test_special_tokens_are_named_by_id() -> None:
+    lark = f"start: {grammar.with_special_tokens('<call>x<arg>y', SPECIAL_TOKENS)}\n"
+    assert admits(lark, "<call>x<arg>y")
+    assert grammar.with_special_tokens("", SPECIAL_TOKENS) == '""'
+    assert grammar.with_special_tokens('say "<"', {}) == '"say \\"<\\""'
