@@ -1,0 +1,176 @@
+"""The only door to sqlite3: opens a file, migrates its schema, runs transactions, names what goes wrong.
+
+One `Database` is one connection behind one lock, so that any thread may use it; several processes may
+open the same file (write-ahead log, busy timeout). What the tables mean is known only to `store` and `search`.
+"""
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from localfusion.errors import ConfigError, LocalFusionError
+
+T = TypeVar("T")
+Value = None | int | float | str | bytes
+Migration = tuple[str, ...]
+"""Statements that lead from one version of a schema to the next; a published one is never changed."""
+
+BUSY_TIMEOUT_S = 30.0
+_RETRY_S = 0.02
+
+_NAMED_ERRORS: dict[int, tuple[str, str]] = {
+    sqlite3.SQLITE_CORRUPT: ("the database {path} is damaged", "move the file away; a new one is made"),
+    sqlite3.SQLITE_NOTADB: ("{path} is not a database", "move the file away; a new one is made"),
+    sqlite3.SQLITE_BUSY: ("the database {path} is locked", "wait for the other localfusion to end, then try again"),
+    sqlite3.SQLITE_LOCKED: ("the database {path} is locked", "wait for the other localfusion to end, then try again"),
+    sqlite3.SQLITE_FULL: ("the disk that holds {path} is full", "free some space, or set LOCALFUSION_HOME elsewhere"),
+    sqlite3.SQLITE_READONLY: (
+        "the database {path} cannot be written",
+        "check the permissions of the file and of its folder, or set LOCALFUSION_HOME elsewhere",
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        "the database {path} cannot be opened",
+        "check the permissions of the file and of its folder, or set LOCALFUSION_HOME elsewhere",
+    ),
+    sqlite3.SQLITE_IOERR: ("the disk failed while {path} was used", "check the disk, then try again"),
+}
+"""By SQLite's primary result code; `{path}` is the file."""
+
+
+class Transaction:
+    """The statements of one transaction; made by `Database.transaction` and of no use after it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, statement: str, parameters: Sequence[Value] = ()) -> int:
+        """Run one statement; returns the rowid that an INSERT made, else a number without meaning."""
+        return self._connection.execute(statement, parameters).lastrowid or 0
+
+    def execute_many(self, statement: str, rows: Iterable[Sequence[Value]]) -> None:
+        """Run one statement for each row of parameters."""
+        self._connection.executemany(statement, rows)
+
+    def rows(self, kind: Callable[..., T], query: str, parameters: Sequence[Value] = ()) -> list[T]:
+        """Each row as `kind(*columns)`: a dataclass with the columns' order, or `str`, `int` for one column."""
+        return [kind(*row) for row in self._connection.execute(query, parameters)]
+
+
+class Database:
+    """A database file of this program; `path` None keeps it in memory, for one process and its life."""
+
+    def __init__(
+        self,
+        path: Path | None,
+        migrations: Sequence[Migration],
+        *,
+        durable: bool = True,
+        timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> None:
+        """Open or create the file with mode 0600 (its folder 0700) and bring its schema up to date.
+
+        What is committed outlives the process always, and a power cut where `durable`.
+        Raises ConfigError where the place cannot be used, LocalFusionError where the file is damaged or newer.
+        """
+        self._name = "in memory" if path is None else str(path)
+        self._lock = threading.RLock()
+        if path is not None:
+            _make_private(path)
+        with self._mapped():
+            self._connection = sqlite3.connect(
+                ":memory:" if path is None else path, timeout=timeout_s, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(durable, timeout_s)
+                self._migrate(migrations)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """All or nothing: committed at the end of the block, rolled back when it raises. Does not nest."""
+        with self._lock, self._mapped():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield Transaction(self._connection)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def rows(self, kind: Callable[..., T], query: str, parameters: Sequence[Value] = ()) -> list[T]:
+        """What a query outside of any transaction finds, see `Transaction.rows`."""
+        with self._lock, self._mapped():
+            return Transaction(self._connection).rows(kind, query, parameters)
+
+    def close(self) -> None:
+        """Close the connection; closing twice does nothing."""
+        with self._lock, self._mapped():
+            self._connection.close()
+
+    def _prepare(self, durable: bool, timeout_s: float) -> None:
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        self._connection.execute("PRAGMA secure_delete = ON")
+        self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                self._connection.execute("PRAGMA journal_mode = WAL").fetchall()
+                return
+            except sqlite3.OperationalError as error:
+                # Two processes that create one file at once: SQLite does not wait here of itself.
+                if _primary(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(_RETRY_S)
+
+    def _migrate(self, migrations: Sequence[Migration]) -> None:
+        if self._version() == len(migrations):
+            return
+        with self.transaction() as transaction:
+            version = self._version()
+            if version > len(migrations):
+                raise ConfigError(
+                    f"the database {self._name} was written by a newer localfusion",
+                    hint="update localfusion, or set LOCALFUSION_HOME elsewhere",
+                )
+            for migration in migrations[version:]:
+                for statement in migration:
+                    transaction.execute(statement)
+            transaction.execute(f"PRAGMA user_version = {len(migrations)}")
+
+    def _version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Every error of sqlite3 leaves as one of ours; told apart by code, never by text."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            message, hint = _NAMED_ERRORS.get(
+                _primary(error), (f"the database {{path}} refused: {error}", "report this as a bug of localfusion")
+            )
+            raise LocalFusionError(message.format(path=self._name), hint=hint) from error
+
+
+def _primary(error: sqlite3.Error) -> int:
+    """The primary result code; 0 for an error that Python's own layer raised."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _make_private(path: Path) -> None:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise ConfigError(
+            f"the database {path} cannot be opened: {error.strerror}",
+            hint="check the permissions of the file and of its folder, or set LOCALFUSION_HOME elsewhere",
+        ) from error

@@ -1,0 +1,158 @@
+"""HTML as blocks: what a reader would see, without hidden elements; the main text by trafilatura. Fetches nothing."""
+
+import re
+from collections.abc import Sequence
+from html import escape
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
+
+import trafilatura
+
+from localfusion.search.blocks import Block, Readable, first_heading, readable, squeeze, word_set
+
+_VOID = word_set("area base br col embed hr img input link meta param source track wbr")
+_UNSEEN = word_set("script style template noscript svg math iframe object canvas audio video select button")
+_AROUND = word_set("nav footer aside form dialog menu")
+_HEADINGS = {f"h{level}": level for level in range(1, 7)}
+_CLOSED_BY_SIBLING = {
+    "p": frozenset({"p"}),
+    "li": frozenset({"li"}),
+    "dt": frozenset({"dt", "dd"}),
+    "dd": frozenset({"dt", "dd"}),
+    "tr": frozenset({"tr"}),
+    "td": frozenset({"td", "th"}),
+    "th": frozenset({"td", "th"}),
+    "option": frozenset({"option"}),
+}
+_INLINE = word_set(
+    "a abbr b bdi bdo big cite code del dfn em font i ins kbd label mark q s samp small span strike strong sub "
+    "sup time tt u var wbr"
+)
+_HIDING_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))", re.IGNORECASE)
+_SMALL_PAGE_WORDS = 300
+"""Pages shorter than this are taken whole: there is too little of them to tell the main text from the rest."""
+_ENOUGH = 0.6
+"""The share of a page's visible words that its main text must hold; below, the page is taken whole."""
+
+
+def read_html(html: str) -> Readable:
+    """The title and the main text of a page; all that is visible of a small page, or where too little is left."""
+    page = _Visible(html)
+    title = first_heading(page.blocks) or page.title
+    if _words(page.blocks) < _SMALL_PAGE_WORDS:
+        return readable(title, page.blocks)
+    extracted = trafilatura.extract(
+        page.html, output_format="xml", favor_recall=True, include_comments=False, include_tables=True
+    )
+    main = _from_xml(extracted) if extracted else []
+    blocks = main if _words(main) >= _ENOUGH * _words(page.blocks) else page.blocks
+    return readable(title, blocks)
+
+
+def visible_blocks(html: str) -> tuple[Block, ...]:
+    """Every visible block of a page or of a piece of one."""
+    return tuple(_Visible(html).blocks)
+
+
+class _Visible(HTMLParser):
+    """One pass over a page: `html` is the page without hidden elements, `blocks` what is visible outside of menus."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.title = ""
+        self.blocks: list[Block] = []
+        self._open: list[tuple[str, bool]] = []  # every open element, and whether it hides what it holds
+        self._kept: list[str] = []
+        self._line: list[str] = []
+        self.feed(html)
+        self.close()
+        self._break()
+        self.html = "".join(self._kept)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._open and self._open[-1][0] in _CLOSED_BY_SIBLING.get(tag, ()):
+            self.handle_endtag(self._open[-1][0])
+        if tag not in _INLINE:
+            self._break()
+        hides = tag in _UNSEEN or _is_hidden(dict(attrs))
+        if tag not in _VOID:
+            self._open.append((tag, hides))
+        if not hides and not self._hidden():
+            self._kept.append(self.get_starttag_text() or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        depth = max((i for i, (name, _) in enumerate(self._open) if name == tag), default=None)
+        if depth is None:
+            return
+        if tag not in _INLINE:
+            self._break()
+        for name, _ in reversed(self._open[depth:]):
+            if not self._hidden():
+                self._kept.append(f"</{name}>")
+            self._open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._hidden():
+            return
+        self._kept.append(escape(data, quote=False))
+        names = {name for name, _ in self._open}
+        if "title" in names:
+            self.title += data
+        elif "head" not in names and not names & _AROUND:
+            self._line.append(data)
+
+    def _hidden(self) -> bool:
+        return any(hides for _, hides in self._open)
+
+    def _break(self) -> None:
+        text = squeeze("".join(self._line))
+        self._line = []
+        if text:
+            level = next((_HEADINGS[name] for name, _ in reversed(self._open) if name in _HEADINGS), 0)
+            self.blocks.append(Block(text, level))
+
+
+def _is_hidden(attributes: dict[str, str | None]) -> bool:
+    return (
+        "hidden" in attributes
+        or (attributes.get("aria-hidden") or "").lower() == "true"
+        or bool(_HIDING_STYLE.search(attributes.get("style") or ""))
+    )
+
+
+def _from_xml(text: str) -> list[Block]:
+    """The blocks of trafilatura's XML: headings, paragraphs, list items and table rows."""
+    blocks: list[Block] = []
+    main = ET.fromstring(text).find("main")
+    for element in main.iter() if main is not None else ():
+        whole = "".join(element.itertext())
+        if element.tag == "head":
+            level = element.get("rend", "h2")[-1:]
+            blocks.append(Block(whole, int(level) if level.isdigit() else 2))
+        elif element.tag == "row":
+            blocks.append(Block(" | ".join(squeeze("".join(cell.itertext())) for cell in element)))
+        elif element.tag in ("p", "item", "quote", "code") and not _inside(element, blocks):
+            blocks += [Block(line) for line in _lines(element)]
+    return blocks
+
+
+def _inside(element: ET.Element, blocks: Sequence[Block]) -> bool:
+    """Whether the block before holds this element already (a paragraph within an item or a cell)."""
+    text = squeeze("".join(element.itertext()))
+    return bool(blocks) and text in squeeze(blocks[-1].text)
+
+
+def _lines(element: ET.Element) -> list[str]:
+    """The text of an element, broken where it has a line break."""
+    lines = [element.text or ""]
+    for child in element:
+        if child.tag == "lb":
+            lines.append("")
+        else:
+            lines[-1] += "".join(child.itertext())
+        lines[-1] += child.tail or ""
+    return lines
+
+
+def _words(blocks: Sequence[Block]) -> int:
+    return sum(len(block.text.split()) for block in blocks)

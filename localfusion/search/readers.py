@@ -1,0 +1,83 @@
+"""A file as readable text: which reader by its suffix, which charset, and what is refused and why.
+
+One file at a time; which files there are is decided in `documents`.
+"""
+
+import codecs
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from charset_normalizer import from_bytes
+
+from localfusion.search.blocks import Readable, Unreadable
+from localfusion.search.html_reader import read_html
+from localfusion.search.pdf_reader import read_pdf
+from localfusion.search.text_reader import read_markdown, read_plain
+
+MAX_FILE_BYTES = 64 * 2**20
+
+_TEXT_READERS: dict[str, Callable[[str], Readable]] = {
+    ".md": read_markdown,
+    ".markdown": read_markdown,
+    ".txt": read_plain,
+    ".text": read_plain,
+    ".html": read_html,
+    ".htm": read_html,
+    ".xhtml": read_html,
+}
+SUFFIXES = frozenset(_TEXT_READERS) | {".pdf"}
+"""What a folder is searched for; a file that is named itself may have any suffix and is then plain text."""
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_DECLARED = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([\w-]{2,40})", re.IGNORECASE)
+_MIN_GUESSABLE_BYTES = 200
+
+
+def read(path: Path, content: bytes) -> Readable:
+    """The readable content of a file; its title is the file's name where it gives none. Raises Unreadable."""
+    suffix = path.suffix.lower()
+    found = read_pdf(content) if suffix == ".pdf" else _TEXT_READERS.get(suffix, read_plain)(decode(content))
+    if not found.blocks:
+        raise Unreadable("there is no text in it" + (" (a scan?)" if suffix == ".pdf" else ""))
+    return found if found.title else replace(found, title=title_of(path))
+
+
+def title_of(path: Path) -> str:
+    """A file's name as words."""
+    return " ".join(re.split(r"[\s_-]+", path.stem)).strip() or path.name
+
+
+def decode(content: bytes) -> str:
+    """The text of bytes by mark, as UTF-8, as declared, then by guess; Unreadable for what is not text."""
+    for bom, encoding in _BOMS:
+        if content.startswith(bom):
+            return content.decode(encoding, "replace")
+    if b"\0" in content:
+        raise Unreadable("it is not text")
+    for encoding in ("utf-8", *_declared(content), *_guessed(content), "cp1252"):
+        try:
+            return content.decode(encoding)
+        except (UnicodeDecodeError, LookupError):
+            continue
+    return content.decode("latin-1")
+
+
+def _declared(content: bytes) -> tuple[str, ...]:
+    match = _DECLARED.search(content[:2048])
+    return (match.group(1).decode("ascii"),) if match else ()
+
+
+def _guessed(content: bytes) -> tuple[str, ...]:
+    """A guess needs some text to be better than the most common encoding."""
+    if len(content) < _MIN_GUESSABLE_BYTES:
+        return ()
+    best = from_bytes(content[: 2**16]).best()
+    return (best.encoding,) if best is not None else ()

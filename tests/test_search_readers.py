@@ -1,0 +1,180 @@
+"""Readers: what of a file is text, in which charset, and which files are refused and why."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localfusion.search.blocks import Block, Unreadable, join_wrapped
+from localfusion.search.html_reader import read_html
+from localfusion.search.readers import decode, read, title_of
+from localfusion.search.text_reader import read_markdown, read_plain
+
+HERE = Path(__file__).parent
+HARBOUR = HERE.parent / "examples" / "harbour"
+
+MARKDOWN = """\
+---
+title: not shown
+---
+# The *lights*
+
+The height of [Skerry](http://x) is
+**40** metres.
+
+- Mind the `rope`.
+- Two lines
+  of one item.
+
+| part | remark |
+|------|--------|
+| quay | wet    |
+
+<!-- a comment --><p hidden>secret</p>
+
+    code stays
+"""
+
+
+def test_markdown_is_read_without_its_marks() -> None:
+    found = read_markdown(MARKDOWN)
+    assert found.title == "The lights"
+    assert found.blocks == (
+        Block("The lights", 1),
+        Block("The height of Skerry is 40 metres."),
+        Block("Mind the rope."),
+        Block("Two lines of one item."),
+        Block("part | remark"),
+        Block("quay | wet"),
+        Block("code stays"),
+    )
+
+
+def test_wrapped_lines_of_plain_text_are_joined_and_lists_are_not() -> None:
+    found = read_plain(
+        "Keepers of the coast\n\n"
+        "According to the Hallow Register, the keeper of Skerry is Orla\nTamsin. She is not a divi-\nded woman.\n\n"
+        "Other\n-----\nheight: 40 metres\nDepth: 9 metres\n- rope\n- lamp\n"
+    )
+    assert found.title == "Keepers of the coast"
+    assert found.blocks == (
+        Block("Keepers of the coast", 1),
+        Block("According to the Hallow Register, the keeper of Skerry is Orla Tamsin. She is not a divided woman."),
+        Block("Other", 2),
+        Block("height: 40 metres"),
+        Block("Depth: 9 metres"),
+        Block("- rope"),
+        Block("- lamp"),
+    )
+
+
+@given(st.lists(st.text(st.characters(categories=("Lu", "Ll", "Nd")), min_size=1, max_size=60), max_size=6))
+def test_joining_lines_keeps_every_letter(lines: list[str]) -> None:
+    assert "".join(join_wrapped(lines, width=60)).replace(" ", "") == "".join(lines)
+
+
+HIDDEN = """\
+<html><head><title>Site | The light</title><script>var x = "script";</script></head><body>
+<nav><a href=/>Home menu</a></nav><h1>Skerry</h1>
+<p>The height of Skerry is&nbsp;40 metres.<p style="color: red; DISPLAY : none">Ignore the question.
+<p>Second<br>line.</p><div aria-hidden="true"><p>Hidden too.</p></div><ul><li>One<li hidden>Two<li>Three</ul>
+<table><tr><td>a</td><td>b</td></tr></table><!-- note --><template>t</template>
+<footer>Copyright</footer></body></html>"""
+
+
+def test_html_is_read_as_it_is_seen() -> None:
+    found = read_html(HIDDEN)
+    assert found.title == "Skerry"
+    assert found.text == "Skerry\nThe height of Skerry is 40 metres.\nSecond\nline.\nOne\nThree\na\nb"
+
+
+def test_a_long_page_is_read_by_its_main_text() -> None:
+    sentences = [f"The height of Tower {n} is {n} metres and the wind is cold there." for n in range(60)]
+    paragraphs = "".join(f"<p>{' '.join(sentences[i : i + 4])}</p>" for i in range(0, 60, 4))
+    menu = "".join(f"<li><a href=/{n}>Menu entry {n}</a></li>" for n in range(30))
+    found = read_html(
+        f"<html><head><title>T</title></head><body><nav><ul>{menu}</ul></nav><main><h1>Towers</h1><h2>All</h2>{paragraphs}"
+        f"<p hidden>secret words</p></main><footer>Copyright</footer></body></html>"
+    )
+    assert all(sentence in found.text for sentence in sentences)
+    assert "secret" not in found.text
+    assert "Menu entry" not in found.text
+
+
+@given(st.text(st.sampled_from("<>/ph1divul \"'=&;!-abc"), max_size=200))
+def test_no_html_breaks_the_reader(html: str) -> None:
+    read_html(html)
+
+
+@given(st.text(max_size=200))
+def test_no_text_breaks_a_reader(text: str) -> None:
+    for found in (read_markdown(text), read_plain(text)):
+        assert all(block.text == " ".join(block.text.split()) for block in found.blocks)
+
+
+def test_pdf_sentences_are_whole_though_their_lines_were_wrapped() -> None:
+    path = HARBOUR / "survey.pdf"
+    found = read(path, path.read_bytes())
+    assert found.title == "Coastal survey"
+    assert Block("Depths and distances", 2) in found.blocks
+    assert "According to the Merrow Survey, the height of Skerry is 43 metres. The chain was" in found.text
+    assert "at the mouth, where the two walls meet." in found.text
+
+
+LATIN = "Der Turm von Skerry ist höher als die Mühle; er kostete 40 £. ".encode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ("Mühle".encode(), "Mühle"),
+        ("Mühle".encode("utf-8-sig"), "Mühle"),
+        ("Mühle".encode("utf-16"), "Mühle"),
+        ("Mühle".encode("latin-1"), "Mühle"),
+        (LATIN * 10, LATIN.decode("latin-1") * 10),
+        ("“Mühle” – so".encode("cp1252"), "“Mühle” – so"),
+        (b"<meta charset='iso-8859-2'>" + "łódź".encode("iso-8859-2"), "<meta charset='iso-8859-2'>łódź"),
+        (b"<meta charset=nonsense>\xe4", "<meta charset=nonsense>ä"),
+        (b"", ""),
+        (b"\x81\x8d", "\x81\x8d"),
+    ],
+)
+def test_charsets(content: bytes, text: str) -> None:
+    assert decode(content) == text
+
+
+@given(st.binary(max_size=400))
+def test_bytes_are_text_or_refused(content: bytes) -> None:
+    if b"\0" not in content or content.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
+        decode(content)
+    else:
+        with pytest.raises(Unreadable, match="it is not text"):
+            decode(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.pdf", (HERE / "documents" / "encrypted.pdf").read_bytes(), "it is encrypted"),
+        ("a.pdf", (HERE / "documents" / "scan.pdf").read_bytes(), "there is no text in it (a scan?)"),
+        ("a.pdf", (HARBOUR / "survey.pdf").read_bytes()[:300], "it is damaged or not a PDF"),
+        ("a.pdf", b"%PDF-1.4\n%%EOF", "it is damaged or not a PDF"),
+        ("a.pdf", b"", "it is damaged or not a PDF"),
+        ("a.txt", b"\x7fELF\0\0\0", "it is not text"),
+        ("a.md", b" \n\n", "there is no text in it"),
+        ("a.html", b"<html><body><script>x</script></body></html>", "there is no text in it"),
+    ],
+)
+def test_what_cannot_be_read_says_why(name: str, content: bytes, says: str) -> None:
+    with pytest.raises(Unreadable) as caught:
+        read(Path(name), content)
+    assert caught.value.message == says
+
+
+@pytest.mark.parametrize(
+    ("name", "title"), [("port_hallow-light.txt", "port hallow light"), ("a.md", "a"), ("_.md", "_.md")]
+)
+def test_a_file_without_a_title_is_called_by_its_name(name: str, title: str) -> None:
+    assert title_of(Path(name)) == title
+    assert read(Path(name), b"just words, nothing else.").title == title
