@@ -1,0 +1,174 @@
+"""From a preset, or a list of names, to the panel that will answer. Decides purely; loads no model."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from localfusion.catalog.gguf_files import check_gguf, file_of
+from localfusion.config.models_file import (
+    SEAT_IDS,
+    JudgeEntry,
+    ModelEntry,
+    ModelsFile,
+    PresetEntry,
+    SeatEntry,
+    ToolsEntry,
+)
+from localfusion.errors import ConfigError
+from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, ToolOptions
+
+DEFAULT = "default"
+"""The preset or alias that is meant where nothing is named."""
+
+MAX_SEATS = len(SEAT_IDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was asked for: explicit fields win over the preset's. An entry of `panel` is a name or a .gguf file."""
+
+    preset: str | None = None
+    panel: tuple[str, ...] = ()
+    judge: str | None = None
+    seed: int = 0
+    max_tool_calls: int | None = None
+
+
+def resolve(models: ModelsFile, choice: Choice) -> PanelSpec:
+    """The panel of a choice; raises ConfigError for a name nobody knows and for a file that cannot be a model."""
+    preset = _preset(models, choice)
+    seats = tuple(SeatEntry(model=name) for name in choice.panel) or preset.panel
+    judge = JudgeEntry(model=choice.judge) if choice.judge is not None else preset.judge
+    panel = PanelSpec(
+        panelists=tuple(_panelist(models, preset, choice, i, seat) for i, seat in enumerate(seats)),
+        judge=JudgeSpec(_model(models, judge.model, judge.n_ctx), judge.thinking, judge.max_tokens),
+    )
+    check_files(panel)
+    return _shared(panel)
+
+
+def check_files(panel: PanelSpec) -> None:
+    """Look at each file of a panel once; raises ConfigError for one that cannot be a model."""
+    for model in {spec.path: spec for spec in _specs(panel)}.values():
+        check_gguf(model.path, model=model.name)
+
+
+def _preset(models: ModelsFile, choice: Choice) -> PresetEntry:
+    """The preset in force; where panel and judge are both explicit, none needs to be there."""
+    _check_seats(choice)
+    if choice.preset is None and choice.panel and choice.judge is not None:
+        return PresetEntry(panel=(SeatEntry(model=choice.panel[0]),), judge=JudgeEntry(model=choice.judge))
+    if choice.preset is None and choice.panel:
+        raise ConfigError("a panel needs a judge", hint="add --judge NAME, or a preset whose judge is meant")
+    name = choice.preset or DEFAULT
+    found = models.presets.get(models.aliases.get(name, name))
+    if found is not None:
+        return found
+    if choice.preset is None:
+        hint = f"name one with --preset: {', '.join(models.presets)}" if models.presets else "name --panel and --judge"
+        raise ConfigError(f"no preset is named, and {models.name} has no default", hint=hint)
+    names = [*models.presets, *(alias for alias, target in models.aliases.items() if target in models.presets)]
+    raise _unknown("preset", name, names, models)
+
+
+def _check_seats(choice: Choice) -> None:
+    if len(choice.panel) > MAX_SEATS:
+        raise ConfigError(
+            f"the panel has {len(choice.panel)} seats and at most {MAX_SEATS} are possible", hint="name fewer models"
+        )
+    if "" in choice.panel or choice.judge == "":
+        raise ConfigError("a model's name is empty", hint="write --panel A,B,C --judge J, without blanks")
+
+
+def _panelist(models: ModelsFile, preset: PresetEntry, choice: Choice, index: int, seat: SeatEntry) -> PanelistSpec:
+    return PanelistSpec(
+        id=seat.id or SEAT_IDS[index],
+        model=_model(models, seat.model, seat.n_ctx),
+        sampling=Sampling(
+            temperature=seat.temperature,
+            top_k=seat.top_k,
+            top_p=seat.top_p,
+            min_p=seat.min_p,
+            repeat_penalty=seat.repeat_penalty,
+            seed=choice.seed + index if seat.seed is None else seat.seed,
+        ),
+        persona=seat.persona,
+        thinking=seat.thinking,
+        tools=_tools(seat.tools),
+        max_tool_calls=choice.max_tool_calls or seat.max_tool_calls or preset.max_tool_calls,
+        max_tokens=seat.max_tokens,
+    )
+
+
+def _tools(entry: ToolsEntry) -> ToolOptions:
+    return ToolOptions(entry.enabled, entry.max_results, entry.max_characters)
+
+
+def _model(models: ModelsFile, name: str, n_ctx: int | Literal["auto"] | None) -> ModelSpec:
+    """A model by its name in the catalogue, or by its file; `n_ctx` wins over the entry's."""
+    if name.endswith(".gguf"):
+        entry = ModelEntry(path=name)
+        return _spec(Path(name).stem, Path(name).expanduser().absolute(), entry, n_ctx)
+    found = models.models.get(models.aliases.get(name, name))
+    if found is None:
+        names = [*models.models, *(alias for alias, target in models.aliases.items() if target in models.models)]
+        raise _unknown("model", name, names, models)
+    return _spec(name, file_of(found, folder=models.folder), found, n_ctx)
+
+
+def _spec(name: str, path: Path, entry: ModelEntry, n_ctx: int | Literal["auto"] | None) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        path=path,
+        n_ctx=entry.n_ctx if n_ctx is None else n_ctx,
+        n_batch=entry.n_batch,
+        n_ubatch=entry.n_ubatch,
+        flash_attn=entry.flash_attn,
+        kv_type=entry.kv_type,
+        n_threads=entry.n_threads,
+        n_gpu_layers=entry.n_gpu_layers,
+    )
+
+
+def _specs(panel: PanelSpec) -> list[ModelSpec]:
+    return [*(panelist.model for panelist in panel.panelists), panel.judge.model]
+
+
+def _shared(panel: PanelSpec) -> PanelSpec:
+    """Give every user of one file the same window and as many sequences as the file has users, the judge included."""
+    specs = _specs(panel)
+    users = Counter(spec.path.resolve() for spec in specs)
+    windows = {file: _widest(spec.n_ctx for spec in specs if spec.path.resolve() == file) for file in users}
+
+    def share(spec: ModelSpec) -> ModelSpec:
+        file = spec.path.resolve()
+        return dataclasses.replace(spec, n_seq_max=users[file], n_ctx=windows[file])
+
+    return PanelSpec(
+        panelists=tuple(dataclasses.replace(seat, model=share(seat.model)) for seat in panel.panelists),
+        judge=dataclasses.replace(panel.judge, model=share(panel.judge.model)),
+    )
+
+
+def _widest(windows: Iterable[int | Literal["auto"]]) -> int | Literal["auto"]:
+    numbers: list[int] = []
+    for window in windows:
+        if window == "auto":
+            return "auto"
+        numbers.append(window)
+    return max(numbers)
+
+
+def _unknown(kind: Literal["model", "preset"], name: str, names: list[str], models: ModelsFile) -> ConfigError:
+    other: Mapping[str, object] = models.presets if kind == "model" else models.models
+    if name in other:
+        hint = f"{name} is a {'preset' if kind == 'model' else 'model'}; the {kind}s are {', '.join(names)}"
+    elif near := get_close_matches(name, names, n=3, cutoff=0.5):
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        hint = f"the {kind}s in {models.name} are {', '.join(names) or 'none'}"
+    return ConfigError(f"unknown {kind} {name!r}", hint=hint)

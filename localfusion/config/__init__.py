@@ -1,0 +1,22 @@
+"""Configuration: the only reader of YAML and of the environment. It knows names and settings, never a model's file."""
+
+from localfusion.config.located import Located, read_yaml
+from localfusion.config.models_file import JudgeEntry, ModelEntry, ModelsFile, PresetEntry, SeatEntry, ToolsEntry
+from localfusion.config.models_file import load as load_models_file
+from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home
+
+__all__ = [
+    "JudgeEntry",
+    "Located",
+    "ModelEntry",
+    "ModelsFile",
+    "PresetEntry",
+    "SeatEntry",
+    "Surroundings",
+    "ToolsEntry",
+    "find_models_file",
+    "home_directory",
+    "load_models_file",
+    "make_home",
+    "read_yaml",
+]
