@@ -1,0 +1,196 @@
+"""Grounding: which [n] of an answer is bound to which stored text, and whether it stands there.
+
+Pure functions over text. Panelists cite their own numbers; `renumber` makes these run-wide in panel order.
+A cited sentence is *verified* when its quotation stands in the stored text and holds every number and
+name of the sentence, *weak* when the stored text holds most of its words, else *not_found*. Meaning is
+not compared here.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from localfusion.analysis import Citation, Passage, Response, Support
+
+_QUOTED = re.compile("\u201c(?P<quote>[^\u201c]*?)\u201d \\[(?P<number>\\d{1,4})\\]")
+_MARK = re.compile(r"\[(\d{1,4})\]")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_WORD = re.compile(r"[^\W_]+(?:['’.,-][^\W_]+)*")
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_WEAK_SHARE = 0.6
+_STOP_WORDS = frozenset(
+    {"a", "an", "and", "are", "as", "at", "be", "been", "by", "for", "from", "has", "have", "in", "is", "it", "its"}
+    | {"of", "on", "or", "that", "the", "to", "was", "were", "with"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A cited piece of an answer: `text` is the sentence without marks, `quote` what stands between “ and ”."""
+
+    number: int
+    text: str
+    quote: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredText:
+    """What one source number stands for: its address, its title and the whole stored text."""
+
+    url: str
+    title: str
+    text: str
+
+
+def find_claims(answer: str) -> tuple[Claim, ...]:
+    """Every [n] of `answer` with the sentence it stands behind, in order.
+
+    A sentence that holds several quotations is cut behind each mark, so that each mark answers for its own part.
+    """
+    claims: list[Claim] = []
+    for sentence in _sentences(answer):
+        start = 0
+        pending = ""
+        for mark in _MARK.finditer(sentence):
+            piece = sentence[start : mark.end()]
+            quoted = _last_quote(piece, number=int(mark.group(1)))
+            text = _plain(piece) or pending
+            claims.append(Claim(int(mark.group(1)), text, quoted))
+            pending = text
+            start = mark.end()
+    return tuple(claims)
+
+
+def check(answer: str, sources: Mapping[int, StoredText]) -> tuple[Citation, ...]:
+    """One `Citation` for each distinct (number, claim) of `answer`; unknown numbers are `not_found`."""
+    found: dict[tuple[int, str], Citation] = {}
+    for claim in find_claims(answer):
+        source = sources.get(claim.number)
+        if source is None:
+            citation = Citation(claim.number, "", "", claim.quote or claim.text, "not_found")
+        else:
+            quote, support = _support(claim, source.text)
+            citation = Citation(claim.number, source.url, source.title, quote, support)
+        found.setdefault((citation.number, citation.quote), citation)
+    return tuple(found.values())
+
+
+def renumber(responses: Sequence[Response]) -> tuple[Response, ...]:
+    """The responses with run-wide numbers: the same address has the same number, counted in the order given.
+
+    Only addresses that an answer cites get a number; a mark without a source keeps none and is removed.
+    """
+    numbers: dict[str, int] = {}
+    return tuple(_renumber_one(response, numbers) for response in responses)
+
+
+def quotable(responses: Iterable[Response]) -> dict[int, tuple[str, ...]]:
+    """What later stages may quote: the checked quotes of the answers, by run-wide number, without repeats."""
+    texts: dict[int, dict[str, None]] = {}
+    for response in responses:
+        for citation in response.citations:
+            if citation.support != "not_found":
+                texts.setdefault(citation.number, {})[citation.quote] = None
+    return {number: _outermost(quotes) for number, quotes in sorted(texts.items())}
+
+
+def passages_by_number(passages: Iterable[Passage]) -> dict[int, tuple[str, ...]]:
+    """What a panelist may quote: the lines it has read, by its own numbers, without repeats.
+
+    Lines of a passage need not follow one another in the page, so no quotation may run from one into the next.
+    """
+    texts: dict[int, dict[str, None]] = {}
+    for passage in passages:
+        for line in passage.text.splitlines():
+            texts.setdefault(passage.number, {})[line] = None
+    return {number: tuple(found) for number, found in texts.items()}
+
+
+def drop_unknown_marks(answer: str, known: Iterable[int]) -> str:
+    """`answer` without the [n] that are bound to no source."""
+    kept = set(known)
+    return re.sub(r"\s?\[(\d{1,4})\]", lambda m: m.group(0) if int(m.group(1)) in kept else "", answer)
+
+
+def _renumber_one(response: Response, numbers: dict[str, int]) -> Response:
+    mapping: dict[int, int] = {}
+    for citation in response.citations:
+        if citation.url and citation.support != "not_found":
+            mapping[citation.number] = numbers.setdefault(citation.url, len(numbers) + 1)
+    content = drop_unknown_marks(response.content, mapping)
+    content = _MARK.sub(lambda m: f"[{mapping[int(m.group(1))]}]", content)
+    citations = tuple(
+        replace(citation, number=mapping[citation.number]) if citation.number in mapping else citation
+        for citation in response.citations
+    )
+    return replace(response, content=content, citations=citations)
+
+
+def _support(claim: Claim, stored: str) -> tuple[str, Support]:
+    text = _squeeze(stored)
+    if claim.quote is not None:
+        quote = _squeeze(claim.quote)
+        if not quote or quote not in text:
+            return claim.quote, "not_found"
+        whole = _names_and_numbers(claim.text) <= _terms(quote)
+        return quote, "verified" if whole else "weak"
+    sentence = _squeeze(claim.text)
+    if sentence and sentence in text:
+        return sentence, "verified"
+    return _best_sentence(sentence, stored)
+
+
+def _best_sentence(sentence: str, stored: str) -> tuple[str, Support]:
+    wanted = _content_words(sentence)
+    candidates = [_squeeze(candidate) for candidate in _SENTENCE_END.split(stored) if candidate.strip()]
+    if not wanted or not candidates:
+        return sentence, "not_found"
+    best = max(candidates, key=lambda candidate: len(wanted & _content_words(candidate)))
+    share = len(wanted & _content_words(best)) / len(wanted)
+    if share >= _WEAK_SHARE and _names_and_numbers(sentence) <= _terms(best):
+        return best, "weak"
+    return sentence, "not_found"
+
+
+def _sentences(answer: str) -> list[str]:
+    """Sentences of an answer; an end inside a quotation is none, and marks stay with the sentence before them."""
+    protected = _QUOTED.sub(lambda m: re.sub(r"\s", "\x00", m.group(0)), answer)
+    protected = re.sub(r"\s+(?=\[\d{1,4}\])", "\x00", protected)
+    return [piece.replace("\x00", " ") for piece in _SENTENCE_END.split(protected) if piece.strip()]
+
+
+def _last_quote(piece: str, *, number: int) -> str | None:
+    quotes = [m.group("quote") for m in _QUOTED.finditer(piece) if int(m.group("number")) == number]
+    return quotes[-1] if quotes else None
+
+
+def _plain(piece: str) -> str:
+    return _squeeze(_MARK.sub("", piece).replace("\u201c", "").replace("\u201d", "")).strip(" ,;:")
+
+
+def _squeeze(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _names_and_numbers(sentence: str) -> set[str]:
+    """Numbers, and capitalised words that do not begin the sentence."""
+    names = {word.lower() for word in _words(sentence)[1:] if word[0].isupper()}
+    return names | {number.lower() for number in _NUMBER.findall(sentence)}
+
+
+def _terms(text: str) -> set[str]:
+    return {word.lower() for word in _words(text)} | set(_NUMBER.findall(text))
+
+
+def _content_words(text: str) -> set[str]:
+    return {word.lower() for word in _words(text)} - _STOP_WORDS
+
+
+def _words(text: str) -> list[str]:
+    return [re.sub(r"['’]s$", "", word) for word in _WORD.findall(text)]
+
+
+def _outermost(quotes: Iterable[str]) -> tuple[str, ...]:
+    """The quotes that are no part of another one."""
+    unique = list(dict.fromkeys(quotes))
+    return tuple(quote for quote in unique if not any(quote != other and quote in other for other in unique))

@@ -1,0 +1,254 @@
+"""The product, in reading order: the panel answers, the judge compares, the final answer is written and checked.
+
+Every step is said as an event; the state of a run is the fold of what was said, so that a run that was
+killed goes on with what is missing. How models are loaded and where events go is passed in.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+from localfusion import citations, judge, panel, synthesis
+from localfusion.analysis import FailedModel, Response
+from localfusion.citations import StoredText
+from localfusion.engine.interface import Model
+from localfusion.errors import DeliberationFailed, FailureReason, MalformedOutput, ModelError
+from localfusion.events import (
+    AnalysisCompleted,
+    AnalysisFailed,
+    AnalysisStarted,
+    AnswerCompleted,
+    AnswerStarted,
+    Event,
+    ModelLoading,
+    ModelReady,
+    PanelistCompleted,
+    PanelistFailed,
+    PromptRead,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    TextWritten,
+    WarningRaised,
+)
+from localfusion.messages import Completion, GenerateRequest, Message, PanelistSpec, PanelSpec, Progress, Usage
+from localfusion.outcome import Outcome
+from localfusion.run_state import RunState, apply, to_outcome
+from localfusion.scheduler import Scheduler
+from localfusion.tools import Toolbox
+
+_MARGIN_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, of whom."""
+
+    text: str
+    panel: PanelSpec
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a deliberation stands on: models, tools by panelist, the stored pages, and who listens."""
+
+    scheduler: Scheduler
+    toolbox: Callable[[PanelistSpec], Toolbox]
+    stored_text: Callable[[str], str | None]
+    emit: Callable[[Event], None]
+
+
+@dataclass(slots=True)
+class Run:
+    """One deliberation under way; `state` is all that was said."""
+
+    question: Question
+    world: World
+    state: RunState = field(default_factory=RunState)
+
+    def say(self, event: Event) -> None:
+        self.state = apply(self.state, event)
+        self.world.emit(event)
+
+    @property
+    def responses(self) -> tuple[Response, ...]:
+        """The finished answers in panel order, under the run's numbers."""
+        return citations.renumber(self.state.in_panel_order())
+
+
+async def deliberate(question: Question, world: World, *, run_id: str) -> Outcome:
+    """Ask the panel, compare, and write the final answer; a failed run is an outcome too."""
+    run = Run(question, world)
+    models = {panelist.id: panelist.model.name for panelist in question.panel.panelists}
+    run.say(RunStarted(run_id, question.text, models, question.panel.judge.model.name, question.seed))
+    return await _carry_on(run)
+
+
+async def resume(question: Question, world: World, *, state: RunState) -> Outcome:
+    """Go on with a stored run: what is finished is kept, what failed or is missing is done."""
+    run = Run(question, world, state)
+    run.say(RunResumed(state.run_id, tuple(state.responses)))
+    return await _carry_on(run)
+
+
+def finished(state: RunState) -> Outcome:
+    """The outcome of a state, its answers under the run's numbers."""
+    return to_outcome(state, citations.renumber(state.in_panel_order()))
+
+
+async def _carry_on(run: Run) -> Outcome:
+    try:
+        await _answer_panel(run)
+        await _judge_and_write(run)
+        run.say(RunEnded("ok"))
+    except DeliberationFailed as error:
+        run.say(RunEnded("error", error.failure_reason, error.message))
+    except asyncio.CancelledError:
+        run.say(RunEnded("interrupted", "cancelled"))
+        raise
+    return finished(run.state)
+
+
+# The panel
+
+
+async def _answer_panel(run: Run) -> None:
+    missing = [seat for seat in run.question.panel.panelists if seat.id not in run.state.responses]
+    async with asyncio.TaskGroup() as group:
+        for seat in missing:
+            group.create_task(_answer_seat(run, seat))
+    if not run.state.responses:
+        failed = tuple((model.id, model.error) for model in run.state.failed_in_panel_order())
+        reasons = "; ".join(f"{id}: {error}" for id, error in failed)
+        raise DeliberationFailed(
+            f"no panelist answered ({reasons})", failure_reason="all_panels_failed", failed_models=failed
+        )
+
+
+async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
+    run.say(ModelLoading(seat.id, seat.model.name))
+    try:
+        async with run.world.scheduler.lease(seat.model) as lease:
+            run.say(ModelReady(seat.id, seat.model.name, lease.load_seconds))
+            response = await panel.answer(
+                seat,
+                model=lease.model,
+                tools=run.world.toolbox(seat),
+                question=run.question.text,
+                emit=run.say,
+                done=run.state.steps.get(seat.id, ()),
+            )
+    except ModelError as error:
+        run.say(PanelistFailed(FailedModel(seat.id, seat.model.name, error.message)))
+    else:
+        run.say(PanelistCompleted(_checked(run, response)))
+
+
+def _checked(run: Run, response: Response) -> Response:
+    passages = panel.read_passages(response.steps)
+    sources = {p.number: StoredText(p.url, p.title, run.world.stored_text(p.url) or p.text) for p in passages}
+    return replace(response, citations=citations.check(response.content, sources))
+
+
+# The judge and the final answer
+
+
+async def _judge_and_write(run: Run) -> None:
+    if run.state.answer is not None:
+        return
+    spec = run.question.panel.judge
+    run.say(ModelLoading("judge", spec.model.name))
+    try:
+        async with run.world.scheduler.lease(spec.model) as lease:
+            run.say(ModelReady("judge", spec.model.name, lease.load_seconds))
+            judged = await _prompt(run, lease.model)
+            await _analyse(run, lease.model, judged)
+            await _write(run, lease.model, judged)
+    except ModelError as error:
+        run.say(AnalysisFailed("judge_upstream_error", error.message, Usage()))
+
+
+async def _prompt(run: Run, model: Model) -> tuple[Message, ...]:
+    """The judge's messages, the answers cut fairly where they do not fit half of its context."""
+    ordered = judge.seeded_order(run.responses, run.question.seed)
+    texts = [response.content for response in ordered]
+    base, *lengths = await model.count_tokens([judge.INSTRUCTIONS + run.question.text, *texts])
+    kept, cut = judge.cut_fairly(
+        ordered,
+        tokens={response.id: length for response, length in zip(ordered, lengths, strict=True)},
+        budget_tokens=model.info.n_ctx // 2 - base - _MARGIN_TOKENS,
+    )
+    if cut:
+        run.say(WarningRaised(f"the answers of {', '.join(cut)} were shortened to fit the judge's context"))
+    return judge.conversation(run.question.text, kept)
+
+
+async def _analyse(run: Run, model: Model, judged: tuple[Message, ...]) -> None:
+    if run.state.raw_analysis is not None:
+        return
+    spec = run.question.panel.judge
+    ids = [response.id for response in run.responses]
+    run.say(AnalysisStarted(spec.model.name))
+    lark = judge.analysis_grammar(ids, citations.quotable(run.responses))
+    request = judge.analysis_request(spec, judged, lark)
+    quarter = model.info.n_ctx // 4
+    completion = await _listen(run, model, replace(request, max_tokens=min(spec.max_tokens, quarter)), kind="analysis")
+    try:
+        analysis = judge.parse_analysis(completion.content, ids, model=spec.model.name)
+    except MalformedOutput as error:
+        run.say(AnalysisFailed(_reason(completion, error), error.message, completion.usage))
+    else:
+        run.say(AnalysisCompleted(analysis, completion.content, completion.usage))
+
+
+def _reason(completion: Completion, error: MalformedOutput) -> FailureReason:
+    if not completion.content.strip():
+        return "judge_empty_completion"
+    return "judge_schema_mismatch" if isinstance(error, judge.SchemaMismatch) else "judge_not_valid_json"
+
+
+async def _write(run: Run, model: Model, judged: tuple[Message, ...]) -> None:
+    spec = run.question.panel.judge
+    run.say(AnswerStarted(spec.model.name))
+    request = synthesis.answer_request(
+        spec,
+        judged,
+        sequence=judge.SEQUENCE,
+        analysis=run.state.raw_analysis,
+        quotable=citations.quotable(run.responses),
+    )
+    completion = await _listen(run, model, request, kind="answer")
+    sources = _run_sources(run)
+    content = citations.drop_unknown_marks(completion.content.strip(), sources)
+    checked = citations.check(content, sources)
+    for citation in checked:
+        if citation.support == "not_found":
+            run.say(WarningRaised(f"[{citation.number}] is not supported by its source: {citation.quote}"))
+    run.say(AnswerCompleted(content, checked, completion.usage))
+
+
+def _run_sources(run: Run) -> Mapping[int, StoredText]:
+    found: dict[int, StoredText] = {}
+    for response in run.responses:
+        for citation in response.citations:
+            if citation.support != "not_found":
+                text = run.world.stored_text(citation.url) or citation.quote
+                found[citation.number] = StoredText(citation.url, citation.title, text)
+    return found
+
+
+async def _listen(run: Run, model: Model, request: GenerateRequest, *, kind: str) -> Completion:
+    """Generate to the end, saying what is written as it is written."""
+    async with aclosing(model.generate(request)) as stream:
+        async for item in stream:
+            if isinstance(item, Completion):
+                return item
+            if isinstance(item, Progress):
+                run.say(PromptRead("judge", item.read_tokens, item.total_tokens))
+            elif item.kind == "thinking":
+                run.say(TextWritten("judge", "thinking", item.text))
+            else:
+                run.say(TextWritten("judge", "analysis" if kind == "analysis" else "answer", item.text))
+    raise MalformedOutput(run.question.panel.judge.model.name, "the judge ended without a completion", text="")

@@ -1,0 +1,173 @@
+"""Who may run: one worker per file, leases on it, and the cores shared out so that none is used twice.
+
+The decision is pure (`plan`), the acting is `Scheduler`. A lease loads the model if it is not resident,
+then waits for cores; the sum of threads over running workers never exceeds the cores. Memory does not
+bound admission yet: `footprint` is what that decision will ask.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from localfusion.engine.interface import Model
+from localfusion.messages import Footprint, ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`running` maps each worker that writes now to its threads; `waiting` are leases in order of arrival."""
+
+    cores: int
+    running: Mapping[ModelSpec, int]
+    waiting: tuple[ModelSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The lease at `position` of the queue may start, on a worker with so many threads."""
+
+    position: int
+    n_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A model that may be used now, and how long its load took (0 if it was resident)."""
+
+    model: Model
+    load_seconds: float
+
+
+def plan(state: State) -> Grant | None:
+    """The next lease to start, if one can: a sequence more on a running worker costs no core.
+
+    Otherwise the oldest lease gets an even part of the free cores, at least one.
+    """
+    for position, spec in enumerate(state.waiting):
+        if spec in state.running:
+            return Grant(position, state.running[spec])
+    free = state.cores - sum(state.running.values())
+    if not state.waiting or free < 1:
+        return None
+    share = max(1, free // len(set(state.waiting)))
+    most = state.waiting[0].n_threads
+    return Grant(0, share if most == "auto" else min(share, most))
+
+
+@dataclass(slots=True)
+class _Resident:
+    loading: asyncio.Task[Model]
+    leases: int = 0
+
+
+@dataclass(slots=True)
+class _Waiter:
+    spec: ModelSpec
+    granted: asyncio.Event = field(default_factory=asyncio.Event)
+    n_threads: int = 1
+
+
+class Scheduler:
+    """Leases on models; `load` and `measure` are the engine's, `cores` what this process may use.
+
+    A worker goes with its last lease, or with `keep_alive` when the scheduler is closed.
+    """
+
+    def __init__(
+        self,
+        *,
+        cores: int,
+        load: Callable[[ModelSpec], Awaitable[Model]],
+        measure: Callable[[ModelSpec], Awaitable[Footprint]],
+        keep_alive: bool = False,
+    ) -> None:
+        self._cores = cores
+        self._load = load
+        self._measure = measure
+        self._keep_alive = keep_alive
+        self._residents: dict[ModelSpec, _Resident] = {}
+        self._running: dict[ModelSpec, list[int]] = {}
+        self._queue: list[_Waiter] = []
+
+    async def footprint(self, spec: ModelSpec) -> Footprint:
+        """What a model would take with these settings, without loading it."""
+        return await self._measure(spec)
+
+    @asynccontextmanager
+    async def lease(self, spec: ModelSpec) -> AsyncIterator[Lease]:
+        """Hold a model: resident while it is held, and given cores of its own. Raises ModelError."""
+        key = replace(spec, name="")
+        started = time.monotonic()
+        resident = self._residents.get(key)
+        if resident is None:
+            resident = self._residents[key] = _Resident(asyncio.create_task(self._loaded(spec)))
+        fresh = resident.leases == 0
+        resident.leases += 1
+        try:
+            model = await asyncio.shield(resident.loading)
+            seconds = time.monotonic() - started if fresh else 0.0
+            async with self._cores_for(key, model):
+                yield Lease(model, seconds)
+        finally:
+            resident.leases -= 1
+            if resident.leases == 0 and not (self._keep_alive and _is_loaded(resident.loading)):
+                self._residents.pop(key, None)
+                await _unload(resident.loading)
+
+    async def close(self) -> None:
+        """End every worker, whoever still holds it."""
+        residents = list(self._residents.values())
+        self._residents.clear()
+        for resident in residents:
+            await _unload(resident.loading)
+
+    async def _loaded(self, spec: ModelSpec) -> Model:
+        return await self._load(spec)
+
+    @asynccontextmanager
+    async def _cores_for(self, key: ModelSpec, model: Model) -> AsyncIterator[None]:
+        waiter = _Waiter(key)
+        self._queue.append(waiter)
+        try:
+            self._start_what_can()
+            await waiter.granted.wait()
+            if len(self._running[key]) == 1:
+                await model.set_threads(waiter.n_threads)
+            yield
+        finally:
+            self._leave(waiter)
+
+    def _leave(self, waiter: _Waiter) -> None:
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+        elif waiter.granted.is_set():
+            self._running[waiter.spec].pop()
+            if not self._running[waiter.spec]:
+                del self._running[waiter.spec]
+        self._start_what_can()
+
+    def _start_what_can(self) -> None:
+        while (grant := plan(self._state())) is not None:
+            waiter = self._queue.pop(grant.position)
+            waiter.n_threads = grant.n_threads
+            self._running.setdefault(waiter.spec, []).append(grant.n_threads)
+            waiter.granted.set()
+
+    def _state(self) -> State:
+        running = {spec: threads[0] for spec, threads in self._running.items()}
+        return State(self._cores, running, tuple(waiter.spec for waiter in self._queue))
+
+
+def _is_loaded(loading: asyncio.Task[Model]) -> bool:
+    return loading.done() and not loading.cancelled() and loading.exception() is None
+
+
+async def _unload(loading: asyncio.Task[Model]) -> None:
+    """Close the model, or give up the load that is still under way; a load that failed holds nothing."""
+    if not loading.done():
+        loading.cancel()
+    await asyncio.wait([loading])
+    if _is_loaded(loading):
+        await loading.result().close()

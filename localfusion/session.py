@@ -1,0 +1,148 @@
+"""Everything that a deliberation stands on, put together on this machine: store, documents, engine, scheduler.
+
+Builds and closes; what is asked, judged and written is `deliberation`'s.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+from functools import partial
+
+from localfusion import deliberation
+from localfusion.analysis import Page
+from localfusion.catalog import check_files
+from localfusion.config import Surroundings, make_home
+from localfusion.deliberation import Question, World
+from localfusion.engine import client
+from localfusion.errors import ConfigError, WebError
+from localfusion.events import Event, RunResumed, RunStarted, WarningRaised
+from localfusion.machine import usable_cores
+from localfusion.messages import PanelistSpec
+from localfusion.outcome import Outcome
+from localfusion.run_state import fold
+from localfusion.scheduler import Scheduler
+from localfusion.search.documents import DocumentIndex
+from localfusion.search.source import SearchResult, Source
+from localfusion.store import RunRequest, Store
+from localfusion.tools import Toolbox
+from localfusion.wire import document
+
+DOCUMENTS_FILE = "documents.sqlite3"
+NO_DOCUMENTS = "no documents were named, so there is nothing to search"
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An open home, where any number of deliberations may run at once."""
+
+    store: Store
+    documents: DocumentIndex
+    scheduler: Scheduler
+
+    async def ask(self, request: RunRequest, *, emit: Emit) -> Outcome:
+        """Deliberate on a new run; `emit` hears every event after it was stored.
+
+        Raises ConfigError where a document path is wrong; a run that failed is an outcome.
+        """
+        source, warnings = await self._read(request)
+        run_id = self.store.create_run(request)
+        return await self._run(run_id, request, source, partial(_say, self.store, run_id, emit, warnings))
+
+    async def resume(self, run_id: str, *, emit: Emit) -> Outcome:
+        """Go on with a stored run. Raises ConfigError where nothing is missing or it is still running."""
+        request = self.store.request(run_id)
+        if is_complete(self.store, run_id):
+            raise ConfigError(f"nothing is missing in {run_id}", hint=f"localfusion runs show {run_id}")
+        check_files(request.panel)
+        source, warnings = await self._read(request)
+        self.store.claim(run_id)
+        known = fold(self.store.events(run_id)).warnings
+        fresh = tuple(warning for warning in warnings if warning not in known)
+        return await self._run(run_id, request, source, partial(_say, self.store, run_id, emit, fresh))
+
+    async def _read(self, request: RunRequest) -> tuple[Source, tuple[str, ...]]:
+        if not request.docs:
+            return _NoDocuments(), (NO_DOCUMENTS,)
+        added = await asyncio.to_thread(self.documents.add, request.docs)
+        return added.source, added.warnings
+
+    async def _run(self, run_id: str, request: RunRequest, source: Source, emit: Emit) -> Outcome:
+        question = Question(request.question, request.panel, request.seed)
+        world = World(
+            scheduler=self.scheduler,
+            toolbox=partial(_toolbox, request.question, source, partial(self.store.save_page, run_id)),
+            stored_text=partial(_stored_text, self.store, run_id),
+            emit=emit,
+        )
+        state = fold(self.store.events(run_id))
+        if state.run_id:
+            await deliberation.resume(question, world, state=state)
+        else:
+            await deliberation.deliberate(question, world, run_id=run_id)
+        outcome = stored_outcome(self.store, run_id)
+        self.store.finish(run_id, document(outcome))
+        return outcome
+
+
+@asynccontextmanager
+async def open_session(surroundings: Surroundings, *, stored: bool = True) -> AsyncIterator[Session]:
+    """Open the home of these surroundings; where nothing is to be stored, runs and documents stay in memory."""
+    home = make_home(surroundings) if stored else None
+    index = home / DOCUMENTS_FILE if home else None
+    with closing(Store(home)) as store, closing(DocumentIndex(index)) as documents:
+        scheduler = Scheduler(
+            cores=usable_cores(),
+            load=partial(client.load, environ=surroundings.variables),
+            measure=partial(client.footprint, environ=surroundings.variables),
+        )
+        try:
+            yield Session(store, documents, scheduler)
+        finally:
+            await scheduler.close()
+
+
+def stored_outcome(store: Store, run_id: str) -> Outcome:
+    """What a stored run came to, or has come to so far, citations under the run's numbers."""
+    state = fold(store.events(run_id))
+    if not state.run_id:
+        request = store.request(run_id)
+        return Outcome(run_id, "interrupted", request.question, request.seed, request.panel.judge.model.name)
+    return deliberation.finished(state)
+
+
+def is_complete(store: Store, run_id: str) -> bool:
+    """Whether a run ended well with an answer, so that resuming it would do nothing."""
+    state = fold(store.events(run_id))
+    return state.status == "ok" and state.answer is not None
+
+
+def _say(store: Store, run_id: str, emit: Emit, warnings: Iterable[str], event: Event) -> None:
+    """Store, then show; what the documents warned of is said right after the run began."""
+    store.append(run_id, event)
+    emit(event)
+    if isinstance(event, RunStarted | RunResumed):
+        for warning in warnings:
+            _say(store, run_id, emit, (), WarningRaised(warning))
+
+
+def _toolbox(question: str, source: Source, remember: Callable[[Page], None], seat: PanelistSpec) -> Toolbox:
+    return Toolbox(source, seat.tools, question=question, max_calls=seat.max_tool_calls, remember=remember)
+
+
+def _stored_text(store: Store, run_id: str, url: str) -> str | None:
+    page = store.page(run_id, url)
+    return None if page is None else page.text
+
+
+class _NoDocuments:
+    """A source without documents."""
+
+    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
+        del query, max_results, max_characters
+        return ()
+
+    async def fetch(self, url: str) -> Page:
+        raise WebError(url, f"there is no document {url}", hint="no documents were named")

@@ -1,0 +1,99 @@
+"""Grounding: marks, quotations, and what counts as verified."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localfusion import citations
+from localfusion.analysis import Citation, Passage, Response
+from localfusion.citations import Claim, StoredText
+
+PAGE = (
+    "Skerry stands on a rock. The height of Skerry is 40 metres.\n"
+    "According to Mara Teld, the keeper of Skerry is Orrin Vey. The light costs 1,250 crowns."
+)
+SOURCES = {1: StoredText("doc://h/a.md", "A", PAGE), 2: StoredText("doc://h/b.md", "B", "Nothing of note.")}
+
+
+@pytest.mark.parametrize(
+    ("answer", "number", "support"),
+    [
+        ("“The height of Skerry is 40 metres.” [1]", 1, "verified"),
+        ("“height of Skerry is 40 metres” [1]", 1, "verified"),
+        ("The tower is high: “The height of Skerry is 40 metres.” [1]", 1, "verified"),
+        ("Skerry, 41 metres high: “The height of Skerry is 40 metres.” [1]", 1, "weak"),
+        ("The lamp of Hallow: “The height of Skerry is 40 metres.” [1]", 1, "weak"),
+        ("“The height of Skerry is 44 metres.” [1]", 1, "not_found"),
+        ("“The height of Skerry is 40 metres.” [2]", 2, "not_found"),
+        ("The height of Skerry is 40 metres [1].", 1, "verified"),
+        ("The height of the tower at Skerry is 40 metres [1].", 1, "weak"),
+        ("The height of Skerry is 44 metres [1].", 1, "not_found"),
+        ("Whales sing in the deep [1].", 1, "not_found"),
+        ("“The height of Skerry is 40 metres.” [9]", 9, "not_found"),
+    ],
+)
+def test_support(answer: str, number: int, support: str) -> None:
+    (citation,) = citations.check(answer, SOURCES)
+    assert (citation.number, citation.support) == (number, support)
+
+
+def test_a_quotation_may_span_a_line_break_of_the_page() -> None:
+    (citation,) = citations.check("“is 40 metres. According to Mara Teld” [1]", SOURCES)
+    assert citation.support == "verified"
+
+
+def test_each_mark_answers_for_its_own_part() -> None:
+    claims = citations.find_claims("The sources disagree: “is 40 metres.” [1] “is 44 metres.” [2]")
+    assert claims == (
+        Claim(1, "The sources disagree: is 40 metres.", "is 40 metres."),
+        Claim(2, "is 44 metres.", "is 44 metres."),
+    )
+
+
+def test_two_marks_behind_one_sentence_share_it() -> None:
+    claims = citations.find_claims("The light is old [1] [2].")
+    assert [(claim.number, claim.text) for claim in claims] == [(1, "The light is old"), (2, "The light is old")]
+
+
+def test_numbers_are_run_wide_and_unsupported_marks_go() -> None:
+    def cited(id: str, *urls: str) -> Response:
+        found = tuple(Citation(i, url, url, "q", "verified") for i, url in enumerate(urls, start=1))
+        marks = " ".join(f"q [{i}]" for i in range(1, len(urls) + 1))
+        return Response(id, "m", marks + " x [7]", citations=(*found, Citation(7, "", "", "x", "not_found")))
+
+    a, b = citations.renumber((cited("a", "u", "v"), cited("b", "w", "u")))
+    assert a.content == "q [1] q [2] x"
+    assert b.content == "q [3] q [1] x"
+    assert [citation.number for citation in b.citations] == [3, 1, 7]
+
+
+def test_what_may_be_quoted_later_is_what_was_found() -> None:
+    response = Response(
+        "a",
+        "m",
+        "",
+        citations=(
+            Citation(1, "u", "", "is 40 metres", "verified"),
+            Citation(1, "u", "", "Skerry is 40 metres.", "weak"),
+            Citation(2, "v", "", "invented", "not_found"),
+        ),
+    )
+    assert citations.quotable([response]) == {1: ("Skerry is 40 metres.",)}
+
+
+def test_passages_are_kept_apart_by_number() -> None:
+    passages = [Passage(1, "u", "", "one"), Passage(2, "v", "", "two"), Passage(1, "u", "", "one")]
+    assert citations.passages_by_number(passages) == {1: ("one",), 2: ("two",)}
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read_without_failing(answer: str) -> None:
+    for citation in citations.check(answer, SOURCES):
+        assert citation.number in SOURCES or citation.support == "not_found"
+
+
+@given(st.integers(0, len(PAGE.split()) - 1), st.integers(1, 12))
+def test_every_run_of_words_of_the_page_is_found(start: int, length: int) -> None:
+    run = " ".join(PAGE.split()[start : start + length])
+    (citation,) = citations.check(f"“{run}” [1]", SOURCES)
+    assert citation.support == "verified"

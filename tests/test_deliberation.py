@@ -1,0 +1,325 @@
+"""Whole runs on the real engine and the real micro panel: the loop, the judge, citations, faults, resuming."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from localfusion import codec
+from localfusion.events import (
+    AnalysisCompleted,
+    AnswerCompleted,
+    Event,
+    ModelReady,
+    PanelistCompleted,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    TextWritten,
+    ToolReturned,
+)
+from localfusion.outcome import Outcome
+from localfusion.session import open_session
+from localfusion.store import RunRequest, Store
+from localfusion.wire import RunDocument, document
+from tests.harbour import HARBOUR, OPEN_QUESTION, micro_panel, request, start, surroundings
+
+SECONDS_TO_WAIT = 120
+TASK_TOKENS = 16
+"""More than the micro template needs to ask for the final answer, less than anything of what was read before."""
+
+
+def ask(home: Path, *requests: RunRequest, listen: Callable[[Event], None] = lambda _: None) -> list[Outcome]:
+    """All requests at once, in one session."""
+
+    async def run() -> list[Outcome]:
+        async with open_session(surroundings(home)) as session:
+            return await asyncio.gather(*(session.ask(request, emit=listen) for request in requests))
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def heard() -> list[Event]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def outcome(home: Path, heard: list[Event]) -> Outcome:
+    """One run on the open question, looked at by many tests."""
+    (outcome,) = ask(home, request(), listen=heard.append)
+    return outcome
+
+
+def test_every_panelist_searches_and_answers(outcome: Outcome) -> None:
+    assert outcome.status == "ok"
+    assert [response.id for response in outcome.responses] == ["a", "b", "c"]
+    assert outcome.failed_models == ()
+    for response in outcome.responses:
+        assert [step.call.name for step in response.steps] == ["web_search"]
+        assert response.content
+        assert response.usage.completion_tokens > 0
+
+
+def test_every_quotation_stands_in_the_stored_page(outcome: Outcome, home: Path) -> None:
+    store = Store(home)
+    cited = [*outcome.citations, *(c for response in outcome.responses for c in response.citations)]
+    assert cited
+    for citation in cited:
+        page = store.page(outcome.run_id, citation.url)
+        assert page is not None
+        assert citation.support == "verified"
+        assert citation.quote in " ".join(page.text.split())
+
+
+def test_numbers_are_run_wide(outcome: Outcome) -> None:
+    urls: dict[int, str] = {}
+    for citation in [*outcome.citations, *(c for response in outcome.responses for c in response.citations)]:
+        assert urls.setdefault(citation.number, citation.url) == citation.url
+    assert len(set(urls.values())) == len(urls)
+
+
+def test_the_judge_wrote_an_analysis_and_the_answer(outcome: Outcome) -> None:
+    assert outcome.analysis is not None
+    assert outcome.answer
+    assert outcome.failure_reason is None
+
+
+def test_the_answer_is_written_on_the_kept_prefix(heard: list[Event], outcome: Outcome) -> None:
+    (analysis,) = [event for event in heard if isinstance(event, AnalysisCompleted)]
+    (answer,) = [event for event in heard if isinstance(event, AnswerCompleted)]
+    assert answer.usage.cached_tokens > analysis.usage.prompt_tokens
+    assert answer.usage.prompt_tokens - answer.usage.cached_tokens < TASK_TOKENS
+    assert outcome.judge_usage == analysis.usage + answer.usage
+
+
+def test_what_is_shown_while_it_is_written_is_the_answer(heard: list[Event], outcome: Outcome) -> None:
+    shown = "".join(e.text for e in heard if isinstance(e, TextWritten) and (e.id, e.kind) == ("judge", "answer"))
+    assert shown.strip() == outcome.answer
+    for id in "abc":
+        assert "".join(e.text for e in heard if isinstance(e, TextWritten) and e.id == id).strip()
+
+
+def test_every_event_is_stored_as_it_was_said(heard: list[Event], home: Path, outcome: Outcome) -> None:
+    stored = Store(home).events(outcome.run_id)
+    assert list(stored) == [event for event in heard if event in stored]
+    assert isinstance(stored[0], RunStarted)
+    assert stored[-1] == RunEnded("ok")
+
+
+def test_the_document_is_the_run(outcome: Outcome, home: Path) -> None:
+    written = document(outcome)
+    assert Store(home).document(outcome.run_id) == written
+    RunDocument.model_validate_json(json.dumps(written))
+
+
+def test_the_same_question_gets_the_same_answer_from_lone_sequences(tmp_path: Path, outcome: Outcome) -> None:
+    (again,) = ask(tmp_path, request())
+    assert [response.content for response in again.responses] == [response.content for response in outcome.responses]
+    assert again.answer == outcome.answer
+
+
+def test_two_runs_at_once(tmp_path: Path) -> None:
+    one, two = ask(tmp_path, request(), request("What is the height of Skerry?"))
+    assert (one.status, two.status) == ("ok", "ok")
+    assert one.run_id != two.run_id
+    assert two.question == "What is the height of Skerry?"
+
+
+def test_seats_on_one_file_share_a_worker_and_are_told_apart(tmp_path: Path) -> None:
+    pids: set[int] = set()
+
+    def count_workers(event: Event) -> None:
+        if isinstance(event, ModelReady | ToolReturned):
+            pids.update(child.pid for child in psutil.Process().children(recursive=True))
+
+    (outcome,) = ask(tmp_path, request(panel=micro_panel("micro-a", "micro-a", "micro-a")), listen=count_workers)
+    assert [response.id for response in outcome.responses] == ["a", "b", "c"]
+    assert {response.model for response in outcome.responses} == {"micro-a"}
+    assert len(pids) == 2
+
+
+def test_without_documents_a_run_still_ends(tmp_path: Path) -> None:
+    (outcome,) = ask(tmp_path, RunRequest(OPEN_QUESTION, micro_panel(), ()))
+    assert outcome.status == "ok"
+    assert outcome.citations == ()
+
+
+def test_nothing_is_left_of_the_workers(outcome: Outcome) -> None:
+    assert outcome.status == "ok"
+    assert psutil.Process().children(recursive=True) == []
+
+
+def kill_when(
+    wanted: Callable[[Event], bool], victims: Callable[[list[psutil.Process]], list[psutil.Process]]
+) -> Callable[[Event], None]:
+    """Kill workers the first time that an event is as wanted."""
+    done: list[Event] = []
+
+    def listen(event: Event) -> None:
+        if not done and wanted(event):
+            done.append(event)
+            for victim in victims(psutil.Process().children(recursive=True)):
+                victim.kill()
+
+    return listen
+
+
+def test_a_killed_panelist_costs_its_own_answer_alone(tmp_path: Path) -> None:
+    listen = kill_when(lambda event: isinstance(event, ModelReady), lambda workers: workers[:1])
+    (outcome,) = ask(tmp_path, request(), listen=listen)
+    assert outcome.status == "ok"
+    assert len(outcome.failed_models) == 1
+    assert "SIGKILL" in outcome.failed_models[0].error
+    assert len(outcome.responses) == 2
+    assert outcome.answer
+
+
+def test_when_all_are_killed_the_run_says_why(tmp_path: Path) -> None:
+    def listen(event: Event) -> None:
+        if isinstance(event, ModelReady):
+            for worker in psutil.Process().children(recursive=True):
+                worker.kill()
+
+    (outcome,) = ask(tmp_path, request(), listen=listen)
+    assert (outcome.status, outcome.failure_reason) == ("error", "all_panels_failed")
+    assert [failed.id for failed in outcome.failed_models] == ["a", "b", "c"]
+    assert outcome.error is not None
+    assert "SIGKILL" in outcome.error
+
+
+def test_a_killed_judge_leaves_the_panels_answers(tmp_path: Path) -> None:
+    listen = kill_when(lambda event: isinstance(event, ModelReady) and event.id == "judge", lambda workers: workers)
+    (outcome,) = ask(tmp_path, request(), listen=listen)
+    assert (outcome.status, outcome.failure_reason) == ("ok", "judge_upstream_error")
+    assert outcome.analysis is None
+    assert len(outcome.responses) == 3
+
+
+def test_a_question_longer_than_the_context_is_refused_by_name(tmp_path: Path) -> None:
+    (outcome,) = ask(tmp_path, request("What is the height of Skerry? " * 400))
+    assert outcome.status == "error"
+    assert outcome.error is not None
+    assert "2048" in outcome.error
+
+
+def test_a_model_that_cannot_be_loaded_fails_alone(tmp_path: Path) -> None:
+    panel = micro_panel()
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(panel.panelists[0].model.path.read_bytes()[:20_000])
+    first = replace(panel.panelists[0], model=replace(panel.panelists[0].model, path=broken))
+    (outcome,) = ask(tmp_path / "home", request(panel=replace(panel, panelists=(first, *panel.panelists[1:]))))
+    assert outcome.status == "ok"
+    assert [failed.id for failed in outcome.failed_models] == ["a"]
+
+
+def cancel_at(home: Path, wanted: Callable[[Event], bool]) -> str:
+    """Cancel a run from outside at a certain event, as Ctrl-C does; returns the run's id."""
+
+    async def run() -> str:
+        async with open_session(surroundings(home)) as session:
+            task: asyncio.Task[Outcome] | None = None
+
+            def listen(event: Event) -> None:
+                if wanted(event) and task is not None:
+                    task.cancel()
+
+            task = asyncio.create_task(session.ask(request(), emit=listen))
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return session.store.list_runs()[0].id
+
+    return asyncio.run(run())
+
+
+def resume(home: Path, run_id: str) -> tuple[Outcome, tuple[Event, ...]]:
+    async def run() -> Outcome:
+        async with open_session(surroundings(home)) as session:
+            return await session.resume(run_id, emit=lambda _: None)
+
+    outcome = asyncio.run(run())
+    return outcome, Store(home).events(run_id)
+
+
+def completed(events: tuple[Event, ...]) -> list[str]:
+    return [event.response.id for event in events if isinstance(event, PanelistCompleted)]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [RunStarted, ModelReady, ToolReturned, PanelistCompleted, AnalysisCompleted],
+    ids=lambda moment: moment.__name__,
+)
+def test_a_cancelled_run_goes_on_with_what_is_missing(tmp_path: Path, moment: type[Event], outcome: Outcome) -> None:
+    run_id = cancel_at(tmp_path, lambda event: isinstance(event, moment))
+    assert Store(tmp_path).summary(run_id).status == "interrupted"
+    assert psutil.Process().children(recursive=True) == []
+    before = Store(tmp_path).events(run_id)
+    resumed, after = resume(tmp_path, run_id)
+    assert resumed.status == "ok"
+    assert resumed.answer == outcome.answer
+    assert after[: len(before)] == before
+    assert sorted(completed(after)) == ["a", "b", "c"]
+    assert [event.finished for event in after if isinstance(event, RunResumed)] == [tuple(completed(before))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored_events", [1, 5, 9, 13])
+def test_a_run_that_was_killed_outright_is_resumed(tmp_path: Path, stored_events: int, outcome: Outcome) -> None:
+    process = start(tmp_path, "ask", "--preset", "micro", "--docs", str(HARBOUR), OPEN_QUESTION)
+    run_id = wait_for_events(tmp_path, stored_events)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    _, alive = psutil.wait_procs(workers, timeout=SECONDS_TO_WAIT)
+    assert alive == []
+    assert Store(tmp_path).summary(run_id).status == "interrupted"
+    before = Store(tmp_path).events(run_id)
+    resumed, after = resume(tmp_path, run_id)
+    assert (resumed.status, resumed.answer) == ("ok", outcome.answer)
+    assert after[: len(before)] == before
+
+
+def wait_for_events(home: Path, count: int) -> str:
+    """The id of the only run under `home`, as soon as it has stored so many events."""
+    deadline = time.monotonic() + SECONDS_TO_WAIT
+    while time.monotonic() < deadline:
+        if (home / "runs.sqlite3").exists():
+            store = Store(home)
+            runs = store.list_runs()
+            if runs and len(store.events(runs[0].id)) >= count:
+                return runs[0].id
+            store.close()
+        time.sleep(0.01)
+    raise AssertionError(f"{count} events were not stored in time")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_ctrl_c_stores_the_run_and_leaves_no_worker(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    process = start(tmp_path, "ask", *arguments, "--preset", "micro", "--docs", str(HARBOUR), OPEN_QUESTION)
+    run_id = wait_for_events(tmp_path, 2)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=SECONDS_TO_WAIT)
+    assert process.returncode == 130
+    assert psutil.wait_procs(workers, timeout=SECONDS_TO_WAIT)[1] == []
+    assert "Traceback" not in stderr
+    assert f"localfusion runs resume {run_id}" in stderr
+    assert Store(tmp_path).summary(run_id).status == "interrupted"
+
+
+def test_a_request_survives_the_store() -> None:
+    asked = request()
+    assert codec.from_text(RunRequest, codec.to_text(asked)) == asked

@@ -1,0 +1,124 @@
+"""A panelist's step: which texts its grammar admits, and how they are read back."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from localfusion import panel
+from localfusion.analysis import Passage, ToolStep
+from localfusion.errors import MalformedOutput
+from localfusion.messages import Message, ModelInfo, ModelSpec, PanelistSpec, ToolCall, ToolSpec, ToolSyntax
+from tests.byte_tokenizer import SPECIAL_TOKENS, admits
+
+SPECS = (
+    ToolSpec("web_search", "search the sources", "query", "what to look for"),
+    ToolSpec("web_fetch", "read a page", "url", "its address"),
+)
+OWN_TOKENS = ToolSyntax(
+    before={"web_search": "<call>web_search<arg>", "web_fetch": "<call>web_fetch<arg>"},
+    after={"web_search": "", "web_fetch": ""},
+    escaped=False,
+)
+PLAIN_JSON = ToolSyntax(
+    before={"web_search": '{"name": "web_search", "q": "', "web_fetch": '{"name": "web_fetch", "q": "'},
+    after={"web_search": '"}', "web_fetch": '"}'},
+    escaped=True,
+)
+STEP = ToolStep(
+    ToolCall("web_search", {"query": "height"}),
+    (Passage(1, "doc://h/a.md", "A", "The height of Skerry is 40 metres."),),
+)
+
+
+class Tools:
+    """Two tools over one page; nothing is searched."""
+
+    specs: tuple[ToolSpec, ...] = SPECS
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    async def run(self, call: ToolCall) -> ToolStep:
+        assert call == STEP.call
+        return STEP
+
+    def result_message(self, step: ToolStep) -> Message:
+        return Message("tool", step.passages[0].text)
+
+    def restore(self, steps: Sequence[ToolStep]) -> None:
+        assert all(step == STEP for step in steps)
+
+
+def info(syntax: ToolSyntax | None) -> ModelInfo:
+    return ModelInfo("", 1024, 1024, 300, 0, 0, SPECIAL_TOKENS if syntax is OWN_TOKENS else {}, syntax)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "text", "admitted"),
+    [
+        (None, '{"name": "web_search", "arguments": {"query": "height of Skerry"}}', True),
+        (None, '{"name": "web_search", "arguments": {"query": ""}}', False),
+        (None, '{"name": "web_search", "arguments": {"query": "height', False),
+        (None, '{"name": "web_fetch", "arguments": {"url": "doc://h/a.md"}}', True),
+        (None, '{"name": "web_fetch", "arguments": {"url": "doc://h/b.md"}}', False),
+        (None, "ANSWER: forty metres", True),
+        (None, "forty metres", False),
+        (OWN_TOKENS, "<call>web_search<arg>height of Skerry", True),
+        (OWN_TOKENS, "<call>web_fetch<arg>doc://h/a.md", True),
+        (OWN_TOKENS, "<call>web_shell<arg>rm", False),
+        (OWN_TOKENS, "forty metres", True),
+        (PLAIN_JSON, '{"name": "web_search", "q": "height"}', True),
+        (PLAIN_JSON, '{"name": "web_search", "q": "height"', False),
+        (PLAIN_JSON, "forty metres", True),
+    ],
+)
+def test_first_step(syntax: ToolSyntax | None, text: str, admitted: bool) -> None:
+    lark = panel.step_grammar(info(syntax), Tools("doc://h/a.md"), (), may_call=True)
+    assert admits(lark, text) is admitted
+
+
+@pytest.mark.parametrize("syntax", [None, OWN_TOKENS, PLAIN_JSON])
+def test_the_last_step_is_the_answer_and_may_quote_what_was_read(syntax: ToolSyntax | None) -> None:
+    lark = panel.step_grammar(info(syntax), Tools(), (STEP,), may_call=False)
+    marker = "ANSWER: " if syntax is None else ""
+    assert admits(lark, marker + "“Skerry is 40 metres.” [1]")
+    assert not admits(lark, marker + "“Skerry is 41 metres.” [1]")
+    for call in ('{"name": "web_search", "arguments": {"query": "more"}}', "<call>web_search<arg>more", '{"name'):
+        assert panel.parse_turn(call, syntax, SPECS, model="m").call is None or not admits(lark, call)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "text", "turn"),
+    [
+        (None, "ANSWER: forty [1]", panel.Turn(None, "forty [1]")),
+        (
+            None,
+            '{"name": "web_search", "arguments": {"query": "a \\u00e9 b"}}',
+            panel.Turn(ToolCall("web_search", {"query": "a é b"}), ""),
+        ),
+        (OWN_TOKENS, "<call>web_fetch<arg> 2 ", panel.Turn(ToolCall("web_fetch", {"url": "2"}), "")),
+        (OWN_TOKENS, " forty ", panel.Turn(None, "forty")),
+    ],
+)
+def test_a_step_is_read_back(syntax: ToolSyntax | None, text: str, turn: panel.Turn) -> None:
+    assert panel.parse_turn(text, syntax, SPECS, model="m") == turn
+
+
+def test_a_call_that_breaks_off_is_malformed() -> None:
+    with pytest.raises(MalformedOutput):
+        panel.parse_turn('{"name": "web_search", "arguments": {"query": "a\\', None, SPECS, model="m")
+
+
+def test_the_conversation_only_grows_at_its_end() -> None:
+    spec = PanelistSpec("a", ModelSpec("m", Path("m.gguf")), persona="You are terse.")
+    for syntax in (None, OWN_TOKENS):
+        short = panel.conversation(spec, info=info(syntax), tools=Tools(), question="How high?", steps=())
+        grown = panel.conversation(spec, info=info(syntax), tools=Tools(), question="How high?", steps=(STEP,))
+        assert grown[: len(short)] == short
+        assert "You are terse." in short[0].content
+        assert STEP.passages[0].text not in grown[0].content
+    assert (
+        "web_search(query)"
+        in panel.conversation(spec, info=info(None), tools=Tools(), question="?", steps=())[0].content
+    )
