@@ -1,0 +1,92 @@
+"""`localfusion ask`: one question, one panel, one answer."""
+
+from itertools import chain
+from pathlib import Path
+
+import click
+
+from localfusion.catalog import Choice, resolve
+from localfusion.cli.live import Emit
+from localfusion.cli.options import check_paths, file_option, json_option, read_question
+from localfusion.cli.running import Output, carry_out
+from localfusion.config import Surroundings, find_models_file, load_models_file
+from localfusion.outcome import Outcome
+from localfusion.session import open_session
+from localfusion.store import RunRequest
+
+MAX_SEED = 2**32 - 1 - 8
+"""Every seat's own seed still fits 32 bits."""
+
+
+@click.command()
+@click.argument("question")
+@click.option(
+    "--docs", multiple=True, metavar="PATH", help="File or folder to search (md, txt, html, pdf). Repeatable."
+)
+@click.option("--preset", metavar="NAME", help="A panel and judge of models.yaml.  [default: default]")
+@click.option(
+    "--panel",
+    multiple=True,
+    metavar="A,B,C",
+    help="1 to 8 panelists instead of the preset's: names of models.yaml or .gguf files. The same may come twice.",
+)
+@click.option("--judge", metavar="NAME", help="The judge instead of the preset's: a name, or a .gguf file.")
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The models.yaml to use.  [default: LOCALFUSION_MODELS, ./models.yaml, the packaged one]",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, MAX_SEED), metavar="N", default=0, show_default=True, help="The run's seed."
+)
+@click.option("--max-tool-calls", type=click.IntRange(1, 16), metavar="N", help="Tool calls of each panelist, 1 to 16.")
+@click.option("--offline", is_flag=True, help="Use no network. No network backend exists yet: every run is offline.")
+@click.option("--no-store", is_flag=True, help="Keep nothing of this run; it cannot be resumed.")
+@json_option
+@file_option
+def ask(
+    *,
+    question: str,
+    docs: tuple[str, ...],
+    preset: str | None,
+    panel: tuple[str, ...],
+    judge: str | None,
+    models: Path | None,
+    seed: int,
+    max_tool_calls: int | None,
+    offline: bool,
+    no_store: bool,
+    as_json: bool,
+    file: Path | None,
+) -> None:
+    """Ask a panel of local models one question.
+
+    Each panelist searches the documents and answers with citations; the judge compares the answers, then writes the
+    final one. The answer and its sources go to stdout, everything else to stderr. A QUESTION of - is read from stdin.
+
+    \b
+    Examples:
+      localfusion ask --docs examples/harbour "What do the sources say about Skerry?"
+      localfusion ask --docs notes --docs report.pdf --json "Who is the keeper of Skerry?"
+      localfusion ask --docs notes --panel a.gguf,b.gguf --judge a.gguf "What is the height of Skerry?"
+      localfusion ask --docs notes - < question.txt
+    """
+    surroundings = Surroundings.of_this_process()
+    names = tuple(name.strip() for name in chain.from_iterable(entry.split(",") for entry in panel))
+    request = RunRequest(
+        question=read_question(question),
+        docs=check_paths(docs),
+        panel=resolve(
+            load_models_file(find_models_file(surroundings, models)),
+            Choice(preset=preset, panel=names, judge=judge, seed=seed, max_tool_calls=max_tool_calls),
+        ),
+        seed=seed,
+    )
+    del offline  # true of every run until there is a network backend to leave out
+
+    async def start(emit: Emit) -> Outcome:
+        async with open_session(surroundings, stored=not no_store) as session:
+            return await session.ask(request, emit=emit)
+
+    carry_out(start, Output(as_json, file), stored=not no_store)

@@ -1,0 +1,94 @@
+"""Events as plain lines, for a log or a pipe: one line each, nothing for what is only live."""
+
+from localfusion.analysis import Analysis
+from localfusion.cli.terminal import head, printable
+from localfusion.cli.view import JUDGE, subject_of, tool_line
+from localfusion.events import (
+    AnalysisCompleted,
+    AnalysisFailed,
+    AnalysisStarted,
+    AnswerCompleted,
+    AnswerStarted,
+    Event,
+    ModelLoading,
+    ModelReady,
+    PanelistCompleted,
+    PanelistFailed,
+    RunEnded,
+    RunResumed,
+    RunStarted,
+    ToolCalled,
+    ToolReturned,
+    WarningRaised,
+)
+from localfusion.messages import Usage
+
+ANSWER_WIDTH = 160
+
+
+def line(event: Event) -> str | None:
+    """The line of an event, or None for one that is only shown live."""
+    text = _of_run(event) if subject_of(event) is None else _of_model(event)
+    return None if text is None else printable(text)
+
+
+def _of_run(event: Event) -> str | None:
+    match event:
+        case RunStarted():
+            panel = ", ".join(f"{id} = {model}" for id, model in event.panelists.items())
+            return f"{event.run_id}: {panel}; judge = {event.judge}; seed {event.seed}"
+        case RunResumed():
+            return f"{event.run_id}: goes on; kept: {', '.join(event.finished) or 'nothing'}"
+        case WarningRaised():
+            return f"warning: {event.message}"
+        case RunEnded():
+            reason = f" ({event.failure_reason})" if event.failure_reason else ""
+            return f"ended: {event.status}{reason}"
+    return None
+
+
+def _of_model(event: Event) -> str | None:
+    match event:
+        case ModelLoading():
+            return f"{event.id}: loading {event.model}"
+        case ModelReady():
+            return f"{event.id}: {event.model} ready in {event.seconds:.1f} s"
+        case ToolCalled() | ToolReturned():
+            return f"{event.id}: {event.step}. {tool_line(event)}"
+        case PanelistCompleted():
+            response = event.response
+            return f"{response.id}: {head(response.content, ANSWER_WIDTH)} ({_cost(response.usage)})"
+        case PanelistFailed():
+            return f"{event.failed.id}: failed: {event.failed.error}"
+    return _of_judge(event)
+
+
+def _of_judge(event: Event) -> str | None:
+    match event:
+        case AnalysisStarted():
+            return f"{JUDGE}: {event.model} compares the answers"
+        case AnalysisCompleted():
+            return f"{JUDGE}: {_parts(event.analysis)} ({_cost(event.usage)})"
+        case AnalysisFailed():
+            return f"{JUDGE}: failed: {event.error} ({event.failure_reason})"
+        case AnswerStarted():
+            return f"{JUDGE}: {event.model} writes the answer"
+        case AnswerCompleted():
+            return f"{JUDGE}: answered ({_cost(event.usage)})"
+    return None
+
+
+def _parts(analysis: Analysis) -> str:
+    counts = {
+        "consensus": len(analysis.consensus),
+        "contradictions": len(analysis.contradictions),
+        "partial coverage": len(analysis.partial_coverage),
+        "unique insights": len(analysis.unique_insights),
+        "blind spots": len(analysis.blind_spots),
+    }
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
+def _cost(usage: Usage) -> str:
+    read = usage.prompt_tokens - usage.cached_tokens
+    return f"{read} tokens read, {usage.cached_tokens} kept, {usage.completion_tokens} written, {usage.seconds:.1f} s"

@@ -1,0 +1,210 @@
+"""What bad input gets at the command line: two lines, the right exit code, never a traceback."""
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from localfusion.cli.main import COMMANDS, localfusion, run
+
+MODELS = """\
+models:
+  one: {path: one.gguf}
+  gone: {path: gone.gguf}
+  text: {path: text.gguf}
+  empty: {path: empty.gguf}
+presets:
+  fine: {panel: [one], judge: one}
+aliases: {default: fine}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "models.yaml").write_text(MODELS)
+    (tmp_path / "broken.yaml").write_text("models:\n  one: {pth: one.gguf}\n")
+    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    (tmp_path / "text.gguf").write_bytes(b"not a model")
+    (tmp_path / "empty.gguf").touch()
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("The height of Skerry is 40 metres.\n")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(b"\x89PNG")
+    return tmp_path
+
+
+def localfusion_at(
+    folder: Path, *arguments: str, stdin: bytes = b"", environ: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """Run the real command in a process of its own, with a home of its own."""
+    variables = {**os.environ, "LOCALFUSION_HOME": str(folder / "home"), **(environ or {})}
+    command = [sys.executable, "-m", "localfusion", *arguments]
+    return subprocess.run(command, cwd=folder, env=variables, input=stdin, capture_output=True, check=False)
+
+
+BAD_INPUT: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("no command like that", ("aks",), "No such command 'aks'"),
+    ("unknown option", ("ask", "--pannel", "one", "Q?"), "No such option '--pannel'"),
+    ("no question", ("ask",), "Missing argument 'QUESTION'"),
+    ("empty question", ("ask", ""), "the question is empty"),
+    ("blank question", ("ask", " \n\t"), "the question is empty"),
+    ("unknown preset", ("ask", "--preset", "fin", "Q?"), "unknown preset 'fin'"),
+    ("unknown model", ("ask", "--panel", "won", "--judge", "one", "Q?"), "unknown model 'won'"),
+    ("unknown judge", ("ask", "--judge", "won", "Q?"), "unknown model 'won'"),
+    ("panel without judge", ("ask", "--panel", "one", "Q?"), "a panel needs a judge"),
+    ("nine seats", ("ask", "--panel", ",".join(["one"] * 9), "--judge", "one", "Q?"), "at most 8"),
+    ("a seat without a name", ("ask", "--panel", "one,,one", "--judge", "one", "Q?"), "name is empty"),
+    ("model file missing", ("ask", "--judge", "gone", "Q?"), "gone.gguf"),
+    ("model file named and missing", ("ask", "--judge", "nowhere/x.gguf", "Q?"), "nowhere/x.gguf"),
+    ("model file empty", ("ask", "--judge", "empty", "Q?"), "is empty"),
+    ("model file not a GGUF", ("ask", "--judge", "text", "Q?"), "is not a GGUF"),
+    ("seed below zero", ("ask", "--seed", "-1", "Q?"), "--seed"),
+    ("seed not a number", ("ask", "--seed", "x", "Q?"), "--seed"),
+    ("too many tool calls", ("ask", "--max-tool-calls", "17", "Q?"), "--max-tool-calls"),
+    ("no tool calls", ("ask", "--max-tool-calls", "0", "Q?"), "--max-tool-calls"),
+    ("models file missing", ("ask", "--models", "none.yaml", "Q?"), "none.yaml cannot be read"),
+    ("unknown key in models file", ("ask", "--models", "broken.yaml", "Q?"), 'broken.yaml:2: unknown key "pth"'),
+    ("documents missing", ("ask", "--docs", "nowhere", "Q?"), "no such file or folder: 'nowhere'"),
+    ("documents without a name", ("ask", "--docs", "", "Q?"), "no such file or folder: ''"),
+    ("nothing readable", ("ask", "--docs", "pictures", "Q?"), "can be read"),
+    ("output into no folder", ("ask", "-o", "nowhere/out.txt", "Q?"), "nowhere is not there"),
+    ("output onto a folder", ("ask", "-o", "docs", "Q?"), "docs is a folder"),
+    ("no runs yet", ("runs", "show", "last"), "no runs are stored"),
+    ("unknown run", ("runs", "show", "run_1"), "there is no run run_1"),
+    ("resume an unknown run", ("runs", "resume", "run_1"), "there is no run run_1"),
+    ("remove an unknown run", ("runs", "remove", "run_1"), "there is no run run_1"),
+    ("remove nothing", ("runs", "remove"), "Missing argument"),
+)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [row[1:] for row in BAD_INPUT], ids=[row[0] for row in BAD_INPUT])
+def test_bad_input_gets_two_lines_and_exit_code_two(
+    folder: Path,
+    arguments: tuple[str, ...],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("LOCALFUSION_HOME", str(folder / "home"))
+    assert run(arguments) == 2
+    shown = capfd.readouterr()
+    lines = shown.err.splitlines()
+    assert shown.out == ""
+    assert [line.split(":")[0] for line in lines] == ["error", "hint"], lines
+    assert message in lines[0]
+
+
+def test_an_empty_question_on_stdin_is_refused_by_the_real_command(folder: Path) -> None:
+    done = localfusion_at(folder, "ask", "-", stdin=b" \n")
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines() == [
+        "error: the question is empty",
+        'hint: write it in quotes after the options, or pipe it to "localfusion ask -"',
+    ]
+
+
+def test_a_question_that_is_no_text_is_refused(folder: Path) -> None:
+    done = localfusion_at(folder, "ask", "-", stdin=b"What is \xff\xfe?")
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: the question is not UTF-8 text")
+
+
+def test_a_question_that_is_too_long_is_refused(folder: Path) -> None:
+    done = localfusion_at(folder, "ask", "-", stdin=b"word " * 50_000)
+    assert done.returncode == 2
+    assert b"at most" in done.stderr
+
+
+def test_an_error_cannot_move_the_cursor(folder: Path) -> None:
+    done = localfusion_at(folder, "ask", "--preset", "\x1b[2Jfine", "Q?")
+    assert done.returncode == 2
+    assert b"\x1b" not in done.stderr
+
+
+def test_the_environment_names_models_file_and_home(folder: Path) -> None:
+    named = localfusion_at(folder, "ask", "Q?", environ={"LOCALFUSION_MODELS": "broken.yaml"})
+    assert b"broken.yaml:2" in named.stderr
+    state = folder / "state"
+    assert localfusion_at(folder, "runs", "list", environ={"LOCALFUSION_HOME": str(state)}).returncode == 0
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+
+
+def test_a_home_that_is_a_file_is_refused(folder: Path) -> None:
+    done = localfusion_at(folder, "runs", "list", environ={"LOCALFUSION_HOME": str(folder / "one.gguf")})
+    assert done.returncode == 2
+    assert b"hint: set LOCALFUSION_HOME" in done.stderr
+
+
+def test_an_empty_list_of_runs_is_not_an_error(folder: Path) -> None:
+    done = localfusion_at(folder, "runs", "list")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"no runs are stored\n")
+    assert json.loads(localfusion_at(folder, "runs", "list", "--json").stdout) == []
+
+
+def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "localfusion", "--help"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    process.wait()
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    assert run(["runs"]) == 2
+    assert run(["--version"]) == 0
+
+
+def every_command() -> list[tuple[str, click.Command]]:
+    """Path and command of the whole tree."""
+    context = click.Context(localfusion)
+    found: list[tuple[str, click.Command]] = []
+    for name in localfusion.list_commands(context):
+        command = localfusion.get_command(context, name)
+        assert command is not None
+        found.append((name, command))
+        if isinstance(command, click.Group):
+            found += [(f"{name} {inner}", sub) for inner, sub in command.commands.items()]
+    return found
+
+
+@pytest.mark.parametrize(("path", "command"), every_command(), ids=[path for path, _ in every_command()])
+def test_every_help_has_examples_of_its_command(path: str, command: click.Command) -> None:
+    shown = CliRunner().invoke(command, ["--help"]).output
+    assert f"localfusion {path}" in shown.partition("Examples:")[2]
+
+
+def test_the_overview_says_what_the_commands_say() -> None:
+    for path, command in every_command():
+        if path in COMMANDS:
+            assert COMMANDS[path][1] == command.get_short_help_str(limit=200)
+
+
+def test_help_imports_no_engine_and_no_models_file() -> None:
+    script = "import sys; from localfusion.cli.main import run; run(['--help']); print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    heavy = {
+        "pydantic",
+        "yaml",
+        "rich",
+        "trafilatura",
+        "numpy",
+        "llama_cpp",
+        "llguidance",
+        "sqlite3",
+        "asyncio",
+        "psutil",
+    }
+    assert loaded & heavy == set()
