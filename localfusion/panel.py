@@ -158,13 +158,18 @@ def step_grammar(info: ModelInfo, tools: Tools, steps: Sequence[ToolStep], *, ma
 
 def parse_turn(text: str, syntax: ToolSyntax | None, specs: Sequence[ToolSpec], *, model: str) -> Turn:
     """The step that `text` is; raises MalformedOutput for a call that breaks off."""
-    for spec in specs:
+    for spec in callable_tools(syntax, specs):
         before, after, escaped = _call_frame(syntax, spec)
         if text.startswith(before):
             argument = text[len(before) :]
             argument = argument.removesuffix(after) if after else argument
             return Turn(ToolCall(spec.name, {spec.parameter: _unescape(argument, escaped, model)}), "")
     return Turn(None, text.removeprefix(ANSWER_MARKER).strip() if syntax is None else text.strip())
+
+
+def callable_tools(syntax: ToolSyntax | None, specs: Sequence[ToolSpec]) -> tuple[ToolSpec, ...]:
+    """The tools that the model has a way to call: a template may know how to write one and not another."""
+    return tuple(spec for spec in specs if syntax is None or spec.name in syntax.before)
 
 
 def read_passages(steps: Sequence[ToolStep]) -> tuple[Passage, ...]:
@@ -181,7 +186,9 @@ async def _write(
     marker: str,
 ) -> Completion:
     """Generate one step, showing the answer as it is written and never a tool call."""
-    frames = [_call_frame(model.info.tool_syntax, tool)[0] for tool in request.tools] or ["{"]
+    frames = [
+        _call_frame(model.info.tool_syntax, tool)[0] for tool in callable_tools(model.info.tool_syntax, request.tools)
+    ]
     shown = 0
     written = ""
     async with aclosing(model.generate(request)) as stream:
@@ -220,7 +227,7 @@ def _call_frame(syntax: ToolSyntax | None, spec: ToolSpec) -> tuple[str, str, bo
 
 def _call_rules(info: ModelInfo, tools: Tools) -> list[str]:
     rules: list[str] = []
-    for spec in tools.specs:
+    for spec in callable_tools(info.tool_syntax, tools.specs):
         before, after, _ = _call_frame(info.tool_syntax, spec)
         argument = "ARGUMENT"
         if spec.name == "web_fetch":

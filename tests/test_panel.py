@@ -1,6 +1,7 @@
 """A panelist's step: which texts its grammar admits, and how they are read back."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,14 @@ def test_the_last_step_is_the_answer_and_may_quote_what_was_read(syntax: ToolSyn
 )
 def test_a_step_is_read_back(syntax: ToolSyntax | None, text: str, turn: panel.Turn) -> None:
     assert panel.parse_turn(text, syntax, SPECS, model="m") == turn
+
+
+def test_a_tool_that_the_template_cannot_write_is_not_called() -> None:
+    search_alone = ToolSyntax(before={"web_search": "<call>search<arg>"}, after={"web_search": ""}, escaped=False)
+    told = replace(info(search_alone), special_tokens=SPECIAL_TOKENS)
+    lark = panel.step_grammar(told, Tools("doc://h/a.md"), (), may_call=True)
+    assert admits(lark, "<call>search<arg>height")
+    assert panel.parse_turn("<call>search<arg>height", search_alone, SPECS, model="m").call is not None
 
 
 def test_a_call_that_breaks_off_is_malformed() -> None:
