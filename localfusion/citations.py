@@ -7,13 +7,14 @@ not compared here.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from localfusion.analysis import Citation, Passage, Response, Support
 
 _QUOTED = re.compile("\u201c(?P<quote>[^\u201c]*?)\u201d \\[(?P<number>\\d{1,4})\\]")
-_MARK = re.compile(r"\[(\d{1,4})\]")
+_QUOTED_OR_MARK = re.compile(r"(?P<quoted>\u201c[^\u201c]*?\u201d(?= \[\d{1,4}\]))|\s?\[(?P<number>\d{1,4})\]")
+"""A [n] that stands within a quotation is the source's own; it is bound to nothing of ours."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORD = re.compile(r"[^\W_]+(?:['’.,-][^\W_]+)*")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -51,11 +52,13 @@ def find_claims(answer: str) -> tuple[Claim, ...]:
     for sentence in _sentences(answer):
         start = 0
         pending = ""
-        for mark in _MARK.finditer(sentence):
+        for mark in _QUOTED_OR_MARK.finditer(sentence):
+            if mark.group("quoted"):
+                continue
             piece = sentence[start : mark.end()]
-            quoted = _last_quote(piece, number=int(mark.group(1)))
+            number = int(mark.group("number"))
             text = _plain(piece) or pending
-            claims.append(Claim(int(mark.group(1)), text, quoted))
+            claims.append(Claim(number, text, _last_quote(piece, number=number)))
             pending = text
             start = mark.end()
     return tuple(claims)
@@ -109,7 +112,16 @@ def passages_by_number(passages: Iterable[Passage]) -> dict[int, tuple[str, ...]
 def drop_unknown_marks(answer: str, known: Iterable[int]) -> str:
     """`answer` without the [n] that are bound to no source."""
     kept = set(known)
-    return re.sub(r"\s?\[(\d{1,4})\]", lambda m: m.group(0) if int(m.group(1)) in kept else "", answer)
+    return _change_marks(answer, lambda mark, number: mark if number in kept else "")
+
+
+def _change_marks(answer: str, change: Callable[[str, int], str]) -> str:
+    """`answer` with every [n] outside of quotations, the blank before it included, as `change` makes it."""
+
+    def changed(found: re.Match[str]) -> str:
+        return found.group(0) if found.group("quoted") else change(found.group(0), int(found.group("number")))
+
+    return _QUOTED_OR_MARK.sub(changed, answer)
 
 
 def _renumber_one(response: Response, numbers: dict[str, int]) -> Response:
@@ -118,7 +130,7 @@ def _renumber_one(response: Response, numbers: dict[str, int]) -> Response:
         if citation.url and citation.support != "not_found":
             mapping[citation.number] = numbers.setdefault(citation.url, len(numbers) + 1)
     content = drop_unknown_marks(response.content, mapping)
-    content = _MARK.sub(lambda m: f"[{mapping[int(m.group(1))]}]", content)
+    content = _change_marks(content, lambda mark, number: mark.replace(mark.strip(), f"[{mapping[number]}]"))
     citations = tuple(
         replace(citation, number=mapping[citation.number]) if citation.number in mapping else citation
         for citation in response.citations
@@ -130,14 +142,21 @@ def _support(claim: Claim, stored: str) -> tuple[str, Support]:
     text = _squeeze(stored)
     if claim.quote is not None:
         quote = _squeeze(claim.quote)
-        if not quote or quote not in text:
+        if not quote or not _stands_in(quote, text):
             return claim.quote, "not_found"
         whole = _names_and_numbers(claim.text) <= _terms(quote)
         return quote, "verified" if whole else "weak"
     sentence = _squeeze(claim.text)
-    if sentence and sentence in text:
+    if sentence and _stands_in(sentence, text):
         return sentence, "verified"
     return _best_sentence(sentence, stored)
+
+
+def _stands_in(quote: str, text: str) -> bool:
+    """Whether `quote` stands in `text` in whole words and whole numbers: neither 4 nor 200 stands in 4,200."""
+    before = r"(?<!\w)(?<!\d[.,])" if quote[0].isalnum() else ""
+    after = r"(?!\w)(?![.,]\d)" if quote[-1].isalnum() else ""
+    return re.search(before + re.escape(quote) + after, text) is not None
 
 
 def _best_sentence(sentence: str, stored: str) -> tuple[str, Support]:
@@ -165,7 +184,8 @@ def _last_quote(piece: str, *, number: int) -> str | None:
 
 
 def _plain(piece: str) -> str:
-    return _squeeze(_MARK.sub("", piece).replace("\u201c", "").replace("\u201d", "")).strip(" ,;:")
+    unmarked = _change_marks(piece, lambda mark, _: mark[: mark.index("[")])
+    return _squeeze(unmarked.replace("\u201c", "").replace("\u201d", "")).strip(" ,;:")
 
 
 def _squeeze(text: str) -> str:

@@ -158,6 +158,10 @@ class Database:
                 _primary(error), (f"the database {{path}} refused: {error}", "report this as a bug of localfusion")
             )
             raise LocalFusionError(message.format(path=self._name), hint=hint) from error
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"{error.object!a:.200} is not UTF-8 and cannot be stored", hint="rename the file or the folder"
+            ) from error
 
 
 def _primary(error: sqlite3.Error) -> int:

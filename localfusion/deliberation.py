@@ -147,9 +147,21 @@ async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
 
 
 def _checked(run: Run, response: Response) -> Response:
-    passages = panel.read_passages(response.steps)
-    sources = {p.number: StoredText(p.url, p.title, run.world.stored_text(p.url) or p.text) for p in passages}
+    sources: dict[int, StoredText] = {}
+    for passage in panel.read_passages(response.steps):
+        known = sources.get(passage.number) or StoredText(passage.url, passage.title, _page(run, passage.url))
+        sources[passage.number] = _with(known, passage.text)
     return replace(response, citations=citations.check(response.content, sources))
+
+
+def _page(run: Run, url: str) -> str:
+    return run.world.stored_text(url) or ""
+
+
+def _with(source: StoredText, read: str) -> StoredText:
+    """`source` with the lines of `read` that it lacks: a page that changed during the run is kept as it was first."""
+    new = [line for line in read.splitlines() if line not in source.text]
+    return replace(source, text="\n".join([source.text, *new])) if new else source
 
 
 # The judge and the final answer
@@ -234,8 +246,8 @@ def _run_sources(run: Run) -> Mapping[int, StoredText]:
     for response in run.responses:
         for citation in response.citations:
             if citation.support != "not_found":
-                text = run.world.stored_text(citation.url) or citation.quote
-                found[citation.number] = StoredText(citation.url, citation.title, text)
+                known = found.get(citation.number) or StoredText(citation.url, citation.title, _page(run, citation.url))
+                found[citation.number] = _with(known, citation.quote)
     return found
 
 

@@ -74,13 +74,19 @@ def apply(state: RunState, event: Event) -> RunState:
         case ToolReturned(id=id, result=result):
             return replace(state, steps={**state.steps, id: (*state.steps.get(id, ()), result)})
         case PanelistCompleted(response=response):
-            return replace(state, responses={**state.responses, response.id: response})
+            return _with_response(state, response)
         case PanelistFailed(failed=failed):
             return replace(state, failed={**state.failed, failed.id: failed})
         case WarningRaised(message=message):
             return replace(state, warnings=(*state.warnings, message))
         case _:
             return _apply_judged(state, event)
+
+
+def _with_response(state: RunState, response: Response) -> RunState:
+    """The state with one more answer; what was judged without it, under other run-wide numbers, no longer holds."""
+    responses = {**state.responses, response.id: response}
+    return replace(state, responses=responses, analysis=None, raw_analysis=None, answer=None, citations=())
 
 
 def _apply_judged(state: RunState, event: Event) -> RunState:

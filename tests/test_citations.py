@@ -1,5 +1,7 @@
 """Grounding: marks, quotations, and what counts as verified."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +32,12 @@ SOURCES = {1: StoredText("doc://h/a.md", "A", PAGE), 2: StoredText("doc://h/b.md
         ("The height of Skerry is 44 metres [1].", 1, "not_found"),
         ("Whales sing in the deep [1].", 1, "not_found"),
         ("“The height of Skerry is 40 metres.” [9]", 9, "not_found"),
+        ("“The height of Skerry is 4” [1]", 1, "not_found"),
+        ("“eight of Skerry is 40 metres” [1]", 1, "not_found"),
+        ("“The light costs 1” [1]", 1, "not_found"),
+        ("“250 crowns” [1]", 1, "not_found"),
+        ("“1,250 crowns” [1]", 1, "verified"),
+        ("The height of Skerry is 4 [1].", 1, "not_found"),
     ],
 )
 def test_support(answer: str, number: int, support: str) -> None:
@@ -65,6 +73,17 @@ def test_numbers_are_run_wide_and_unsupported_marks_go() -> None:
     assert a.content == "q [1] q [2] x"
     assert b.content == "q [3] q [1] x"
     assert [citation.number for citation in b.citations] == [3, 1, 7]
+
+
+def test_the_marks_of_a_source_are_its_own() -> None:
+    source = StoredText("doc://a", "A", "Skerry was lit in 1890.[3] It is 40 metres [2] high.")
+    answer = "“Skerry was lit in 1890.[3] It is 40 metres [2] high.” [1] So it is [7]."
+    found, unknown = citations.check(answer, {1: source, 2: SOURCES[2]})
+    assert (found.number, found.quote, found.support) == (1, source.text, "verified")
+    assert unknown.number == 7
+    (response,) = citations.renumber([Response("a", "m", answer, citations=(replace(found, number=1), unknown))])
+    assert response.content == f"“{source.text}” [1] So it is."
+    assert citations.drop_unknown_marks(answer, [1]) == f"“{source.text}” [1] So it is."
 
 
 def test_what_may_be_quoted_later_is_what_was_found() -> None:

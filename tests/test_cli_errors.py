@@ -73,6 +73,9 @@ BAD_INPUT: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("unknown key in models file", ("ask", "--models", "broken.yaml", "Q?"), 'broken.yaml:2: unknown key "pth"'),
     ("documents missing", ("ask", "--docs", "nowhere", "Q?"), "no such file or folder: 'nowhere'"),
     ("documents without a name", ("ask", "--docs", "", "Q?"), "no such file or folder: ''"),
+    ("documents under an impossible name", ("ask", "--docs", "x" * 300, "Q?"), "cannot be opened"),
+    ("a model of nobody", ("ask", "--judge", "~no-such-user/x.gguf", "Q?"), "x.gguf"),
+    ("output under an impossible name", ("ask", "-o", "x" * 300, "Q?"), "cannot be written"),
     ("nothing readable", ("ask", "--docs", "pictures", "Q?"), "can be read"),
     ("output into no folder", ("ask", "-o", "nowhere/out.txt", "Q?"), "nowhere is not there"),
     ("output onto a folder", ("ask", "-o", "docs", "Q?"), "docs is a folder"),
@@ -121,6 +124,48 @@ def test_a_question_that_is_too_long_is_refused(folder: Path) -> None:
     done = localfusion_at(folder, "ask", "-", stdin=b"word " * 50_000)
     assert done.returncode == 2
     assert b"at most" in done.stderr
+
+
+def test_a_question_in_the_c_locale_is_text_all_the_same(folder: Path) -> None:
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = localfusion_at(folder, "ask", "--docs", "pictures", "Wie hoch ist Süd-Skerry?", environ=plain)
+    assert b"can be read" in done.stderr
+
+
+def test_documents_under_a_name_that_is_no_text_are_refused(folder: Path) -> None:
+    name = os.fsdecode(b"docs/\xff.md")
+    try:
+        (folder / name).write_text("The height of Skerry is 40 metres.\n")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes only text as names")
+    done = localfusion_at(folder, "ask", "--docs", "docs", "--docs", name, "Q?")
+    assert done.returncode == 2
+    assert b"is not UTF-8" in done.stderr.split(b"\n")[0]
+
+
+def test_a_removed_folder_is_named(folder: Path) -> None:
+    script = "import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); "
+    script += "from localfusion.cli.main import run; sys.exit(run(['runs', 'list']))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.split(b"\n")[0]) == (2, b"error: the current folder was removed")
+
+
+@pytest.mark.parametrize("stream", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_crash(folder: Path, stream: str) -> None:
+    environ = {**os.environ, "LOCALFUSION_HOME": str(folder / "home")}
+    command = f"{sys.executable} -m localfusion ask --docs docs - {stream}"
+    done = subprocess.run(["sh", "-c", command], cwd=folder, env=environ, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_named(folder: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "localfusion", "--help"]
+        done = subprocess.run(command, cwd=folder, stdout=full, stderr=subprocess.PIPE, check=False)
+    lines = done.stderr.decode().splitlines()
+    assert (done.returncode, [line.split(":")[0] for line in lines]) == (1, ["error", "hint"]), lines
 
 
 def test_an_error_cannot_move_the_cursor(folder: Path) -> None:

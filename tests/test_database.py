@@ -126,6 +126,11 @@ def test_a_place_that_is_no_folder_is_the_users_mistake(tmp_path: Path) -> None:
         Database(tmp_path / "file" / "a.db", NOTES)
 
 
+def test_text_that_is_no_unicode_is_the_users_mistake() -> None:
+    with closing(Database(None, ())) as database, pytest.raises(ConfigError, match="not UTF-8"):
+        database.rows(str, "SELECT ?", ("\udcff",))
+
+
 def test_a_closed_database_says_so_in_our_words(tmp_path: Path) -> None:
     database = Database(tmp_path / "a.db", NOTES)
     database.close()

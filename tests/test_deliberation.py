@@ -225,7 +225,7 @@ def test_a_model_that_cannot_be_loaded_fails_alone(tmp_path: Path) -> None:
     assert [failed.id for failed in outcome.failed_models] == ["a"]
 
 
-def cancel_at(home: Path, wanted: Callable[[Event], bool]) -> str:
+def cancel_at(home: Path, wanted: Callable[[Event], bool], asked: RunRequest | None = None) -> str:
     """Cancel a run from outside at a certain event, as Ctrl-C does; returns the run's id."""
 
     async def run() -> str:
@@ -236,7 +236,7 @@ def cancel_at(home: Path, wanted: Callable[[Event], bool]) -> str:
                 if wanted(event) and task is not None:
                     task.cancel()
 
-            task = asyncio.create_task(session.ask(request(), emit=listen))
+            task = asyncio.create_task(session.ask(asked or request(), emit=listen))
             with pytest.raises(asyncio.CancelledError):
                 await task
             return session.store.list_runs()[0].id
@@ -273,6 +273,20 @@ def test_a_cancelled_run_goes_on_with_what_is_missing(tmp_path: Path, moment: ty
     assert after[: len(before)] == before
     assert sorted(completed(after)) == ["a", "b", "c"]
     assert [event.finished for event in after if isinstance(event, RunResumed)] == [tuple(completed(before))]
+
+
+def test_a_document_that_changed_before_a_run_went_on_is_quoted_as_it_was_read(tmp_path: Path) -> None:
+    page = tmp_path / "skerry.md"
+    page.write_text("The height of Skerry is 40 metres.\n")
+    asked = replace(request("What is the height of Skerry?"), docs=(page,))
+    run_id = cancel_at(tmp_path, lambda event: isinstance(event, ToolReturned), asked)
+    page.write_text("The height of Skerry is 41 metres.\n")
+    resumed, events = resume(tmp_path, run_id)
+    read = {p.text for event in events if isinstance(event, ToolReturned) for p in event.result.passages}
+    assert read == {"The height of Skerry is 40 metres.", "The height of Skerry is 41 metres."}
+    quoted = [citation for response in resumed.responses for citation in response.citations]
+    assert [citation for citation in quoted if citation.support == "not_found"] == []
+    assert any("41" in citation.quote for citation in quoted)
 
 
 @pytest.mark.slow

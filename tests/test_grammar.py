@@ -18,6 +18,27 @@ STRING = "start: STRING\n" + grammar.json_prose("STRING", QUOTABLE)
 
 
 @pytest.mark.parametrize(
+    ("quote", "admitted"),
+    [
+        ("cost 1,250 crowns", True),
+        ("cost 1", False),
+        ("250 crowns", False),
+        ("and -4.5 m", True),
+        ("and -4", False),
+        ("4.5 m", False),
+        ("5 m", False),
+        ("in 1890.[3]", True),
+        ("12th", True),
+        ("12", False),
+    ],
+)
+def test_a_quotation_holds_whole_numbers(quote: str, admitted: bool) -> None:
+    source = "It cost 1,250 crowns and -4.5 m in 1890.[3] O'Brien was 12th."
+    lark = "start: ANSWER\n" + grammar.prose("ANSWER", {1: (source,)})
+    assert admits(lark, f"“{quote}” [1]") is admitted
+
+
+@pytest.mark.parametrize(
     ("text", "admitted"),
     [
         ("The sources do not say.", True),

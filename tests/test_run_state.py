@@ -46,6 +46,21 @@ def test_a_resumed_run_tries_again_what_failed_and_keeps_what_is_finished() -> N
     assert (state.status, state.failure_reason, state.error) == (None, None, None)
 
 
+def test_a_new_answer_undoes_what_was_judged_without_it() -> None:
+    events: list[Event] = [
+        STARTED,
+        B_DONE,
+        PanelistFailed(FailedModel("a", "m1", "died")),
+        AnalysisCompleted(Analysis(consensus=("“Forty” [1]",)), "{}", Usage(seconds=1.0)),
+        AnswerCompleted("“Forty” [1]", (), Usage(seconds=2.0)),
+        RunResumed("run_1", ("b",)),
+    ]
+    assert fold(events).answer == "“Forty” [1]"
+    state = fold([*events, A_DONE])
+    assert (state.analysis, state.raw_analysis, state.answer) == (None, None, None)
+    assert state.judge_usage.seconds == 3.0
+
+
 def test_what_the_judge_cost_is_summed_even_where_it_failed() -> None:
     events: list[Event] = [
         STARTED,

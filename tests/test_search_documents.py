@@ -300,6 +300,12 @@ def test_a_name_that_is_no_text_is_skipped(index: DocumentIndex, folder: Path) -
     assert "its name is not UTF-8" in index.add([folder]).warnings[0]
 
 
+def test_a_pipe_is_no_document_and_is_not_waited_for(index: DocumentIndex, folder: Path) -> None:
+    os.mkfifo(folder / "pipe.txt")
+    with pytest.raises(ConfigError, match="it is no file"):
+        index.add([folder / "pipe.txt"])
+
+
 @pytest.mark.parametrize("make", ["empty", "foreign", "broken"])
 def test_a_folder_with_nothing_readable_is_the_users_mistake(index: DocumentIndex, tmp_path: Path, make: str) -> None:
     if make == "foreign":

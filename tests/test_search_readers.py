@@ -154,6 +154,14 @@ def test_bytes_are_text_or_refused(content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    "odd", ["<![foo[ x ]>", "<![if !IE]>", "<![ <!-->", "<!ELEMENT a>", "<![CDATA[ x ]]>", "<?php x ?>"]
+)
+def test_a_declaration_that_nobody_knows_is_passed_over(odd: str) -> None:
+    assert read_html(f"<p>Mind the rope.</p>{odd}<p>It is wet.</p>").text.startswith("Mind the rope.")
+    assert "It is wet." in read_html(f"<p>Mind the rope.</p>{odd}<p>It is wet.</p>").text
+
+
+@pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("a.pdf", (HERE / "documents" / "encrypted.pdf").read_bytes(), "it is encrypted"),

@@ -13,7 +13,15 @@ def file_of(entry: ModelEntry, *, folder: Path) -> Path:
     """The file of a catalogue entry; a relative `path` starts at `folder`."""
     if entry.shipped is not None:
         return SHIPPED / entry.shipped
-    return folder / Path(entry.path or "").expanduser()
+    return folder / expanded(entry.path or "")
+
+
+def expanded(path: str) -> Path:
+    """A path whose `~` is a user's own folder; a name that no user has stays as it is."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def check_gguf(path: Path, *, model: str) -> None:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from localfusion.catalog.gguf_files import check_gguf, file_of
+from localfusion.catalog.gguf_files import check_gguf, expanded, file_of
 from localfusion.config.models_file import (
     SEAT_IDS,
     JudgeEntry,
@@ -112,7 +112,7 @@ def _model(models: ModelsFile, name: str, n_ctx: int | Literal["auto"] | None) -
     """A model by its name in the catalogue, or by its file; `n_ctx` wins over the entry's."""
     if name.endswith(".gguf"):
         entry = ModelEntry(path=name)
-        return _spec(Path(name).stem, Path(name).expanduser().absolute(), entry, n_ctx)
+        return _spec(Path(name).stem, expanded(name).absolute(), entry, n_ctx)
     found = models.models.get(models.aliases.get(name, name))
     if found is None:
         names = [*models.models, *(alias for alias, target in models.aliases.items() if target in models.models)]

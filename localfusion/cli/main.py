@@ -21,6 +21,7 @@ COMMANDS = {
 """Command -> the module that holds it under its own name, and its line in the overview."""
 
 INTERRUPTED = 130
+LAST_STANDARD_STREAM = 2
 
 
 class LazyGroup(click.Group):
@@ -58,6 +59,7 @@ def localfusion() -> None:
 
 def main() -> NoReturn:
     """The console script. A character that the terminal's encoding lacks is shown as a question mark."""
+    _open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -78,12 +80,11 @@ def run(arguments: Sequence[str]) -> int:
         return _say(error.format_message(), _usage_hint(error), code=2)
     except LocalFusionError as error:
         return _say(error.message, error.hint, code=_exit_code(error))
-    except BrokenPipeError:
-        return _reader_gone()
     except OSError as error:
-        if error.errno != errno.EPIPE:
-            raise
-        return _reader_gone()
+        _drop_output()
+        if error.errno == errno.EPIPE:
+            return 1
+        return _say(f"the system refused: {error}", "check the disk, the permissions and the limits (ulimit)", code=1)
     return code if isinstance(code, int) else 0
 
 
@@ -105,7 +106,19 @@ def _usage_hint(error: click.ClickException) -> str:
     return f"see {context.command_path if context else 'localfusion'} --help"
 
 
-def _reader_gone() -> int:
-    """Whoever read our output has left; say nothing, and let the interpreter's own flush at exit fail silently."""
+def _drop_output() -> None:
+    """Nothing more can be written to stdout; let the interpreter's own flush at exit fail silently."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
+
+
+def _open_standard_streams() -> None:
+    """Put the null device where the shell closed a stream (`>&-`), so that no file of ours gets its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= LAST_STANDARD_STREAM:
+        pass
+    os.close(descriptor)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, "r", encoding="utf-8")
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8")
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Options that several commands share, and the checks that need no model: they fail before anything is started."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,14 +31,15 @@ def file_option(command: Callable[P, R]) -> Callable[P, R]:
 
 def read_question(argument: str) -> str:
     """The question as it is asked; `-` is read from stdin. Raises ConfigError for one that cannot be asked."""
-    text = argument
+    # In the C locale Python takes no byte of an argument beyond ASCII for text.
+    text = argument if is_text(argument) else os.fsencode(argument).decode("utf-8", errors="surrogateescape")
     if argument == "-":
         text = sys.stdin.buffer.read(4 * MAX_QUESTION_CHARACTERS + 1).decode("utf-8", errors="surrogateescape")
     text = text.strip()
     hint = 'write it in quotes after the options, or pipe it to "localfusion ask -"'
     if not text:
         raise ConfigError("the question is empty", hint=hint)
-    if not text.isprintable() and any(0xD800 <= ord(character) < 0xE000 or character == "\0" for character in text):
+    if not is_text(text) or "\0" in text:
         raise ConfigError("the question is not UTF-8 text", hint=hint)
     if len(text) > MAX_QUESTION_CHARACTERS:
         raise ConfigError(
@@ -49,7 +51,19 @@ def read_question(argument: str) -> str:
 
 def check_paths(paths: tuple[str, ...]) -> tuple[Path, ...]:
     """The paths of --docs, absolute, so that a run can be resumed from anywhere."""
+    hint = "--docs takes files and folders that are there"
     for path in paths:
-        if not path or not Path(path).exists():
-            raise ConfigError(f"no such file or folder: {path!r}", hint="--docs takes files and folders that are there")
+        try:
+            is_there = bool(path) and Path(path).exists()
+        except OSError as error:
+            raise ConfigError(f"{path!r} cannot be opened: {error.strerror}", hint=hint) from error
+        if not is_there:
+            raise ConfigError(f"no such file or folder: {path!r}", hint=hint)
+        if not is_text(whole := str(Path(path).absolute())):
+            raise ConfigError(f"the name {whole!a} is not UTF-8", hint="rename it")
     return tuple(Path(path).absolute() for path in paths)
+
+
+def is_text(argument: str) -> bool:
+    """Whether an argument can be stored and printed: no byte of it was anything but UTF-8."""
+    return not any(0xD800 <= ord(character) < 0xE000 for character in argument)

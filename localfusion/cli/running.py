@@ -96,24 +96,41 @@ def check_writable(output: Output) -> None:
     """Refuse a target that could not be written in the end, before the work is done."""
     if output.file is None:
         return
-    folder = output.file.parent
-    if output.file.is_dir():
-        raise ConfigError(f"{output.file} is a folder", hint="name a file with -o")
-    if not folder.is_dir():
+    file, folder = output.file, output.file.parent
+    try:
+        is_folder, has_folder, is_device = file.is_dir(), folder.is_dir(), _is_device(file)
+    except OSError as error:
+        raise _refused(file, error) from error
+    if is_folder:
+        raise ConfigError(f"{file} is a folder", hint="name a file with -o")
+    if not has_folder:
         raise ConfigError(f"the folder {folder} is not there", hint="create it, or name another file with -o")
-    if not os.access(folder, os.W_OK):
+    if not os.access(file if is_device else folder, os.W_OK):
         raise ConfigError(f"the folder {folder} cannot be written", hint="name a file elsewhere with -o")
 
 
 def _write(file: Path, text: str) -> None:
-    """All of the text or the file as it was."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    """All of the text or the file as it was; straight into what is no file, such as /dev/null or a named pipe."""
+    target = Path(os.path.realpath(file))
+    draft = target.with_name(f".localfusion.{os.getpid()}.tmp")
     try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(file)
+        if _is_device(file):
+            file.write_text(text, encoding="utf-8")
+        else:
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(target)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise ConfigError(f"{file} cannot be written: {error.strerror}", hint="name another file with -o") from error
+        raise _refused(file, error) from error
+
+
+def _is_device(file: Path) -> bool:
+    """Whether something is there that must not be replaced by a file."""
+    return file.exists() and not file.is_file()
+
+
+def _refused(file: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"{file} cannot be written: {error.strerror}", hint="name another file with -o")
 
 
 def _show_analysis(outcome: Outcome) -> None:

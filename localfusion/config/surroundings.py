@@ -22,8 +22,20 @@ class Surroundings:
 
     @classmethod
     def of_this_process(cls) -> "Surroundings":
-        """Read the real environment."""
-        return cls(dict(os.environ), Path.cwd(), Path.home(), sys.platform)
+        """Read the real environment. Raises ConfigError where the current folder was removed."""
+        try:
+            here = Path.cwd()
+        except FileNotFoundError as error:
+            raise ConfigError("the current folder was removed", hint="change to a folder that is there") from error
+        return cls(dict(os.environ), here, _user_home(), sys.platform)
+
+
+def _user_home() -> Path:
+    """The user's own folder, or the root where the system knows none (a container with a made-up user id)."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def home_directory(surroundings: Surroundings) -> Path:

@@ -238,7 +238,7 @@ async def load(
     Cancelling the task leaves no process behind.
     """
     await asyncio.to_thread(read_header, spec.path, model=spec.name)
-    worker = Worker(await start_process(environ), spec.name, on_log)
+    worker = Worker(await start_process(environ, model=spec.name), spec.name, on_log)
     try:
         reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS)))
         assert isinstance(reply, Loaded)
@@ -255,7 +255,7 @@ async def footprint(spec: ModelSpec, *, environ: Mapping[str, str] | None = None
     The weights are an upper bound: on the CPU, tensors that llama.cpp may repack are counted twice.
     """
     header = await asyncio.to_thread(read_header, spec.path, model=spec.name)
-    worker = Worker(await start_process(environ), spec.name, lambda _: None)
+    worker = Worker(await start_process(environ, model=spec.name), spec.name, lambda _: None)
     try:
         reply = await first_reply(worker, Measure(spec))
     finally:
@@ -282,10 +282,10 @@ async def first_reply(worker: Worker, command: Load | Measure) -> Loaded | Measu
             raise await worker.death(is_loading=True)
 
 
-async def start_process(environ: Mapping[str, str] | None) -> Process:
+async def start_process(environ: Mapping[str, str] | None, *, model: str) -> Process:
     """A worker process with pipes. It finds this very package, and nothing of the current directory.
 
-    Without `environ` it has this process's environment.
+    Without `environ` it has this process's environment. Raises ModelLoadError where the system has no room for it.
     """
     if environ is None:
         environ = Surroundings.of_this_process().variables
@@ -297,7 +297,11 @@ async def start_process(environ: Mapping[str, str] | None) -> Process:
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
     }
     command = [sys.executable, "-P", "-m", "localfusion.engine.worker"]
-    return await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=child_environ)
+    try:
+        return await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=child_environ)
+    except OSError as error:
+        message = f"the worker of {model} cannot be started: {error.strerror}"
+        raise ModelLoadError(model, message, hint="free some memory, or raise the limits (ulimit)") from error
 
 
 def signal_name(number: int) -> str:

@@ -18,6 +18,9 @@ CLOSE_QUOTE = "\u201d"
 Quotable = Mapping[int, Sequence[str]]
 """Source number -> the texts of it that may be quoted; a quotation never runs from one text into the next."""
 
+_CHUNK = re.compile(r"(?:(?<!\S)[-\u2212](?=\d))?\w+(?:(?<=\d)[.,]\d\w*)*|\W", re.DOTALL)
+"""A whole word, a whole number with its sign, or one other character: a quotation is a run of these."""
+
 _FREE_TEXT = r"/[^\u201c\u201d\x00-\x08\x0b-\x1f]*/"
 _NOT_BLANK = r"/(?s:.*\S.*)/"
 _FREE_JSON_TEXT = r"/([^\u201c\u201d\x22\\\x00-\x1f]|\\[\x22\\n])*/"
@@ -69,7 +72,9 @@ def _prose(name: str, quotable: Quotable, *, free: str, escape: Callable[[str], 
         runs = [run for run in (escape(" ".join(text.split())) for text in texts) if run]
         for position, run in enumerate(runs):
             terminal = f"{name}_Q{number}_{position}"
-            lines.append(f'{terminal}: %regex {{ "substring_words": {json.dumps(run)} }} & /(?s:.+)/\n')
+            lines.append(
+                f'{terminal}: %regex {{ "substring_chunks": {json.dumps(_CHUNK.findall(run))} }} & /(?s:.+)/\n'
+            )
             quotes.append(f'{terminal} "{CLOSE_QUOTE} [{number}]"')
     quoted = f' ("{OPEN_QUOTE}" ({" | ".join(quotes)}) {name}_TEXT)*' if quotes else ""
     lines.append(f"{name}: ({name}_TEXT{quoted}) & {_NOT_BLANK}\n")

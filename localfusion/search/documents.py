@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -358,6 +359,8 @@ def _try_stat(path: Path) -> os.stat_result | None:
 
 def _content(path: Path, seen: os.stat_result | None) -> bytes | str:
     """The bytes of a file, or why it cannot be read."""
+    if seen is not None and not stat.S_ISREG(seen.st_mode):
+        return "it is no file"
     if seen is not None and seen.st_size > MAX_FILE_BYTES:
         return f"it is larger than {MAX_FILE_BYTES // 2**20} MiB"
     try:

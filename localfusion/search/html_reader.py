@@ -1,7 +1,9 @@
 """HTML as blocks: what a reader would see, without hidden elements; the main text by trafilatura. Fetches nothing."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
@@ -54,6 +56,27 @@ def visible_blocks(html: str) -> tuple[Block, ...]:
     return tuple(_Visible(html).blocks)
 
 
+@dataclass(frozen=True, slots=True)
+class _Element:
+    """An open element, and what holds for all that stands in it: `aside` is the head or a menu, `level` a heading's."""
+
+    tag: str = ""
+    hidden: bool = False
+    in_title: bool = False
+    aside: bool = False
+    level: int = 0
+
+    def inner(self, tag: str, *, hides: bool) -> "_Element":
+        """An element within this one."""
+        return _Element(
+            tag,
+            hidden=self.hidden or hides,
+            in_title=self.in_title or tag == "title",
+            aside=self.aside or tag == "head" or tag in _AROUND,
+            level=_HEADINGS.get(tag, self.level),
+        )
+
+
 class _Visible(HTMLParser):
     """One pass over a page: `html` is the page without hidden elements, `blocks` what is visible outside of menus."""
 
@@ -61,7 +84,8 @@ class _Visible(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.title = ""
         self.blocks: list[Block] = []
-        self._open: list[tuple[str, bool]] = []  # every open element, and whether it hides what it holds
+        self._open = [_Element()]
+        self._n_open: Counter[str] = Counter()
         self._kept: list[str] = []
         self._line: list[str] = []
         self.feed(html)
@@ -69,47 +93,50 @@ class _Visible(HTMLParser):
         self._break()
         self.html = "".join(self._kept)
 
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """`<![anything[` is a comment, as in browsers; Python's own parser gives up on a word that it does not know."""
+        return self.parse_bogus_comment(i, report)
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self._open and self._open[-1][0] in _CLOSED_BY_SIBLING.get(tag, ()):
-            self.handle_endtag(self._open[-1][0])
+        if self._open[-1].tag in _CLOSED_BY_SIBLING.get(tag, ()):
+            self.handle_endtag(self._open[-1].tag)
         if tag not in _INLINE:
             self._break()
-        hides = tag in _UNSEEN or _is_hidden(dict(attrs))
+        element = self._open[-1].inner(tag, hides=tag in _UNSEEN or _is_hidden(dict(attrs)))
         if tag not in _VOID:
-            self._open.append((tag, hides))
-        if not hides and not self._hidden():
+            self._open.append(element)
+            self._n_open[tag] += 1
+        if not element.hidden:
             self._kept.append(self.get_starttag_text() or "")
 
     def handle_endtag(self, tag: str) -> None:
-        depth = max((i for i, (name, _) in enumerate(self._open) if name == tag), default=None)
-        if depth is None:
+        if not self._n_open[tag]:
             return
         if tag not in _INLINE:
             self._break()
-        for name, _ in reversed(self._open[depth:]):
-            if not self._hidden():
-                self._kept.append(f"</{name}>")
-            self._open.pop()
+        closed = ""
+        while closed != tag:
+            element = self._open.pop()
+            closed = element.tag
+            self._n_open[closed] -= 1
+            if not element.hidden:
+                self._kept.append(f"</{closed}>")
 
     def handle_data(self, data: str) -> None:
-        if self._hidden():
+        around = self._open[-1]
+        if around.hidden:
             return
         self._kept.append(escape(data, quote=False))
-        names = {name for name, _ in self._open}
-        if "title" in names:
+        if around.in_title:
             self.title += data
-        elif "head" not in names and not names & _AROUND:
+        elif not around.aside:
             self._line.append(data)
-
-    def _hidden(self) -> bool:
-        return any(hides for _, hides in self._open)
 
     def _break(self) -> None:
         text = squeeze("".join(self._line))
         self._line = []
         if text:
-            level = next((_HEADINGS[name] for name, _ in reversed(self._open) if name in _HEADINGS), 0)
-            self.blocks.append(Block(text, level))
+            self.blocks.append(Block(text, self._open[-1].level))
 
 
 def _is_hidden(attributes: dict[str, str | None]) -> bool:

@@ -32,6 +32,8 @@ _WORD = re.compile(r"[^\W_]+")
 _END = re.compile(r"(?:[.!?…]+[\"'”’»)\]]*(?=\s)|[。\uff01\uff1f]+[」』”’]*)\s*")
 _LAST_WORD = re.compile(r"[^\W_]+(?:\.[^\W_]+)*$")
 _NEXT_WORD = re.compile(r"[\"'“‘«(\[¿¡]*([^\W_]*)")
+_SHORT_FORM_WIDTH = 16
+"""Characters before a full stop that are looked at: more than any title or short form has."""
 _PAIR_BONUS = 0.5
 _CONTEXT_SHARE = 0.5
 _PRONOUN_SHARE = 0.5
@@ -168,7 +170,7 @@ def _ends_here(line: str, start: int, match: re.Match[str]) -> bool:
         return False
     if line[match.start()] != "." or line[match.start() : match.end()].startswith(".."):
         return True
-    return _full_stop_ends(line[start : match.start()], word)
+    return _full_stop_ends(line[max(start, match.start() - _SHORT_FORM_WIDTH) : match.start()], word)
 
 
 def _full_stop_ends(before: str, following: str) -> bool:
