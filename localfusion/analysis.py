@@ -112,8 +112,9 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class FailedModel:
-    """A panelist that gave no answer, and why; partial failure is data."""
+    """A panelist that gave no answer, why, and what to do about it; partial failure is data."""
 
     id: str
     model: str
     error: str
+    hint: str = ""

@@ -141,7 +141,7 @@ async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
                 done=run.state.steps.get(seat.id, ()),
             )
     except ModelError as error:
-        run.say(PanelistFailed(FailedModel(seat.id, seat.model.name, error.message)))
+        run.say(PanelistFailed(FailedModel(seat.id, seat.model.name, error.message, error.hint)))
     else:
         run.say(PanelistCompleted(_checked(run, response)))
 
@@ -232,6 +232,8 @@ async def _write(run: Run, model: Model, judged: tuple[Message, ...]) -> None:
         quotable=citations.quotable(run.responses),
     )
     completion = await _listen(run, model, request, kind="answer")
+    if completion.finish_reason == "length":
+        run.say(WarningRaised(f"the answer was cut short: {spec.model.name} had no room left"))
     sources = _run_sources(run)
     content = citations.drop_unknown_marks(completion.content.strip(), sources)
     checked = citations.check(content, sources)

@@ -17,7 +17,7 @@ from localfusion.analysis import Passage, Response, ToolStep
 from localfusion.engine import grammar
 from localfusion.engine.interface import Model
 from localfusion.errors import MalformedOutput
-from localfusion.events import Event, PromptRead, TextWritten, ToolCalled, ToolReturned
+from localfusion.events import Event, PromptRead, TextWritten, ToolCalled, ToolReturned, WarningRaised
 from localfusion.messages import (
     Completion,
     GenerateRequest,
@@ -99,6 +99,8 @@ async def answer(
         usage += completion.usage
         turn = parse_turn(completion.content, model.info.tool_syntax, tools.specs, model=spec.model.name)
         if turn.call is None or last:
+            if completion.finish_reason == "length":
+                emit(WarningRaised(f"the answer of {spec.id} was cut short: {spec.model.name} had no room left"))
             return Response(spec.id, spec.model.name, turn.answer, tuple(steps), usage=usage)
         emit(ToolCalled(spec.id, len(steps) + 1, turn.call))
         steps.append(await tools.run(turn.call))

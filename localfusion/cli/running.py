@@ -57,7 +57,7 @@ def carry_out(start: Start, output: Output, *, stored: bool, history: Iterable[E
         raise DeliberationFailed(
             outcome.error or "the run failed",
             failure_reason=outcome.failure_reason or "unexpected_error",
-            hint=_resume_hint(run_id, stored=stored),
+            hint=_failure_hint(outcome) or _resume_hint(run_id, stored=stored),
         )
 
 
@@ -143,6 +143,11 @@ def _show_analysis(outcome: Outcome) -> None:
         console.print(Text(line, style="" if line.startswith(" ") else "bold"), soft_wrap=True)
     if sys.stdout.isatty():
         console.print()
+
+
+def _failure_hint(outcome: Outcome) -> str:
+    """What to do where no panelist answered: the hint of the first; going on with the run would fail again."""
+    return next((failed.hint for failed in outcome.failed_models if failed.hint and not outcome.responses), "")
 
 
 def _resume_hint(run_id: str, *, stored: bool) -> str:

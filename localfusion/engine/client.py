@@ -48,6 +48,8 @@ TOOL_ARGUMENTS: Mapping[str, str] = {"web_search": "query", "web_fetch": "url"}
 """The tools whose syntax is derived from a template while it loads, and the one argument of each."""
 CLOSE_LIMIT_S = 1.0
 STDERR_LINES = 20
+KILLED = -9
+"""What a process returns that SIGKILL ended: the system's way when memory runs out."""
 
 Died = None
 """What a waiting request finds in its queue when the worker has ended."""
@@ -94,6 +96,9 @@ class Worker:
             return WorkerDied(self.name, f"the worker of {self.name} was closed", exit_code=code)
         how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended by itself (exit {code})"
         words = self._last_words[-1] if self._last_words else ""
+        if is_loading and code == KILLED:
+            message = f"the worker of {self.name} was ended by the system while it loaded"
+            return ModelLoadError(self.name, message, hint="memory may be short; choose a smaller model or n_ctx")
         if is_loading:
             message = f"llama.cpp broke down on the file of {self.name}: its worker {how}"
             hint = "the file is damaged (a broken vocabulary does this); the other models go on without it"
