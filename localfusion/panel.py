@@ -166,6 +166,8 @@ def parse_turn(text: str, syntax: ToolSyntax | None, specs: Sequence[ToolSpec], 
             argument = text[len(before) :]
             argument = argument.removesuffix(after) if after else argument
             return Turn(ToolCall(spec.name, {spec.parameter: _unescape(argument, escaped, model)}), "")
+        if text and before.startswith(text):
+            raise MalformedOutput(model, f"{model} wrote a tool call that breaks off", text=text)
     return Turn(None, text.removeprefix(ANSWER_MARKER).strip() if syntax is None else text.strip())
 
 

@@ -217,8 +217,8 @@ def test_a_question_longer_than_the_context_is_refused_by_name(tmp_path: Path) -
 
 def test_an_answer_without_room_is_said_to_be_cut(tmp_path: Path) -> None:
     panel = micro_panel()
-    first = replace(panel.panelists[0], max_tokens=8)
-    (outcome,) = ask(tmp_path, request(panel=replace(panel, panelists=(first,))))
+    first = replace(panel.panelists[0], max_tokens=12)
+    (outcome,) = ask(tmp_path, request("What is the height of Skerry?", replace(panel, panelists=(first,))))
     assert [warning for warning in outcome.warnings if "cut short" in warning]
 
 
