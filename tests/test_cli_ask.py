@@ -29,6 +29,9 @@ presets:
       - {model: one, max_tokens: 40, temperature: 0, tools: {enabled: []}}
       - {model: two, max_tokens: 40, tools: {max_characters: 200}}
     judge: {model: two, max_tokens: 400}
+  slow:
+    panel: [{model: one, max_tokens: 3000}, {model: two, max_tokens: 3000}]
+    judge: {model: two, max_tokens: 400}
 aliases: {default: pair}
 """
 QUESTION = "What is the height of Skerry?"
@@ -130,9 +133,9 @@ def test_a_run_where_nobody_answers_fails_with_every_reason(folder: Path, tmp_pa
 
 
 def begun(folder: Path, home: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
-    """A run that has started its workers, and these."""
+    """A run that has started its workers and will write for a while, and these."""
     process = subprocess.Popen(
-        command("ask", "--docs", "docs", QUESTION),
+        command("ask", "--docs", "docs", "--preset", "slow", QUESTION),
         cwd=folder,
         env=environment(home),
         stdin=subprocess.DEVNULL,

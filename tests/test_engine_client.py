@@ -214,7 +214,7 @@ asyncio.run(main())
             assert parent.stdout is not None
             worker = psutil.Process(int(parent.stdout.readline()))
             parent.send_signal(number)
-            parent.wait(timeout=10)
+            parent.wait(timeout=60)
             while is_alive(worker):
                 time.sleep(0.01)
 
