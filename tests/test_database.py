@@ -166,3 +166,5 @@ def test_several_processes_make_and_write_one_file(tmp_path: Path) -> None:
 def test_the_sqlite_of_this_python_has_full_text_search() -> None:
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute("CREATE VIRTUAL TABLE t USING fts5(x)")
+        connection.execute("INSERT INTO t VALUES ('a lamp')")
+        assert connection.execute("SELECT count(*) FROM t WHERE t MATCH 'lamp'").fetchone() == (1,)

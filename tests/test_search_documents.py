@@ -112,7 +112,9 @@ def test_any_query_gives_whole_lines_of_known_documents(
     ['"', "a OR b", "NEAR(x y)", "title:Skerry", "Skerry*", "x AND NOT", "^a", "{a b}", "-", "\0", "'", "\ud800"],
 )
 def test_query_syntax_is_only_words(harbour: LocalDocuments, query: str) -> None:
-    search(harbour, query)
+    found = search(harbour, query)
+    assert len({result.url for result in found}) == len(found)
+    assert all(line in result.page.text for result in found for line in result.passage.splitlines())
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5))
