@@ -183,17 +183,25 @@ async def _judge_and_write(run: Run) -> None:
 
 
 async def _prompt(run: Run, model: Model) -> tuple[Message, ...]:
-    """The judge's messages, the answers cut fairly where they do not fit half of its context."""
+    """The judge's messages, the answers cut fairly where the prompt would take more than half of its context.
+
+    What counts is the prompt as the judge's template writes it, which may show an answer more than once.
+    """
     ordered = judge.seeded_order(run.responses, run.question.seed)
-    texts = [response.content for response in ordered]
-    base, *lengths = await model.count_tokens([judge.INSTRUCTIONS + run.question.text, *texts])
+    messages = judge.conversation(run.question.text, ordered)
+    half = model.info.n_ctx // 2
+    whole = await model.count_prompt(messages)
+    if whole <= half:
+        return messages
+    empty = [replace(response, content="") for response in ordered]
+    base = await model.count_prompt(judge.conversation(run.question.text, empty))
+    lengths = await model.count_tokens([response.content for response in ordered])
     kept, cut = judge.cut_fairly(
         ordered,
         tokens={response.id: length for response, length in zip(ordered, lengths, strict=True)},
-        budget_tokens=model.info.n_ctx // 2 - base - _MARGIN_TOKENS,
+        budget_tokens=(half - base - _MARGIN_TOKENS) * sum(lengths) // max(whole - base, 1),
     )
-    if cut:
-        run.say(WarningRaised(f"the answers of {', '.join(cut)} were shortened to fit the judge's context"))
+    run.say(WarningRaised(f"the answers of {', '.join(cut)} were shortened to fit the judge's context"))
     return judge.conversation(run.question.text, kept)
 
 
@@ -204,9 +212,9 @@ async def _analyse(run: Run, model: Model, judged: tuple[Message, ...]) -> None:
     ids = [response.id for response in run.responses]
     run.say(AnalysisStarted(spec.model.name))
     lark = judge.analysis_grammar(ids, citations.quotable(run.responses))
-    request = judge.analysis_request(spec, judged, lark)
-    quarter = model.info.n_ctx // 4
-    completion = await _listen(run, model, replace(request, max_tokens=min(spec.max_tokens, quarter)), kind="analysis")
+    room = model.info.n_ctx * 3 // 4 - await model.count_prompt(judged)  # a quarter is left for the final answer
+    request = replace(judge.analysis_request(spec, judged, lark), max_tokens=max(1, min(spec.max_tokens, room)))
+    completion = await _listen(run, model, request, kind="analysis")
     try:
         analysis = judge.parse_analysis(completion.content, ids, model=spec.model.name)
     except MalformedOutput as error:

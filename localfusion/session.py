@@ -56,7 +56,8 @@ class Session:
         request = self.store.request(run_id)
         if is_complete(self.store, run_id):
             raise ConfigError(f"nothing is missing in {run_id}", hint=f"localfusion runs show {run_id}")
-        check_files(request.panel)
+        state = fold(self.store.events(run_id))
+        check_files(request.panel, done=state.responses)
         source, warnings = await self._read(request)
         self.store.claim(run_id)
         known = fold(self.store.events(run_id)).warnings

@@ -12,6 +12,7 @@ from localfusion.messages import PanelSpec
 from localfusion.store import RunRequest
 
 ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ROOT / "localfusion" / "catalog" / "shipped"
 HARBOUR = ROOT / "examples" / "harbour"
 OPEN_QUESTION = "What do the sources say about Skerry?"
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from localfusion import codec
 from localfusion.events import (
     AnalysisCompleted,
+    AnalysisFailed,
     AnswerCompleted,
     Event,
     ModelReady,
@@ -222,6 +224,17 @@ def test_an_answer_without_room_is_said_to_be_cut(tmp_path: Path) -> None:
     assert [warning for warning in outcome.warnings if "cut short" in warning]
 
 
+def test_answers_that_do_not_fit_the_judge_are_shortened_and_said_to_be(tmp_path: Path) -> None:
+    panel = micro_panel()
+    n_ctx = 512
+    judge = replace(panel.judge, model=replace(panel.judge.model, n_ctx=n_ctx))
+    (outcome,) = ask(tmp_path, request(panel=replace(panel, judge=judge)))
+    assert [warning for warning in outcome.warnings if "shortened" in warning]
+    (ended,) = [e for e in Store(tmp_path).events(outcome.run_id) if isinstance(e, AnalysisCompleted | AnalysisFailed)]
+    assert 0 < ended.usage.prompt_tokens <= n_ctx // 2
+    assert (outcome.status, len(outcome.responses)) == ("ok", 3)
+
+
 def test_a_model_that_cannot_be_loaded_fails_alone(tmp_path: Path) -> None:
     panel = micro_panel()
     broken = tmp_path / "broken.gguf"
@@ -280,6 +293,20 @@ def test_a_cancelled_run_goes_on_with_what_is_missing(tmp_path: Path, moment: ty
     assert after[: len(before)] == before
     assert sorted(completed(after)) == ["a", "b", "c"]
     assert [event.finished for event in after if isinstance(event, RunResumed)] == [tuple(completed(before))]
+
+
+def test_the_file_of_a_panelist_that_has_answered_is_not_needed_again(tmp_path: Path) -> None:
+    panel = micro_panel()
+    lent = tmp_path / "lent.gguf"
+    shutil.copy(panel.panelists[0].model.path, lent)
+    seats = (replace(panel.panelists[0], model=replace(panel.panelists[0].model, path=lent)), *panel.panelists[1:])
+    asked = request(panel=replace(panel, panelists=seats))
+    home = tmp_path / "home"
+    run_id = cancel_at(home, lambda event: isinstance(event, AnalysisCompleted), asked)
+    lent.unlink()
+    resumed, events = resume(home, run_id)
+    assert resumed.status == "ok"
+    assert sorted(completed(events)) == ["a", "b", "c"]
 
 
 def test_a_document_that_changed_before_a_run_went_on_is_quoted_as_it_was_read(tmp_path: Path) -> None:

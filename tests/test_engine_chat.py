@@ -1,5 +1,7 @@
 """Chat templates in the styles of known families: rendering, what they cannot take, their tool syntax, their bounds."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -7,6 +9,9 @@ import pytest
 from localfusion.engine.chat import ChatTemplate, TemplateError
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Message, ToolCall, ToolSpec
+
+if sys.platform != "win32":
+    import resource
 
 TOOLS = {"web_search": "query", "web_fetch": "url"}
 SPECS = tuple(ToolSpec(name, f"does {name}", argument, "text") for name, argument in TOOLS.items())
@@ -264,6 +269,32 @@ def test_a_hostile_template_is_stopped(source: str) -> None:
     template = make("{% if messages | length == 3 %}" + source + "{% endif %}")
     with pytest.raises(TemplateError):
         template.render([Message("user", "x")] * 3)
+
+
+DOUBLING = (
+    "{% set n = namespace(s='x' * 1000000) %}{% for i in range(40) %}{% set n.s = n.s ~ n.s %}{% endfor %}{{ n.s }}"
+)
+GREEDY_TEMPLATE = """
+import resource
+from localfusion.engine.chat import ChatTemplate, RENDER_LIMIT_BYTES, TemplateError
+from localfusion.messages import Message
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+try:
+    ChatTemplate(SOURCE).render([Message("user", "x")])
+except TemplateError as error:
+    print(error)
+taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+print(taken < 2 * RENDER_LIMIT_BYTES, resource.getrlimit(resource.RLIMIT_AS)[0])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a rendering")
+def test_a_template_cannot_take_the_memory() -> None:
+    script = GREEDY_TEMPLATE.replace("SOURCE", repr(DOUBLING))
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    said, bounded = ended.stdout.splitlines()
+    assert "bounds" in said
+    assert bounded == f"True {resource.getrlimit(resource.RLIMIT_AS)[0]}"
 
 
 def test_a_template_that_does_not_parse() -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from localfusion.engine import interface
-from localfusion.engine.client import Model, footprint, load, signal_name
+from localfusion.engine.client import Model, Worker, footprint, load, signal_name
 from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
 from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelSpec, Sampling
 from tests.tiny_gguf import TinyModel, vocabulary, write_tiny_gguf
@@ -56,6 +57,8 @@ def test_load_generate_close(path: Path) -> None:
         assert "".join(item.text for item in items if isinstance(item, Delta)) == done.content
         assert (await model.complete(ask())).content == done.content
         assert await model.count_tokens(["", "a", "<|im_end|>"]) == (0, 1, 10)
+        (usage,) = [item.usage for item in items if isinstance(item, Completion)]
+        assert await model.count_prompt([Message("user", "Hello")]) == usage.prompt_tokens
         await model.set_threads(2)
         await model.forget("s")
         await model.close()
@@ -65,6 +68,31 @@ def test_load_generate_close(path: Path) -> None:
     pid = asyncio.run(run())
     assert not psutil.pid_exists(pid)
     assert any("llama" in line for line in lines)
+
+
+def test_a_conversation_that_the_template_refuses_is_not_counted(tmp_path: Path) -> None:
+    template = "{{ raise_exception('no ' ~ messages[0].role) if messages | length > 1 else messages[0].content }}"
+    path = write_tiny_gguf(tmp_path / "strict.gguf", TinyModel(chat_template=template))
+
+    async def run() -> None:
+        async with loaded(path) as model:
+            with pytest.raises(ModelError, match="no user"):
+                await model.count_prompt([Message("user", "a"), Message("assistant", "b")])
+            assert await model.count_prompt([Message("user", "a")]) == 1
+
+    asyncio.run(run())
+
+
+def test_a_process_that_writes_a_line_without_end_is_heard_to_its_last_words() -> None:
+    code = "import sys; sys.stderr.write('x' * 300_000 + '\\nlast'); sys.exit(3)"
+
+    async def run() -> ModelError:
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        return await Worker(process, "tiny", lambda _: None).death()
+
+    error = asyncio.run(run())
+    assert "exit 3" in error.message
+    assert "last words: last" in error.hint
 
 
 def test_three_sequences_at_once(path: Path) -> None:

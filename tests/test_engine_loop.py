@@ -17,7 +17,18 @@ from localfusion.engine.llama import send_log_to
 from localfusion.engine.loop import Loop
 from localfusion.engine.protocol import Cancel, Done, Failed, Forget, Generate, Output, Overflowed, Reply
 from localfusion.engine.sampling import Sampler
-from localfusion.messages import GREEDY, Completion, Delta, GenerateRequest, Message, ModelSpec, Progress, Sampling
+from localfusion.messages import (
+    GREEDY,
+    Completion,
+    Delta,
+    GenerateRequest,
+    Json,
+    Message,
+    ModelSpec,
+    Progress,
+    Sampling,
+)
+from tests.harbour import SHIPPED
 from tests.tiny_gguf import TinyModel, write_tiny_gguf
 
 TOOLS = {"web_search": "query"}
@@ -77,15 +88,46 @@ def test_greedy_is_llamas_token_for_token(path: Path, n_batch: int, flash_attn: 
         prompt = loop.template.render(user(text))
         ids = llama.tokenize(prompt.encode(), add_bos=False, special=True)
         assert done.usage.prompt_tokens == len(ids)
-        theirs: list[int] = []
-        for token in llama.generate(ids, temp=0.0, repeat_penalty=1.0):
-            if token == llama.token_eos() or len(theirs) == 60:
-                break
-            theirs.append(token)
+        theirs = greedy_ids(llama, ids, 60)
         text_of_theirs = b"".join(map(loop.vocabulary.token_bytes, theirs)).decode("utf-8", "replace")
         assert done.usage.completion_tokens == len(theirs) > 10
         assert text_of_theirs.startswith(done.content)
         assert len(done.content) >= len(text_of_theirs) - 1
+
+
+def greedy_ids(llama: Llama, ids: list[int], n_max: int) -> list[int]:
+    """What llama-cpp-python's own greedy generation writes, without the end token."""
+    found: list[int] = []
+    for token in llama.generate(ids, temp=0.0, repeat_penalty=1.0):
+        if token == llama.token_eos() or len(found) == n_max:
+            break
+        found.append(token)
+    return found
+
+
+QUESTION = "What do the sources say about Skerry?"
+ANSWERS: list[Json] = [
+    {"id": "a", "text": "“The height of Skerry is 40 metres.” [1] “Skerry's material is granite.” [1]"},
+    {"id": "b", "text": "“The material of Skerry is granite.” [2]"},
+    {"id": "c", "text": "The sources do not say."},
+]
+
+
+@pytest.mark.parametrize("name", ["micro-a", "micro-b", "micro-c", "micro-judge"])
+def test_greedy_of_the_micro_panel_is_llamas_token_for_token(name: str) -> None:
+    path = SHIPPED / f"{name}.gguf"
+    fields: dict[str, Json] = (
+        {"question": QUESTION} if name != "micro-judge" else {"question": QUESTION, "answers": ANSWERS}
+    )
+    messages = (Message("user", QUESTION, fields=fields),)
+    llama = Llama(str(path), n_ctx=2048, n_threads=1, n_threads_batch=1, flash_attn=True, verbose=False)
+    loop = make_loop(path, n_ctx=2048, n_batch=512, n_ubatch=512)
+    (done,) = run_all(loop, GenerateRequest("s", messages, max_tokens=400))
+    ids = llama.tokenize(loop.template.render(messages).encode(), add_bos=False, special=True)
+    theirs = greedy_ids(llama, ids, 400)
+    assert done.usage.prompt_tokens == len(ids)
+    assert done.usage.completion_tokens == len(theirs) > 5
+    assert b"".join(map(loop.vocabulary.token_bytes, theirs)).decode() == done.content
 
 
 def test_stream_is_the_completion(loop: Loop) -> None:

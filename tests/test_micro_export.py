@@ -16,6 +16,7 @@ import torch
 from scripts.micro import data, judge_data, lexicon, names, tokenizer
 from scripts.micro.batches import collate
 from scripts.micro.export import Card, export
+from scripts.micro.importing import read_network
 from scripts.micro.network import Network, Shape
 from scripts.micro.panel import reshaped
 from scripts.micro.rendering import ChatMessage, chat_template, render
@@ -40,6 +41,15 @@ def exported(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def loaded(exported: Path) -> llama_cpp.Llama:
     return llama_cpp.Llama(str(exported), n_ctx=512, logits_all=True, verbose=False, n_threads=1)
+
+
+def test_a_file_is_read_back_as_the_network_that_was_written(network: Network, exported: Path) -> None:
+    again, facts = read_network(exported)
+    ids = torch.tensor([tokenizer.encode("<|user|>What is the height of Port Hallow?<|turn|>")])
+    with torch.no_grad():
+        for before, after in zip(network(ids), again(ids), strict=True):
+            torch.testing.assert_close(after, before, atol=0.02, rtol=0.01)
+    assert facts == {"tokens_seen": 0}
 
 
 def random_text(rng: random.Random) -> str:

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localfusion.errors import ModelLoadError
-from localfusion.messages import Completion, Delta, Footprint, GenerateRequest, ModelInfo, ModelSpec, Progress, Usage
+from localfusion.messages import (
+    Completion,
+    Delta,
+    Footprint,
+    GenerateRequest,
+    Message,
+    ModelInfo,
+    ModelSpec,
+    Progress,
+    Usage,
+)
 from localfusion.scheduler import Grant, Scheduler, State, plan
 
 
@@ -82,6 +92,9 @@ class NotedModel:
 
     async def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
         return tuple(len(text) for text in texts)
+
+    async def count_prompt(self, messages: Sequence[Message]) -> int:
+        return len(messages)
 
     async def set_threads(self, n_threads: int) -> None:
         self.threads.append(n_threads)

@@ -51,6 +51,20 @@ def test_markdown_is_read_without_its_marks() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("markdown", "text"),
+    [
+        ("Skerry <span style='display:none'>is 9 metres</span> is <b>white</b>.", "Skerry is white."),
+        ("# Skerry<em hidden>, false</em>", "Skerry"),
+        ("a <!-- not this --> b & c", "a b & c"),
+        ("| x <i hidden>q</i> | y |\n|---|---|", "x | y"),
+        ("`a<b` <i>c</i> &lt;d&gt;", "a<b c <d>"),
+    ],
+)
+def test_markdown_shows_of_inline_html_what_a_reader_would_see(markdown: str, text: str) -> None:
+    assert [block.text for block in read_markdown(markdown).blocks] == [text]
+
+
 def test_wrapped_lines_of_plain_text_are_joined_and_lists_are_not() -> None:
     found = read_plain(
         "Keepers of the coast\n\n"

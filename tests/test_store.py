@@ -25,13 +25,13 @@ from localfusion.events import (
     WarningRaised,
 )
 from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling
-from localfusion.owner import Owner, is_alive, this_process
+from localfusion.owner import Owner, is_alive, owner_of, this_process
 from localfusion.store import RunRequest, Store
 
 SMALL = ModelSpec("small", Path("/models/small.gguf"))
 PANEL = PanelSpec((PanelistSpec("a", SMALL, Sampling(seed=7)), PanelistSpec("b", SMALL)), JudgeSpec(SMALL))
 REQUEST = RunRequest("How high is Skerry?", PANEL, (Path("examples/harbour"),), seed=3)
-DEAD = Owner(this_process().pid, 1.0)
+DEAD = Owner(this_process().pid, -10.0)
 
 
 def page(url: str, text: str) -> Page:
@@ -209,6 +209,6 @@ def test_a_process_is_told_from_another_with_its_pid() -> None:
 
 def test_a_process_that_ended_is_not_alive() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        owner = Owner(ended.pid, psutil.Process(ended.pid).create_time())
+        owner = owner_of(ended.pid)
         psutil.wait_procs([psutil.Process(ended.pid)], timeout=60)
     assert not is_alive(owner)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -51,9 +51,13 @@ def resolve(models: ModelsFile, choice: Choice) -> PanelSpec:
     return _shared(panel)
 
 
-def check_files(panel: PanelSpec) -> None:
-    """Look at each file of a panel once; raises ConfigError for one that cannot be a model."""
-    for model in {spec.path: spec for spec in _specs(panel)}.values():
+def check_files(panel: PanelSpec, *, done: Container[str] = ()) -> None:
+    """Look at each file of a panel once; raises ConfigError for one that cannot be a model.
+
+    Panelists in `done`, by id, have answered already and their files are not needed.
+    """
+    needed = [seat.model for seat in panel.panelists if seat.id not in done]
+    for model in {spec.path: spec for spec in [*needed, panel.judge.model]}.values():
         check_gguf(model.path, model=model.name)
 
 

@@ -2,18 +2,20 @@
 
 A template is data from a file of unknown origin: it runs in Jinja's immutable sandbox, only in the worker
 process, with bounded time (an asynchronous exception raised in the rendering thread by a timer, which stops
-any loop of the template), bounded repetition and bounded output. Without a template ChatML is used.
-Not here: tokens, and how tool calls are written (tool_syntax).
+any loop of the template), bounded memory (on Linux), bounded repetition and bounded output. Without a
+template ChatML is used. Not here: tokens, and how tool calls are written (tool_syntax).
 """
 
 import ctypes
 import datetime as dt
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NoReturn
 
 import jinja2
@@ -30,10 +32,15 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 RENDER_LIMIT_S = 5.0
+RENDER_LIMIT_BYTES = 1 << 29
+"""Address space that a rendering may take beyond what the process has."""
 OUTPUT_LIMIT_CHARACTERS = 8_000_000
 REPEAT_LIMIT = 1_000_000
 MARK = "QzMarkQz"
 """Text that no template has of its own."""
+
+if sys.platform != "win32":
+    import resource
 
 Turn = dict[str, Json]
 """One message as chat templates see it."""
@@ -114,6 +121,22 @@ def limited_time(seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
+@contextmanager
+def limited_memory(n_bytes: int) -> Iterator[None]:
+    """On Linux: MemoryError once this process takes `n_bytes` more of address space; elsewhere there is no bound."""
+    if sys.platform != "linux":
+        yield
+        return
+    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (soft, hard, taken + n_bytes) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def compile_template(source: str) -> jinja2.Template:
     """The template with what transformers offers it; raises TemplateError."""
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag])
@@ -130,7 +153,7 @@ def run_template(template: jinja2.Template, variables: Mapping[str, object], *, 
     parts: list[str] = []
     size = 0
     try:
-        with limited_time(limit_s):
+        with limited_memory(RENDER_LIMIT_BYTES), limited_time(limit_s):
             for part in template.generate(**variables):
                 size += len(part)
                 if size > OUTPUT_LIMIT_CHARACTERS:

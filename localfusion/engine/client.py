@@ -10,7 +10,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -23,6 +23,7 @@ from localfusion.engine.protocol import (
     Cancel,
     Command,
     Counted,
+    CountPrompt,
     CountTokens,
     Done,
     Failed,
@@ -42,12 +43,13 @@ from localfusion.engine.protocol import (
     to_reply,
 )
 from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
-from localfusion.messages import Completion, Delta, Footprint, GenerateRequest, ModelInfo, ModelSpec, Progress
+from localfusion.messages import Completion, Delta, Footprint, GenerateRequest, Message, ModelInfo, ModelSpec, Progress
 
 TOOL_ARGUMENTS: Mapping[str, str] = {"web_search": "query", "web_fetch": "url"}
 """The tools whose syntax is derived from a template while it loads, and the one argument of each."""
 CLOSE_LIMIT_S = 1.0
 STDERR_LINES = 20
+STDERR_LINE_BYTES = 1 << 16
 KILLED = -9
 """What a process returns that SIGKILL ended: the system's way when memory runs out."""
 
@@ -140,7 +142,16 @@ class Worker:
 
     async def _read_stderr(self) -> None:
         assert self._process.stderr is not None
-        async for line in self._process.stderr:
+        held = b""
+        while chunk := await self._process.stderr.read(STDERR_LINE_BYTES):
+            *lines, held = (held + chunk).split(b"\n")
+            if len(held) > STDERR_LINE_BYTES:
+                lines, held = [*lines, held], b""
+            self._note(lines)
+        self._note([held])
+
+    def _note(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
             text = line.decode("utf-8", "replace").strip()
             if text:
                 self._last_words.append(text)
@@ -194,6 +205,12 @@ class Model:
         assert isinstance(reply, Counted)
         return reply.counts
 
+    async def count_prompt(self, messages: Sequence[Message]) -> int:
+        """How many tokens the prompt of a conversation has, as the chat template writes it; raises ModelError."""
+        reply = await self._ask(CountPrompt(next(self._ids), tuple(messages)))
+        assert isinstance(reply, Counted)
+        return reply.counts[0]
+
     async def forget(self, sequence: str) -> None:
         """Free what is kept of a conversation."""
         await self._ask(Forget(next(self._ids), sequence))
@@ -219,7 +236,7 @@ class Model:
             case _:
                 raise AssertionError(f"{reply} does not answer a Generate")
 
-    async def _ask(self, command: CountTokens | Forget | SetThreads) -> Counted | Done:
+    async def _ask(self, command: CountPrompt | CountTokens | Forget | SetThreads) -> Counted | Done:
         queue = self._worker.open_queue(command.id)
         try:
             self._worker.send(command)
@@ -228,6 +245,8 @@ class Model:
             self._worker.close_queue(command.id)
         if reply is Died:
             raise await self._worker.death()
+        if isinstance(reply, Failed):
+            raise ModelError(self.spec.name, f"{self.spec.name}: {reply.message}", hint=reply.hint)
         assert isinstance(reply, Counted | Done)
         return reply
 

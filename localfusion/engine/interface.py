@@ -6,7 +6,7 @@ Protocols only; `client` holds the implementation for this machine.
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from localfusion.messages import Completion, Delta, GenerateRequest, ModelInfo, Progress
+from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress
 
 
 class Model(Protocol):
@@ -21,6 +21,10 @@ class Model(Protocol):
 
     async def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
         """The length of each text in tokens."""
+        ...
+
+    async def count_prompt(self, messages: Sequence[Message]) -> int:
+        """The length in tokens of the prompt that the chat template makes of a conversation. Raises ModelError."""
         ...
 
     async def set_threads(self, n_threads: int) -> None:

@@ -16,7 +16,7 @@ from localfusion.engine.chat import ChatTemplate, TemplateError
 from localfusion.engine.constrain import Constraint, GrammarError, build_tokenizer
 from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights
-from localfusion.engine.protocol import Done, Failed, Generate, Output, Overflowed, Reply
+from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Completion, GenerateRequest, ModelInfo, ModelSpec, Progress, Usage
@@ -82,12 +82,20 @@ class Loop:
             prompt = self.template.render_prompt(request.messages, tools=request.tools, thinking=request.thinking)
             constraint = None if request.grammar is None else Constraint(self._constraint_tokenizer, request.grammar)
         except TemplateError as error:
-            return [Failed(command.id, str(error), "the chat template of the file does not take this conversation")]
+            return [_refused(command.id, error)]
         except GrammarError as error:
             return [Failed(command.id, f"the grammar is not valid: {error}", "")]
         writing = Writing(prompt, self.template.tags, constraint, started)
         self._waiting.append(Waiting(command.id, request, writing))
         return []
+
+    def count_prompt(self, command: CountPrompt) -> Reply:
+        """The length in tokens of a conversation's prompt; a Failed where the template does not take it."""
+        try:
+            prompt = self.template.render_prompt(command.messages, tools=(), thinking=False)
+        except TemplateError as error:
+            return _refused(command.id, error)
+        return Counted(command.id, (len(prompt_ids(self.vocabulary, prompt.text, None)),))
 
     def cancel(self, id: int) -> list[Reply]:
         """End a request with what it has; nothing where it has ended already."""
@@ -205,3 +213,7 @@ class Loop:
             return []
         message = "llama.cpp could not evaluate the text"
         return [self._fail(g, message, f"{error}; a smaller n_ctx or n_batch may help") for g in list(self._active)]
+
+
+def _refused(id: int, error: TemplateError) -> Failed:
+    return Failed(id, str(error), "the chat template of the file does not take this conversation")

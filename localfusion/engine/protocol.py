@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from localfusion.messages import Completion, Delta, GenerateRequest, ModelInfo, ModelSpec, Progress
+from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, ModelSpec, Progress
 
 LENGTH = struct.Struct(">I")
 """The frame's head."""
@@ -66,6 +66,14 @@ class CountTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class CountPrompt:
+    """How long the prompt of this conversation is, as the file's chat template writes it; Counted or Failed."""
+
+    id: int
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SetThreads:
     """Use this many threads from the next decode on; answered by Done."""
 
@@ -73,7 +81,7 @@ class SetThreads:
     n_threads: int
 
 
-Command = Load | Measure | Generate | Cancel | Forget | CountTokens | SetThreads
+Command = Load | Measure | Generate | Cancel | Forget | CountTokens | CountPrompt | SetThreads
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from localfusion.engine.protocol import (
     Cancel,
     Command,
     Counted,
+    CountPrompt,
     CountTokens,
     Done,
     Forget,
@@ -114,6 +115,8 @@ def obey(loop: Loop, command: Command) -> list[Reply]:
             return loop.forget(id, sequence)
         case CountTokens(id, texts):
             return [Counted(id, llama.token_counts(loop.vocabulary, texts))]
+        case CountPrompt():
+            return [loop.count_prompt(command)]
         case SetThreads(id, n_threads):
             loop.context.set_threads(n_threads)
             return [Done(id)]

@@ -31,7 +31,8 @@ _PATHS_HINT = "--docs takes files and folders"
 MIGRATIONS: tuple[Migration, ...] = (
     (
         """CREATE TABLE document (
-            id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+            id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE,
+            size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
             content_sha256 TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL, sha256 TEXT NOT NULL, problem TEXT
         ) STRICT""",
         """CREATE VIRTUAL TABLE passage USING fts5(
@@ -39,7 +40,10 @@ MIGRATIONS: tuple[Migration, ...] = (
         )""",
     ),
 )
-"""A passage's rowid is its document's id times `_PASSAGES` plus its place in the document."""
+"""A passage's rowid is its document's id times `_PASSAGES` plus its place in the document.
+
+No id is given twice, so that one that a run holds never comes to mean another document.
+"""
 
 _PASSAGES = 1 << 20
 _CANDIDATES = 60

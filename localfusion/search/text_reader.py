@@ -1,5 +1,6 @@
 """Plain text and Markdown as blocks. Takes text, not files: which bytes are text is decided in `readers`."""
 
+import html
 import re
 from collections.abc import Sequence
 from itertools import pairwise
@@ -73,9 +74,12 @@ def _markdown_blocks(token: Token, *, level: int) -> Sequence[Block]:
 
 
 def _inline(token: Token) -> str:
-    """The words of an inline token; a hard break stays a newline."""
+    """The words of an inline token that a reader would see; a hard break stays a newline."""
+    children = token.children or ()
+    if any(child.type == "html_inline" for child in children):
+        return "\n".join(block.text for block in visible_blocks("".join(map(_as_html, children))))
     pieces: list[str] = []
-    for child in token.children or ():
+    for child in children:
         match child.type:
             case "softbreak":
                 pieces.append(" ")
@@ -84,3 +88,15 @@ def _inline(token: Token) -> str:
             case "text" | "code_inline" | "image":
                 pieces.append(child.content)
     return "".join(pieces)
+
+
+def _as_html(child: Token) -> str:
+    match child.type:
+        case "html_inline":
+            return child.content
+        case "softbreak":
+            return " "
+        case "hardbreak":
+            return "<br>"
+        case _:
+            return html.escape(child.content)

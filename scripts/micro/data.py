@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from localfusion.analysis import Passage, ToolStep
+from localfusion.messages import ToolCall
+from localfusion.tools import result_message
 from scripts.micro import names, tokenizer
 from scripts.micro.lexicon import ATTRIBUTES, Attribute
 from scripts.micro.rendering import ChatMessage, render
@@ -19,7 +22,9 @@ Style = Literal["a", "b", "c"]
 STYLES: tuple[Style, ...] = ("a", "b", "c")
 NOT_SAID = "The sources do not say."
 MAX_STATED, MAX_OPEN = 3, 4
-OTHER, NEAR, QUOTED, REPEATED, DISPUTED, ENTITY_DIFFERS, ENTITY_SAME, ATTRIBUTE_DIFFERS, ATTRIBUTE_SAME = range(9)
+OTHER, NEAR, QUOTED, SHARED, REPEATED, DISPUTED = range(6)
+ENTITY_DIFFERS, ENTITY_SAME, ATTRIBUTE_DIFFERS, ATTRIBUTE_SAME = range(6, 10)
+LABELS = 10
 SPECIALTIES: dict[Style, str] = {
     "a": "height depth length width weight age cost population speed capacity",
     "b": "keeper owner founder architect captain builder",
@@ -216,11 +221,14 @@ def panelist_answer(lines: Sequence[Line], labels: Sequence[int]) -> str:
     return " ".join(quoted) or NOT_SAID
 
 
-def _results(lines: Sequence[Line]) -> list[ChatMessage]:
+def _result(call: ToolCall, lines: Sequence[Line]) -> ChatMessage:
+    """What the search brought, as a run tells it."""
     texts: dict[int, list[str]] = {}
     for line in lines:
         texts.setdefault(line.number, []).append(line.text)
-    return [{"number": number, "text": " ".join(sentences)} for number, sentences in texts.items()]
+    found = (Passage(number, "", "", " ".join(sentences)) for number, sentences in texts.items())
+    message = result_message(ToolStep(call, tuple(found)))
+    return {**message.fields, "role": message.role, "content": message.content}
 
 
 def conversation(
@@ -248,11 +256,12 @@ def panelist_example(rng: random.Random, level: Level, style: Style) -> Example:
     labels = label_lines(lines, entity, attribute.name if attribute else None)
     asked, searched = question_text(rng, entity, attribute), query(style, entity, attribute)
     answer = panelist_answer(lines, labels)
-    call: ChatMessage = {"function": {"name": "web_search", "arguments": {"query": searched}}}
+    call = ToolCall("web_search", {"query": searched})
+    function: ChatMessage = {"name": call.name, "arguments": call.arguments}
     messages: list[ChatMessage] = [
         {"role": "user", "content": asked, "question": asked},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-        {"role": "tool", "content": "No results.", "results": _results(lines)},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": function}]},
+        _result(call, lines),
         {"role": "assistant", "content": answer},
     ]
     pieces = conversation(messages, (f"<|call|>web_search<|arg|>{searched}", answer), style)
@@ -261,7 +270,7 @@ def panelist_example(rng: random.Random, level: Level, style: Style) -> Example:
 
 
 def encode(example: Example) -> Encoded:
-    """Tokenize piece by piece; a line ends with a newline and a cue, the first newline of a context opens it.
+    """Tokenize piece by piece; the lines of the last results or answers end with a newline and a cue.
 
     The cue repeats how the line began: there, unlike at the beginning itself, it is known what the line says.
     """
@@ -272,7 +281,9 @@ def encode(example: Example) -> Encoded:
         piece = tokenizer.encode(text)
         ids += piece
         predicted += [own] * len(piece)
-    ends = [at for at, token in enumerate(ids) if token == newline and not predicted[at]][1:]
+    openings = [tokenizer.encode(opening)[0] for opening in ("<|results|>", "<|answers|>")]
+    opened = max(at for at, token in enumerate(ids) if token in openings and not predicted[at]) + 1
+    ends = [at for at, token in enumerate(ids) if at > opened and token == newline and not predicted[at]]
     cues = [_cue(ids, end) for end in ends]
     marks = [(at, label) for cue, label in zip(cues, example.labels, strict=False) for at in cue[:-1]]
     return Encoded(example.kind, ids, predicted, marks + _locate(example, ids, ends, cues))

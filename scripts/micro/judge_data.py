@@ -5,6 +5,7 @@ What counts as consensus, contradiction, partial coverage, unique insight and bl
 
 import json
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,11 @@ from scripts.micro.data import (
     ENTITY_DIFFERS,
     ENTITY_SAME,
     MAX_OPEN,
-    NEAR,
     NOT_SAID,
     OTHER,
     QUOTED,
     REPEATED,
+    SHARED,
     STYLES,
     Example,
     Level,
@@ -32,6 +33,9 @@ from scripts.micro.data import (
 from scripts.micro.lexicon import ATTRIBUTES
 from scripts.micro.rendering import ChatMessage
 from scripts.micro.world import Fact, fact, other_value, question_text, value
+
+Key = tuple[str, str, str]
+"""What a fact says, whatever its words: entity, attribute, value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,11 @@ class Cited:
     def text(self) -> str:
         """The sentence, quoted and cited."""
         return quote(self.fact, self.number)
+
+    @property
+    def key(self) -> Key:
+        """What it says."""
+        return (*self.fact.subject, self.fact.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +79,12 @@ class Found:
 
 def gather(answers: Sequence[Answer]) -> list[Found]:
     """The distinct facts of all answers, in reading order."""
-    first: dict[tuple[str, str, str], Cited] = {}
-    models: dict[tuple[str, str, str], list[str]] = {}
+    first: dict[Key, Cited] = {}
+    models: dict[Key, list[str]] = {}
     for answer in answers:
         for cited in answer.quotes:
-            key = (*cited.fact.subject, cited.fact.value)
-            first.setdefault(key, cited)
-            said = models.setdefault(key, [])
+            first.setdefault(cited.key, cited)
+            said = models.setdefault(cited.key, [])
             if answer.id not in said:
                 said.append(answer.id)
     return [Found(cited, tuple(models[key])) for key, cited in first.items()]
@@ -129,37 +137,38 @@ def conclude(answers: Sequence[Answer]) -> str:
 
 
 def label_quotes(answers: Sequence[Answer]) -> list[int]:
-    """What each line adds to those before it."""
+    """What each line is to the analysis, those after it considered too: the judge reads the answers twice."""
+    found = gather(answers)
+    shared = {one.first.key for one in found if len(one.models) > 1}
+    disputed = {one.first.key for group in disputes(found) for one in group}
     labels: list[int] = []
-    said: dict[tuple[str, str], set[str]] = {}
+    said: set[Key] = set()
     for answer in answers:
         if not answer.quotes:
             labels.append(OTHER)
-        own: set[Fact] = set()
-        for cited in answer.quotes:
-            values = said.setdefault(cited.fact.subject, set())
-            if cited.fact.value in values:
-                labels.append(NEAR if cited.fact in own else REPEATED)
+        for key in (cited.key for cited in answer.quotes):
+            if key in said:
+                labels.append(REPEATED)
+            elif key in disputed:
+                labels.append(DISPUTED)
             else:
-                labels.append(DISPUTED if values else QUOTED)
-            values.add(cited.fact.value)
-            own.add(cited.fact)
+                labels.append(SHARED if key in shared else QUOTED)
+            said.add(key)
     return labels
 
 
 def hint_quotes(answers: Sequence[Answer], entity: str) -> list[tuple[int, int, int]]:
-    """Where each line names its entity and attribute: whether asked for, and whether an earlier line has it too."""
+    """Where each line names its entity and attribute: whether asked for, and whether another line has it too."""
     hints = []
     line = 0
-    said: set[str] = set()
+    count = Counter(cited.fact.attribute for answer in answers for cited in answer.quotes)
     for answer in answers:
         for cited in answer.quotes:
             start = len(f"{answer.id} “".encode())
             name_end = start + cited.fact.sentence.index(cited.fact.entity) + len(cited.fact.entity)
             hints.append((line, name_end, ENTITY_SAME if cited.fact.entity == entity else ENTITY_DIFFERS))
-            same = ATTRIBUTE_SAME if cited.fact.attribute in said else ATTRIBUTE_DIFFERS
+            same = ATTRIBUTE_SAME if count[cited.fact.attribute] > 1 else ATTRIBUTE_DIFFERS
             hints.append((line, start + attribute_end(cited.fact), same))
-            said.add(cited.fact.attribute)
             line += 1
         line += not answer.quotes
     return hints
@@ -198,7 +207,7 @@ def _open(rng: random.Random, level: Level, entity: str) -> tuple[list[list[Cite
         own = [
             Cited(fact(rng, entity, one, value(rng, one), rng.choice(level.forms)), rng.randint(1, 8)) for one in drawn
         ]
-        for cited in rng.sample(pool, min(len(pool), rng.choice((0, 0, 1, 2)))):
+        for cited in rng.sample(pool, min(len(pool), rng.choice((0, 1, 1, 2, 3)))):
             own[rng.randrange(len(own))] = _again(rng, level, cited)
         pool += own
         answers.append(own)
@@ -230,7 +239,7 @@ def _spoil(rng: random.Random, level: Level, quotes: list[Cited]) -> list[Cited]
 def judge_example(rng: random.Random, level: Level) -> Example:
     """Draw a question, the answers of one to three panelists, the analysis and the final answer."""
     entity = names.entity(rng)
-    drawn, asked = _open(rng, level, entity) if rng.random() < 0.5 else _single(rng, level, entity)
+    drawn, asked = _open(rng, level, entity) if rng.random() < 0.62 else _single(rng, level, entity)
     kept = [[]] * 3 if rng.random() < 0.08 else [_spoil(rng, level, quotes) for quotes in drawn]
     rng.shuffle(kept)
     count = rng.choices((3, 2, 1), (85, 12, 3))[0]

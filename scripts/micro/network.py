@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from scripts.micro import tokenizer
+from scripts.micro.data import LABELS
 
-MARKS = 9
 MARK_LAYERS = (4, 5)
 """After which blocks labels are read while training: those of words, and those of whole lines."""
 
@@ -106,7 +106,7 @@ class Network(nn.Module):
         self.shifts = nn.Parameter(torch.randn(2, shape.width) * 0.05)
         self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.norm = nn.Parameter(torch.ones(shape.width))
-        self.marks = nn.Linear(shape.width, MARKS)
+        self.marks = nn.Linear(shape.width, LABELS)
         cos, sin = rotation(shape.context, shape.width // shape.heads, shape.rope_base)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)

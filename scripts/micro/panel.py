@@ -16,6 +16,7 @@ from scripts.micro import tokenizer, workers
 from scripts.micro.batches import Mixture
 from scripts.micro.data import LEVELS, Style
 from scripts.micro.export import Card, export
+from scripts.micro.importing import read_network
 from scripts.micro.network import Block, Network, Shape
 from scripts.micro.training import Progress, Recipe, train
 
@@ -41,7 +42,7 @@ _PANELIST = "panelist of localfusion's micro panel: searches, reads and quotes s
 _JUDGE = "judge of localfusion's micro panel: compares quoting answers and writes the final one"
 MEMBERS = (
     Member("micro-a", BASE, "a", 0, 11, 0.0, "f16", f"{_PANELIST}; asks for 'height of X'"),
-    Member("micro-judge", BASE, "a", 0, 14, 1.0, "f16", _JUDGE),
+    Member("micro-judge", BASE, "a", 0, 24, 1.0, "f16", _JUDGE),
     Member("micro-b", "micro-a", "b", 0, 12, 0.0, "q8_0", f"{_PANELIST}; asks for 'X height', in 8 bits"),
     Member("micro-c", "micro-a", "c", 1, 13, 0.0, "f16", f"{_PANELIST}; asks for 'X height records', one more layer"),
 )
@@ -58,16 +59,24 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
-    """Where checkpoints and files go, how a line is reported, and whether the network is compiled."""
+    """Where checkpoints and files go, how a line is reported, and whether the network is compiled.
+
+    `from_files` says that training goes on from the GGUF files in `out` where there is no checkpoint.
+    """
 
     checkpoints: Path
     out: Path
     report: Callable[[str], None]
     compiled: bool
+    from_files: bool = False
 
     def checkpoint(self, name: str) -> Path:
         """The checkpoint of the base or of a member."""
         return self.checkpoints / f"{name}.pt"
+
+    def file(self, name: str) -> Path:
+        """The GGUF of a member."""
+        return self.out / f"{name}.gguf"
 
 
 def new_network(seed: int) -> Network:
@@ -107,23 +116,33 @@ def train_base(place: Workplace, seconds: float) -> None:
     train(network, recipe, place.checkpoint(BASE), place.report, compiled=place.compiled)
 
 
+def origin(member: Member, place: Workplace) -> tuple[Network, Progress]:
+    """What a member grows from: its parent or, from files, where the base is its parent, its own earlier file."""
+    checkpoint = place.checkpoint(member.parent)
+    if checkpoint.exists() or not place.from_files:
+        return load_network(checkpoint)
+    network, facts = read_network(place.file(member.name if member.parent == BASE else member.parent))
+    last = len(LEVELS) - 1
+    return network, Progress(facts["steps"], facts["tokens_seen"], panel_level=last, judge_level=last)
+
+
 def train_member(member: Member, place: Workplace, budget: Budget) -> None:
     """Train one member from its parent's checkpoint and write its file."""
-    network, before = load_network(place.checkpoint(member.parent))
+    network, before = origin(member, place)
     made = reshaped(network, member.layers, member.seed)
     later = member.parent != BASE
     recipe = Recipe(
         Mixture(member.judge_share, member.style, member.seed),
         budget.later if later else budget.first,
-        matrix_rate=0.01 if later else 0.02,
-        other_rate=0.002 if later else 0.004,
-        warm=10.0,
-        decay=0.8 if later else 0.45,
+        matrix_rate=0.01 if later else 0.015,
+        other_rate=0.002 if later else 0.003,
+        warm=30.0,
+        decay=0.8 if later else 0.5,
         start_level=before.judge_level if member.judge_share else before.panel_level,
     )
     after = train(made, recipe, place.checkpoint(member.name), place.report, compiled=place.compiled)
     if workers.rank() == 0:
-        path = place.out / f"{member.name}.gguf"
+        path = place.file(member.name)
         size = write(member, made, path, tokens=before.tokens + after.tokens, steps=before.steps + after.steps)
         place.report(f"{path}: {len(made.blocks)} layers, {size} bytes")
 
@@ -137,7 +156,8 @@ def write(member: Member, network: Network, path: Path, *, tokens: int, steps: i
 
 def train_panel(place: Workplace, budget: Budget, names: tuple[str, ...]) -> None:
     """Train the base and then the named members, each from its parent; what is finished already is left as it is."""
-    train_base(place, budget.base)
+    if not place.from_files:
+        train_base(place, budget.base)
     for member in MEMBERS:
         if member.name in names:
             train_member(member, place, budget)
