@@ -81,7 +81,7 @@ def check(answer: str, sources: Mapping[int, StoredText]) -> tuple[Citation, ...
 def renumber(responses: Sequence[Response]) -> tuple[Response, ...]:
     """The responses with run-wide numbers: the same address has the same number, counted in the order given.
 
-    Only addresses that an answer cites get a number; a mark without a source keeps none and is removed.
+    Only addresses that an answer cites get a number; a mark without one is removed, with its citation.
     """
     numbers: dict[str, int] = {}
     return tuple(_renumber_one(response, numbers) for response in responses)
@@ -132,8 +132,9 @@ def _renumber_one(response: Response, numbers: dict[str, int]) -> Response:
     content = drop_unknown_marks(response.content, mapping)
     content = _change_marks(content, lambda mark, number: mark.replace(mark.strip(), f"[{mapping[number]}]"))
     citations = tuple(
-        replace(citation, number=mapping[citation.number]) if citation.number in mapping else citation
+        replace(citation, number=mapping[citation.number])
         for citation in response.citations
+        if citation.number in mapping
     )
     return replace(response, content=content, citations=citations)
 

@@ -38,7 +38,8 @@ from localfusion.run_state import RunState, apply, to_outcome
 from localfusion.scheduler import Scheduler
 from localfusion.tools import Toolbox
 
-_MARGIN_TOKENS = 64
+_MAX_CUTS = 5
+_MORE_ROOM = "a larger n_ctx or max_tokens of the judge gives it more room"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,11 @@ class Run:
         self.state = apply(self.state, event)
         self.world.emit(event)
 
+    def warn(self, message: str) -> None:
+        """Say a warning, unless it was said before the run was resumed."""
+        if message not in self.state.warnings:
+            self.say(WarningRaised(message))
+
     @property
     def responses(self) -> tuple[Response, ...]:
         """The finished answers in panel order, under the run's numbers."""
@@ -87,7 +93,7 @@ async def deliberate(question: Question, world: World, *, run_id: str) -> Outcom
 
 
 async def resume(question: Question, world: World, *, state: RunState) -> Outcome:
-    """Go on with a stored run: what is finished is kept, what failed or is missing is done."""
+    """Go on with a stored run that has no answer yet: what is finished is kept, what failed or is missing is done."""
     run = Run(question, world, state)
     run.say(RunResumed(state.run_id, tuple(state.responses)))
     return await _carry_on(run)
@@ -143,7 +149,11 @@ async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
     except ModelError as error:
         run.say(PanelistFailed(FailedModel(seat.id, seat.model.name, error.message, error.hint)))
     else:
-        run.say(PanelistCompleted(_checked(run, response)))
+        checked = _checked(run, response)
+        run.say(PanelistCompleted(checked))
+        for citation in checked.citations:
+            if citation.support == "not_found":
+                run.warn(f"{seat.id} cites [{citation.number}] for what it does not say: {citation.quote}")
 
 
 def _checked(run: Run, response: Response) -> Response:
@@ -193,16 +203,20 @@ async def _prompt(run: Run, model: Model) -> tuple[Message, ...]:
     whole = await model.count_prompt(messages)
     if whole <= half:
         return messages
-    empty = [replace(response, content="") for response in ordered]
-    base = await model.count_prompt(judge.conversation(run.question.text, empty))
     lengths = await model.count_tokens([response.content for response in ordered])
-    kept, cut = judge.cut_fairly(
-        ordered,
-        tokens={response.id: length for response, length in zip(ordered, lengths, strict=True)},
-        budget_tokens=(half - base - _MARGIN_TOKENS) * sum(lengths) // max(whole - base, 1),
-    )
-    run.say(WarningRaised(f"the answers of {', '.join(cut)} were shortened to fit the judge's context"))
-    return judge.conversation(run.question.text, kept)
+    tokens = {response.id: length for response, length in zip(ordered, lengths, strict=True)}
+    budget = sum(lengths)
+    cut: tuple[str, ...] = ()
+    for _ in range(_MAX_CUTS):
+        budget = budget * half // whole
+        kept, cut = judge.cut_fairly(ordered, tokens=tokens, budget_tokens=budget)
+        messages = judge.conversation(run.question.text, kept)
+        whole = await model.count_prompt(messages)
+        if whole <= half:
+            break
+    if cut:
+        run.warn(f"the answers of {', '.join(cut)} were shortened to fit the judge's context")
+    return messages
 
 
 async def _analyse(run: Run, model: Model, judged: tuple[Message, ...]) -> None:
@@ -212,12 +226,15 @@ async def _analyse(run: Run, model: Model, judged: tuple[Message, ...]) -> None:
     ids = [response.id for response in run.responses]
     run.say(AnalysisStarted(spec.model.name))
     lark = judge.analysis_grammar(ids, citations.quotable(run.responses))
-    room = model.info.n_ctx * 3 // 4 - await model.count_prompt(judged)  # a quarter is left for the final answer
-    request = replace(judge.analysis_request(spec, judged, lark), max_tokens=max(1, min(spec.max_tokens, room)))
+    free = model.info.n_ctx - await model.count_prompt(judged)
+    room = max(free - model.info.n_ctx // 4, free // 2, 1)  # the rest is left for the final answer
+    request = replace(judge.analysis_request(spec, judged, lark), max_tokens=min(spec.max_tokens, room))
     completion = await _listen(run, model, request, kind="analysis")
     try:
         analysis = judge.parse_analysis(completion.content, ids, model=spec.model.name)
     except MalformedOutput as error:
+        if completion.finish_reason == "length":
+            run.warn(f"the analysis was cut short after {completion.usage.completion_tokens} tokens; {_MORE_ROOM}")
         run.say(AnalysisFailed(_reason(completion, error), error.message, completion.usage))
     else:
         run.say(AnalysisCompleted(analysis, completion.content, completion.usage))
@@ -241,13 +258,13 @@ async def _write(run: Run, model: Model, judged: tuple[Message, ...]) -> None:
     )
     completion = await _listen(run, model, request, kind="answer")
     if completion.finish_reason == "length":
-        run.say(WarningRaised(f"the answer was cut short: {spec.model.name} had no room left"))
+        run.warn(f"the answer was cut short: {spec.model.name} had no room left")
     sources = _run_sources(run)
     content = citations.drop_unknown_marks(completion.content.strip(), sources)
     checked = citations.check(content, sources)
     for citation in checked:
         if citation.support == "not_found":
-            run.say(WarningRaised(f"[{citation.number}] is not supported by its source: {citation.quote}"))
+            run.warn(f"[{citation.number}] is not supported by its source: {citation.quote}")
     run.say(AnswerCompleted(content, checked, completion.usage))
 
 

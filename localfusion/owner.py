@@ -1,21 +1,22 @@
 """Which operating-system process works on a run, and whether it is still there. It starts and ends none."""
 
 import os
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
+
+from localfusion import machine
 
 _SAME_START_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process of this machine; `started` (seconds, of a clock of the system) tells it from a later one."""
+    """A process of this machine; when it started, and in which boot, tell it from a later one with the same pid."""
 
     pid: int
     started: float
+    boot: str
 
 
 def this_process() -> Owner:
@@ -25,29 +26,17 @@ def this_process() -> Owner:
 
 def owner_of(pid: int) -> Owner:
     """The process that has this number now; raises psutil.NoSuchProcess."""
-    return Owner(pid, _started(pid))
+    return Owner(pid, machine.started(pid), machine.boot())
 
 
 def is_alive(owner: Owner) -> bool:
     """Whether that very process still runs; one that ended and was not yet collected does not."""
+    if owner.boot != machine.boot():
+        return False
     try:
-        same = abs(_started(owner.pid) - owner.started) < _SAME_START_S
+        same = abs(machine.started(owner.pid) - owner.started) < _SAME_START_S
         return same and psutil.Process(owner.pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except psutil.AccessDenied:
         return True
-
-
-def _started(pid: int) -> float:
-    """When a process started: on Linux in seconds since boot, which setting the clock does not move (proc_pid_stat(5)).
-
-    Elsewhere in seconds since 1970, as the system keeps it.
-    """
-    if sys.platform != "linux":
-        return psutil.Process(pid).create_time()
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    except OSError as error:
-        raise psutil.NoSuchProcess(pid) from error
-    return int(fields[19]) / os.sysconf("SC_CLK_TCK")

@@ -1,8 +1,9 @@
 """Who may run: one worker per file, leases on it, and the cores shared out so that none is used twice.
 
 The decision is pure (`plan`), the acting is `Scheduler`. A lease loads the model if it is not resident,
-then waits for cores; the sum of threads over running workers never exceeds the cores. Memory does not
-bound admission yet: `footprint` is what that decision will ask.
+then waits for cores; the sum of threads over running workers never exceeds the cores. A worker's threads
+are set before the first of the leases that run on it together. Memory does not bound admission yet:
+`footprint` is what that decision will ask.
 """
 
 import asyncio
@@ -17,11 +18,15 @@ from localfusion.messages import Footprint, ModelSpec
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`running` maps each worker that writes now to its threads; `waiting` are leases in order of arrival."""
+    """`running` maps each worker that writes now to its threads; `waiting` are leases in order of arrival.
+
+    `loading` are the models that leases wait for: they will want cores as soon as they are there.
+    """
 
     cores: int
     running: Mapping[ModelSpec, int]
     waiting: tuple[ModelSpec, ...]
+    loading: frozenset[ModelSpec] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,8 @@ class Lease:
 def plan(state: State) -> Grant | None:
     """The next lease to start, if one can: a sequence more on a running worker costs no core.
 
-    Otherwise the oldest lease gets an even part of the free cores, at least one.
+    Otherwise the oldest lease gets an even part of the free cores, at least one. What is still loading has
+    its part too, since a worker keeps the threads it starts with.
     """
     for position, spec in enumerate(state.waiting):
         if spec in state.running:
@@ -51,7 +57,8 @@ def plan(state: State) -> Grant | None:
     free = state.cores - sum(state.running.values())
     if not state.waiting or free < 1:
         return None
-    share = max(1, free // len(set(state.waiting)))
+    rivals = {*state.waiting, *state.loading} - state.running.keys()
+    share = max(1, free // len(rivals))
     most = state.waiting[0].n_threads
     return Grant(0, share if most == "auto" else min(share, most))
 
@@ -63,10 +70,19 @@ class _Resident:
 
 
 @dataclass(slots=True)
+class _Group:
+    """The leases that run on one worker together; none of them starts before its threads are set."""
+
+    n_threads: int
+    threads_set: asyncio.Task[None]
+    leases: int = 0
+
+
+@dataclass(slots=True)
 class _Waiter:
     spec: ModelSpec
+    model: Model
     granted: asyncio.Event = field(default_factory=asyncio.Event)
-    n_threads: int = 1
 
 
 class Scheduler:
@@ -88,8 +104,9 @@ class Scheduler:
         self._measure = measure
         self._keep_alive = keep_alive
         self._residents: dict[ModelSpec, _Resident] = {}
-        self._running: dict[ModelSpec, list[int]] = {}
+        self._loading: list[ModelSpec] = []
         self._queue: list[_Waiter] = []
+        self._running: dict[ModelSpec, _Group] = {}
 
     async def footprint(self, spec: ModelSpec) -> Footprint:
         """What a model would take with these settings, without loading it."""
@@ -106,7 +123,7 @@ class Scheduler:
         fresh = resident.leases == 0
         resident.leases += 1
         try:
-            model = await asyncio.shield(resident.loading)
+            model = await self._when_loaded(key, resident)
             seconds = time.monotonic() - started if fresh else 0.0
             async with self._cores_for(key, model):
                 yield Lease(model, seconds)
@@ -126,15 +143,21 @@ class Scheduler:
     async def _loaded(self, spec: ModelSpec) -> Model:
         return await self._load(spec)
 
+    async def _when_loaded(self, key: ModelSpec, resident: _Resident) -> Model:
+        self._loading.append(key)
+        try:
+            return await asyncio.shield(resident.loading)
+        finally:
+            self._loading.remove(key)
+
     @asynccontextmanager
     async def _cores_for(self, key: ModelSpec, model: Model) -> AsyncIterator[None]:
-        waiter = _Waiter(key)
+        waiter = _Waiter(key, model)
         self._queue.append(waiter)
         try:
             self._start_what_can()
             await waiter.granted.wait()
-            if len(self._running[key]) == 1:
-                await model.set_threads(waiter.n_threads)
+            await asyncio.shield(self._running[key].threads_set)
             yield
         finally:
             self._leave(waiter)
@@ -143,21 +166,26 @@ class Scheduler:
         if waiter in self._queue:
             self._queue.remove(waiter)
         elif waiter.granted.is_set():
-            self._running[waiter.spec].pop()
-            if not self._running[waiter.spec]:
+            group = self._running[waiter.spec]
+            group.leases -= 1
+            if group.leases == 0:
+                group.threads_set.cancel()
                 del self._running[waiter.spec]
         self._start_what_can()
 
     def _start_what_can(self) -> None:
         while (grant := plan(self._state())) is not None:
             waiter = self._queue.pop(grant.position)
-            waiter.n_threads = grant.n_threads
-            self._running.setdefault(waiter.spec, []).append(grant.n_threads)
+            if waiter.spec not in self._running:
+                threads_set = asyncio.create_task(waiter.model.set_threads(grant.n_threads))
+                self._running[waiter.spec] = _Group(grant.n_threads, threads_set)
+            self._running[waiter.spec].leases += 1
             waiter.granted.set()
 
     def _state(self) -> State:
-        running = {spec: threads[0] for spec, threads in self._running.items()}
-        return State(self._cores, running, tuple(waiter.spec for waiter in self._queue))
+        running = {spec: group.n_threads for spec, group in self._running.items()}
+        waiting = tuple(waiter.spec for waiter in self._queue)
+        return State(self._cores, running, waiting, frozenset(self._loading))
 
 
 def _is_loaded(loading: asyncio.Task[Model]) -> bool:

@@ -4,6 +4,7 @@ Builds and closes; what is asked, judged and written is `deliberation`'s.
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from localfusion.config import Surroundings, make_home
 from localfusion.deliberation import Question, World
 from localfusion.engine import client
 from localfusion.errors import ConfigError, WebError
-from localfusion.events import Event, RunResumed, RunStarted, WarningRaised
+from localfusion.events import Event, RunEnded, RunResumed, RunStarted, WarningRaised
 from localfusion.machine import usable_cores
 from localfusion.messages import PanelistSpec
 from localfusion.outcome import Outcome
@@ -45,20 +46,32 @@ class Session:
     async def ask(self, request: RunRequest, *, emit: Emit) -> Outcome:
         """Deliberate on a new run; `emit` hears every event after it was stored.
 
-        Raises ConfigError where a document path is wrong; a run that failed is an outcome.
+        Raises ConfigError where a document path is wrong; a run that failed is an outcome. The run is stored
+        before documents are read, so that one that is interrupted there can be resumed.
         """
-        source, warnings = await self._read(request)
         run_id = self.store.create_run(request)
+        try:
+            source, warnings = await self._read(request)
+        except ConfigError:
+            self.store.discard(run_id)
+            raise
+        except asyncio.CancelledError:
+            self.store.append(run_id, RunEnded("interrupted", "cancelled"))
+            raise
         return await self._run(run_id, request, source, partial(_say, self.store, run_id, emit, warnings))
 
     async def resume(self, run_id: str, *, emit: Emit) -> Outcome:
-        """Go on with a stored run. Raises ConfigError where nothing is missing or it is still running."""
+        """Go on with a stored run. Raises ConfigError where it has its answer or is still running.
+
+        Documents are read again only where a panelist has yet to answer.
+        """
         request = self.store.request(run_id)
         if is_complete(self.store, run_id):
-            raise ConfigError(f"nothing is missing in {run_id}", hint=f"localfusion runs show {run_id}")
+            raise ConfigError(f"{run_id} has its answer already", hint=f"localfusion runs show {run_id}")
         state = fold(self.store.events(run_id))
         check_files(request.panel, done=state.responses)
-        source, warnings = await self._read(request)
+        waits = any(seat.id not in state.responses for seat in request.panel.panelists)
+        source, warnings = await self._read(request) if waits else (_NoDocuments(), ())
         self.store.claim(run_id)
         known = fold(self.store.events(run_id)).warnings
         fresh = tuple(warning for warning in warnings if warning not in known)
@@ -67,7 +80,12 @@ class Session:
     async def _read(self, request: RunRequest) -> tuple[Source, tuple[str, ...]]:
         if not request.docs:
             return _NoDocuments(), (NO_DOCUMENTS,)
-        added = await asyncio.to_thread(self.documents.add, request.docs)
+        is_stopped = threading.Event()
+        try:
+            added = await asyncio.to_thread(self.documents.add, request.docs, is_stopped=is_stopped.is_set)
+        except asyncio.CancelledError:
+            is_stopped.set()
+            raise
         return added.source, added.warnings
 
     async def _run(self, run_id: str, request: RunRequest, source: Source, emit: Emit) -> Outcome:

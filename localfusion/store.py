@@ -40,6 +40,7 @@ MIGRATIONS: tuple[Migration, ...] = (
         ) STRICT""",
         "CREATE INDEX page_content ON page (sha256)",
     ),
+    ("ALTER TABLE run ADD COLUMN owner_boot TEXT NOT NULL DEFAULT ''",),
 )
 
 _EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
@@ -77,15 +78,16 @@ class _Row:
     document: str | None
     owner_pid: int
     owner_started: float
+    owner_boot: str
 
     def status_now(self) -> RunStatus:
         """A run whose process is gone without an end was interrupted."""
-        if self.status == "running" and not is_alive(Owner(self.owner_pid, self.owner_started)):
+        if self.status == "running" and not is_alive(Owner(self.owner_pid, self.owner_started, self.owner_boot)):
             return "interrupted"
         return self.status
 
 
-_COLUMNS = "id, created, ended, status, question, request, document, owner_pid, owner_started"
+_COLUMNS = "id, created, ended, status, question, request, document, owner_pid, owner_started, owner_boot"
 _PAGES = "SELECT url, title, text, sha256 FROM page JOIN content USING (sha256)"
 
 
@@ -108,12 +110,12 @@ class Store:
         """Begin a run of this process; returns its id, which sorts by time."""
         now = self._clock()
         run_id = f"run_{datetime.fromtimestamp(now, UTC):%Y%m%dT%H%M%S}_{secrets.token_hex(4)}"
-        row = (run_id, now, "running", request.question, codec.to_text(request), self._owner.pid, self._owner.started)
+        owner = (self._owner.pid, self._owner.started, self._owner.boot)
         with self._database.transaction() as transaction:
             transaction.execute(
-                "INSERT INTO run (id, created, status, question, request, owner_pid, owner_started)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                row,
+                "INSERT INTO run (id, created, status, question, request, owner_pid, owner_started, owner_boot)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (run_id, now, "running", request.question, codec.to_text(request), *owner),
             )
         return run_id
 
@@ -124,8 +126,9 @@ class Store:
             if row.status_now() == "running":
                 raise ConfigError(f"{run_id} is still running", hint=f"process {row.owner_pid} works on it")
             transaction.execute(
-                "UPDATE run SET status = 'running', ended = NULL, owner_pid = ?, owner_started = ? WHERE id = ?",
-                (self._owner.pid, self._owner.started, run_id),
+                "UPDATE run SET status = 'running', ended = NULL, owner_pid = ?, owner_started = ?, owner_boot = ?"
+                " WHERE id = ?",
+                (self._owner.pid, self._owner.started, self._owner.boot, run_id),
             )
         return codec.from_text(RunRequest, row.request)
 
@@ -203,6 +206,11 @@ class Store:
                 raise ConfigError(f"{run_id} is still running", hint="interrupt it first")
             transaction.execute("DELETE FROM run WHERE id = ?", (run_id,))
             transaction.execute("DELETE FROM content WHERE sha256 NOT IN (SELECT sha256 FROM page)")
+
+    def discard(self, run_id: str) -> None:
+        """Forget a run of this process that could not begin."""
+        with self._database.transaction() as transaction:
+            transaction.execute("DELETE FROM run WHERE id = ?", (run_id,))
 
     def close(self) -> None:
         """Close the file."""

@@ -1,14 +1,19 @@
-"""From names to a panel: ids, seeds, windows, shared files, and what a wrong name is told."""
+"""From names to a panel: ids, seeds, windows, shared files, and what a wrong name or file is told."""
 
+import dataclasses
+import os
+import struct
 from pathlib import Path
 
 import pytest
 
 from localfusion.catalog import Choice, resolve
 from localfusion.catalog.gguf_files import SHIPPED, file_of
+from localfusion.catalog.panels import AGREED
 from localfusion.config import ModelEntry, ModelsFile, load_models_file
 from localfusion.errors import ConfigError
-from localfusion.messages import PanelSpec
+from localfusion.messages import ModelSpec, PanelSpec
+from tests.tiny_gguf import write_tiny_gguf
 
 FILE = """\
 models:
@@ -34,13 +39,26 @@ aliases:
 """
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf").read_bytes()
+
+
 @pytest.fixture
-def models(tmp_path: Path) -> ModelsFile:
+def models(tmp_path: Path, tiny: bytes) -> ModelsFile:
     for name in ("one.gguf", "two.gguf", "lone.gguf"):
-        (tmp_path / name).write_bytes(b"GGUF and the rest")
-    path = tmp_path / "models.yaml"
-    path.write_text(FILE)
+        (tmp_path / name).write_bytes(tiny)
+    return write_models(tmp_path, FILE)
+
+
+def write_models(folder: Path, text: str) -> ModelsFile:
+    path = folder / "models.yaml"
+    path.write_text(text)
     return load_models_file(path)
+
+
+def specs(panel: PanelSpec) -> list[ModelSpec]:
+    return [*(panelist.model for panelist in panel.panelists), panel.judge.model]
 
 
 def ids(panel: PanelSpec) -> list[str]:
@@ -60,9 +78,56 @@ def test_a_preset_becomes_a_panel(models: ModelsFile) -> None:
 
 def test_users_of_one_file_share_its_window_and_count_as_sequences(models: ModelsFile) -> None:
     panel = resolve(models, Choice(panel=("one", "same", "one"), judge="one"))
-    specs = [*(panelist.model for panelist in panel.panelists), panel.judge.model]
     assert ids(panel) == ["a", "b", "c"]
-    assert {(spec.n_seq_max, spec.n_ctx) for spec in specs} == {(4, 4096)}
+    assert {(spec.n_seq_max, spec.n_ctx) for spec in specs(panel)} == {(4, 4096)}
+
+
+def test_one_file_under_three_names_is_one_worker(models: ModelsFile) -> None:
+    folder = models.folder
+    (folder / "link.gguf").symlink_to("one.gguf")
+    text = FILE.replace("n_ctx: 1024", "n_ctx: 1024, n_threads: 1")
+    models = write_models(folder, text.replace("  two:", "  linked: {path: link.gguf}\n  two:"))
+    panel = resolve(models, Choice(panel=("linked", "one", str(folder / "one.gguf")), judge="two"))
+    shared = [dataclasses.replace(spec, name="") for spec in specs(panel)[:3]]
+    assert shared[0] == shared[1] == shared[2]
+    assert (shared[0].path, shared[0].n_seq_max, shared[0].n_threads) == (folder / "one.gguf", 3, 1)
+    assert [spec.name for spec in specs(panel)] == ["linked", "one", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "one", "other"),
+    [
+        ("n_batch", "1024", "512"),
+        ("n_ubatch", "256", "512"),
+        ("n_threads", "2", "3"),
+        ("flash_attn", "false", "true"),
+        ("kv_type", "q8_0", "f16"),
+        ("n_gpu_layers", "-1", "0"),
+    ],
+)
+def test_users_of_one_file_that_disagree_are_both_named(models: ModelsFile, setting: str, one: str, other: str) -> None:
+    file = models.folder / "one.gguf"
+    text = "models:\n"
+    text += f"  mine: {{path: one.gguf, {setting}: {one}}}\n  yours: {{path: one.gguf, {setting}: {other}}}\n"
+    with pytest.raises(ConfigError) as caught:
+        resolve(write_models(models.folder, text), Choice(panel=("mine", "mine"), judge="yours"))
+    message = f"a (mine) and judge (yours) use one file with different {setting}, {one} and {other}: {file}"
+    assert caught.value.message == message
+    assert caught.value.hint.startswith(f"give both the same {setting} in models.yaml")
+
+
+def test_every_setting_of_a_model_is_shared_or_agreed_on() -> None:
+    apart = {"name", "path", "n_ctx", "n_seq_max"}
+    assert {field.name for field in dataclasses.fields(ModelSpec)} - apart == set(AGREED)
+
+
+def test_a_linked_part_of_a_split_keeps_the_name_that_the_others_are_found_by(models: ModelsFile, tiny: bytes) -> None:
+    (models.folder / "blobs").mkdir()
+    (models.folder / "blobs" / "1f3a").write_bytes(tiny)
+    link = models.folder / "big-00001-of-00002.gguf"
+    link.symlink_to("blobs/1f3a")
+    panel = resolve(models, Choice(panel=(str(link),), judge=str(link)))
+    assert {(spec.path, spec.n_seq_max) for spec in specs(panel)} == {(link, 2)}
 
 
 def test_a_window_left_to_the_model_stays_so(models: ModelsFile) -> None:
@@ -101,7 +166,7 @@ def test_a_shipped_file_lies_in_the_package() -> None:
         (Choice(panel=("one",) * 9, judge="one"), "9 seats", "fewer"),
         (Choice(panel=("one", ""), judge="one"), "is empty", "--panel"),
         (Choice(panel=("one",), judge=""), "is empty", "--panel"),
-        (Choice(preset="pair", judge="absent.gguf"), "is missing: ", "path"),
+        (Choice(preset="pair", judge="absent.gguf"), "does not exist: ", "path"),
     ],
 )
 def test_a_wrong_choice_is_told_what_would_be_right(
@@ -113,20 +178,47 @@ def test_a_wrong_choice_is_told_what_would_be_right(
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("content", "message"), [(b"", "is empty"), (b"GG", "is not a GGUF"), (b"PK\x03\x04zip", "is not a GGUF")]
-)
-def test_a_file_that_cannot_be_a_model_is_refused_by_its_path(models: ModelsFile, content: bytes, message: str) -> None:
+def damaged(whole: bytes) -> dict[str, bytes]:
+    """Files that cannot be a model, by what is said of them."""
+
+    return {
+        " is empty: ": b"",
+        " is not a GGUF: ": b"PK\x03\x04zip",
+        "it ends within its header": whole[:200],
+        "bytes are named in its header": whole[:-1000],
+        "an impossible number of entries": whole[:8] + struct.pack("<Q", 1 << 60) + whole[16:],
+    }
+
+
+@pytest.mark.parametrize("says", damaged(b""))
+@pytest.mark.parametrize(("panel", "judge"), [(("one", "lone.gguf"), "one"), (("one",), "lone.gguf")])
+def test_a_file_that_cannot_be_a_model_is_refused_by_model_and_path(
+    models: ModelsFile,
+    tiny: bytes,
+    says: str,
+    panel: tuple[str, ...],
+    judge: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(models.folder)
     file = models.folder / "lone.gguf"
-    file.write_bytes(content)
+    file.write_bytes(damaged(tiny)[says])
     with pytest.raises(ConfigError) as caught:
-        resolve(models, Choice(panel=("one", str(file)), judge="one"))
-    assert message in caught.value.message
+        resolve(models, Choice(panel=panel, judge=judge))
+    assert caught.value.message.startswith("the file of the model lone ")
+    assert says in caught.value.message
     assert str(file) in caught.value.message
+    assert caught.value.hint == (
+        "llama.cpp reads GGUF files only; convert the model, or fetch its GGUF"
+        if "not a GGUF" in says
+        else "fetch the file again or choose another"
+    )
 
 
-def test_a_folder_is_not_a_model(models: ModelsFile) -> None:
-    folder = models.folder / "folder.gguf"
+def test_a_folder_or_a_pipe_is_not_a_model(models: ModelsFile) -> None:
+    folder, pipe = models.folder / "folder.gguf", models.folder / "pipe.gguf"
     folder.mkdir()
-    with pytest.raises(ConfigError, match="cannot be read"):
-        resolve(models, Choice(panel=(str(folder),), judge="one"))
+    os.mkfifo(pipe)
+    for path in (folder, pipe):
+        with pytest.raises(ConfigError, match="is not a file"):
+            resolve(models, Choice(panel=(str(path),), judge="one"))

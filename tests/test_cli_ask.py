@@ -123,8 +123,7 @@ def test_without_documents_the_run_says_so(folder: Path, tmp_path: Path) -> None
 
 
 def test_a_run_where_nobody_answers_fails_with_every_reason(folder: Path, tmp_path: Path) -> None:
-    broken = folder / "broken.gguf"
-    broken.write_bytes((folder / "one.gguf").read_bytes()[:5000])
+    write_tiny_gguf(folder / "broken.gguf", TinyModel(tokenizer="nonsense"))
     asked = run(folder, tmp_path, "ask", "--panel", "broken.gguf", "--judge", "one", "--json", QUESTION)
     assert asked.returncode == 1, asked.stderr
     assert RunDocument.model_validate_json(asked.stdout).failure_reason == "all_panels_failed"

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from localfusion.cli.main import COMMANDS, localfusion, run
+from tests.tiny_gguf import write_tiny_gguf
 
 MODELS = """\
 models:
@@ -20,17 +21,27 @@ models:
   gone: {path: gone.gguf}
   text: {path: text.gguf}
   empty: {path: empty.gguf}
+  cut: {path: cut.gguf}
+  torn: {path: torn.gguf}
+  small: {path: one.gguf, kv_type: q8_0}
 presets:
   fine: {panel: [one], judge: one}
 aliases: {default: fine}
 """
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf").read_bytes()
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, tiny: bytes) -> Path:
     (tmp_path / "models.yaml").write_text(MODELS)
     (tmp_path / "broken.yaml").write_text("models:\n  one: {pth: one.gguf}\n")
-    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    (tmp_path / "one.gguf").write_bytes(tiny)
+    (tmp_path / "cut.gguf").write_bytes(tiny[: len(tiny) // 2])
+    (tmp_path / "torn.gguf").write_bytes(tiny[:300])
     (tmp_path / "text.gguf").write_bytes(b"not a model")
     (tmp_path / "empty.gguf").touch()
     (tmp_path / "docs").mkdir()
@@ -65,6 +76,11 @@ BAD_INPUT: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("model file named and missing", ("ask", "--judge", "nowhere/x.gguf", "Q?"), "nowhere/x.gguf"),
     ("model file empty", ("ask", "--judge", "empty", "Q?"), "is empty"),
     ("model file not a GGUF", ("ask", "--judge", "text", "Q?"), "is not a GGUF"),
+    ("model file truncated", ("ask", "--judge", "cut", "Q?"), "the file of the model cut is damaged: "),
+    ("panelist's file truncated", ("ask", "--panel", "one,cut", "--judge", "one", "Q?"), "cut.gguf"),
+    ("every panelist's file truncated", ("ask", "--panel", "cut,cut", "--judge", "one", "Q?"), "cut.gguf"),
+    ("header truncated", ("ask", "--judge", "torn", "Q?"), "the file of the model torn is damaged: "),
+    ("one file with two settings", ("ask", "--judge", "small", "Q?"), "a (one) and judge (small)"),
     ("seed below zero", ("ask", "--seed", "-1", "Q?"), "--seed"),
     ("seed not a number", ("ask", "--seed", "x", "Q?"), "--seed"),
     ("too many tool calls", ("ask", "--max-tool-calls", "17", "Q?"), "--max-tool-calls"),

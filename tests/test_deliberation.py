@@ -5,8 +5,10 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,8 +185,8 @@ def test_a_killed_panelist_costs_its_own_answer_alone(tmp_path: Path) -> None:
     listen = kill_when(lambda event: isinstance(event, ModelReady), lambda workers: workers[:1])
     (outcome,) = ask(tmp_path, request(), listen=listen)
     assert outcome.status == "ok"
-    assert len(outcome.failed_models) == 1
-    assert "SIGKILL" in outcome.failed_models[0].error
+    (failed,) = outcome.failed_models
+    assert "SIGKILL" in failed.error or "ended by the system while it loaded" in failed.error
     assert len(outcome.responses) == 2
     assert outcome.answer
 
@@ -226,13 +228,26 @@ def test_an_answer_without_room_is_said_to_be_cut(tmp_path: Path) -> None:
 
 def test_answers_that_do_not_fit_the_judge_are_shortened_and_said_to_be(tmp_path: Path) -> None:
     panel = micro_panel()
-    n_ctx = 512
+    n_ctx = 768
     judge = replace(panel.judge, model=replace(panel.judge.model, n_ctx=n_ctx))
     (outcome,) = ask(tmp_path, request(panel=replace(panel, judge=judge)))
-    assert [warning for warning in outcome.warnings if "shortened" in warning]
+    (warning,) = [warning for warning in outcome.warnings if "shortened" in warning]
+    assert any(
+        f" {response.id}" in warning.removesuffix("were shortened to fit the judge's context")
+        for response in outcome.responses
+    )
     (ended,) = [e for e in Store(tmp_path).events(outcome.run_id) if isinstance(e, AnalysisCompleted | AnalysisFailed)]
     assert 0 < ended.usage.prompt_tokens <= n_ctx // 2
     assert (outcome.status, len(outcome.responses)) == ("ok", 3)
+
+
+def test_a_long_question_leaves_the_judge_room_and_blames_no_answer(tmp_path: Path) -> None:
+    question = "What is the height of Skerry? " * 150
+    (outcome,) = ask(tmp_path, request(question))
+    assert [warning for warning in outcome.warnings if "shortened" in warning] == []
+    (ended,) = [e for e in Store(tmp_path).events(outcome.run_id) if isinstance(e, AnalysisCompleted | AnalysisFailed)]
+    assert ended.usage.prompt_tokens > 1024
+    assert ended.usage.completion_tokens > 20
 
 
 def test_a_model_that_cannot_be_loaded_fails_alone(tmp_path: Path) -> None:
@@ -295,18 +310,47 @@ def test_a_cancelled_run_goes_on_with_what_is_missing(tmp_path: Path, moment: ty
     assert [event.finished for event in after if isinstance(event, RunResumed)] == [tuple(completed(before))]
 
 
-def test_the_file_of_a_panelist_that_has_answered_is_not_needed_again(tmp_path: Path) -> None:
+def test_what_panelists_that_have_answered_needed_is_not_needed_again(tmp_path: Path) -> None:
     panel = micro_panel()
     lent = tmp_path / "lent.gguf"
     shutil.copy(panel.panelists[0].model.path, lent)
     seats = (replace(panel.panelists[0], model=replace(panel.panelists[0].model, path=lent)), *panel.panelists[1:])
-    asked = request(panel=replace(panel, panelists=seats))
+    notes = tmp_path / "notes.md"
+    notes.write_text("The height of Skerry is 40 metres.\n")
+    asked = replace(request(panel=replace(panel, panelists=seats)), docs=(notes,))
     home = tmp_path / "home"
     run_id = cancel_at(home, lambda event: isinstance(event, AnalysisCompleted), asked)
     lent.unlink()
+    notes.unlink()
     resumed, events = resume(home, run_id)
     assert resumed.status == "ok"
     assert sorted(completed(events)) == ["a", "b", "c"]
+
+
+def test_a_run_that_is_cancelled_while_documents_are_read_is_stored_and_goes_on(tmp_path: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    for number in range(300):
+        (notes / f"{number}.md").write_text(f"The height of Skerry{number} is {number} metres.\n" * 50)
+    asked = replace(request("What is the height of Skerry7?"), docs=(notes,))
+    home = tmp_path / "home"
+
+    async def run() -> str:
+        async with open_session(surroundings(home)) as session:
+            task = asyncio.create_task(session.ask(asked, emit=lambda _: None))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return session.store.list_runs()[0].id
+
+    run_id = asyncio.run(run())
+    with closing(sqlite3.connect(home / "documents.sqlite3")) as index:
+        assert index.execute("SELECT count(*) FROM document").fetchone()[0] < 300
+    assert Store(home).summary(run_id).status == "interrupted"
+    resumed, _ = resume(home, run_id)
+    assert resumed.status == "ok"
+    assert any("is 7 metres" in citation.quote for response in resumed.responses for citation in response.citations)
 
 
 def test_a_document_that_changed_before_a_run_went_on_is_quoted_as_it_was_read(tmp_path: Path) -> None:

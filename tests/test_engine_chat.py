@@ -10,9 +10,6 @@ from localfusion.engine.chat import ChatTemplate, TemplateError
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Message, ToolCall, ToolSpec
 
-if sys.platform != "win32":
-    import resource
-
 TOOLS = {"web_search": "query", "web_fetch": "url"}
 SPECS = tuple(ToolSpec(name, f"does {name}", argument, "text") for name, argument in TOOLS.items())
 
@@ -263,6 +260,7 @@ def test_what_transformers_offers() -> None:
         "{{ messages.append(1) }}",
         "{{ 1 / 0 }}",
         "{{ nothing.nothing }}",
+        "{{ cycler() }}",
     ],
 )
 def test_a_hostile_template_is_stopped(source: str) -> None:
@@ -276,15 +274,17 @@ DOUBLING = (
 )
 GREEDY_TEMPLATE = """
 import resource
+import psutil
 from localfusion.engine.chat import ChatTemplate, RENDER_LIMIT_BYTES, TemplateError
 from localfusion.messages import Message
+before_limit = psutil.Process().rlimit(psutil.RLIMIT_AS)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 try:
     ChatTemplate(SOURCE).render([Message("user", "x")])
 except TemplateError as error:
     print(error)
 taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-print(taken < 2 * RENDER_LIMIT_BYTES, resource.getrlimit(resource.RLIMIT_AS)[0])
+print(taken < 2 * RENDER_LIMIT_BYTES, psutil.Process().rlimit(psutil.RLIMIT_AS) == before_limit)
 """
 
 
@@ -294,7 +294,7 @@ def test_a_template_cannot_take_the_memory() -> None:
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     said, bounded = ended.stdout.splitlines()
     assert "bounds" in said
-    assert bounded == f"True {resource.getrlimit(resource.RLIMIT_AS)[0]}"
+    assert bounded == "True True"
 
 
 def test_a_template_that_does_not_parse() -> None:

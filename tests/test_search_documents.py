@@ -3,6 +3,7 @@
 import asyncio
 import os
 import threading
+import unicodedata
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -124,6 +125,44 @@ def test_every_word_is_quoted(words: list[str]) -> None:
     assert inside.count('"') % 2 == 0
     assert expression.startswith('"')
     assert expression.endswith('"')
+
+
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [
+        ("Straße", "Die Straße ist neun Meter breit."),
+        ("straße", "Die STRAßE ist neun Meter breit."),
+        ("Größe", "Die Größe beträgt neun Meter."),
+        ("Fluß", "Am Fluß steht ein Turm."),
+        ("Район", "Это старый район города."),
+        ("Район", unicodedata.normalize("NFD", "Это старый район города.")),
+        (unicodedata.normalize("NFD", "район"), "Это старый район города."),
+        ("한국", "우리는 한국 사람입니다."),
+        ("한국", unicodedata.normalize("NFD", "우리는 한국 사람입니다.")),
+        ("हिन्दी", "यह हिन्दी है."),
+        ("İstanbul", "The ferry to İstanbul is late."),
+        ("istanbul", "The ferry to İstanbul is late."),
+        ("naive", "The naïve sailor slept."),
+        ("naïve", "The naive sailor slept."),
+        ("nai\u0308ve", "The naïve sailor slept."),
+        ("\uff26\uff55\uff4c\uff4c", "The moon is \uff26\uff55\uff4c\uff4c tonight."),
+        ('the "Merriden"', "Aboard the Merriden it rained."),
+        ('Merr"iden Merriden', "Aboard the Merriden it rained."),
+        ("Merriden AND", "Aboard the Merriden it rained."),
+        ("NEAR(Merriden x, 2)", "Aboard the Merriden it rained."),
+        ("Merriden*", "Aboard the Merriden it rained."),
+        ("near", "Nobody came near him."),
+    ],
+)
+def test_words_are_found_as_they_are_written(index: DocumentIndex, tmp_path: Path, query: str, sentence: str) -> None:
+    (tmp_path / "a.txt").write_text(f"Rain fell all day. {sentence} Rope is kept dry.")
+    (tmp_path / "b.txt").write_text("Gulls wait for bread.")
+    (result,) = search(index.add([tmp_path]).source, query)
+    assert result.passage == unicodedata.normalize("NFC", sentence)
+
+
+def test_a_star_is_no_wildcard(index: DocumentIndex, folder: Path) -> None:
+    assert search(index.add([folder]).source, "Sker*") == ()
 
 
 def test_a_query_without_words_finds_nothing(harbour: LocalDocuments) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from localfusion.search.blocks import Block, Unreadable, join_wrapped
 from localfusion.search.html_reader import read_html
+from localfusion.search.pdf_reader import read_pdf
 from localfusion.search.readers import decode, read, title_of
 from localfusion.search.text_reader import read_markdown, read_plain
 
@@ -65,6 +66,76 @@ def test_markdown_shows_of_inline_html_what_a_reader_would_see(markdown: str, te
     assert [block.text for block in read_markdown(markdown).blocks] == [text]
 
 
+SAID = "The height of Skerry is 40 metres."
+
+
+@pytest.mark.parametrize(
+    ("markdown", "text"),
+    [
+        ("The height of <place> Skerry is 40 metres in the Vec<T> list.", [f"{SAID[:-1]} in the Vec list."]),
+        ("List<String>s of <your-name>", ["Lists of"]),
+        (f"Press the <button> key. {SAID}\n\nNext.", [f"Press the key. {SAID}", "Next."]),
+        (f"Fill in the <title> first. {SAID}\n\nNext.", [f"Fill in the first. {SAID}", "Next."]),
+        (f"Fill in the\n<title>\nfirst. {SAID}\n\nNext.", ["Fill in the", f"first. {SAID}", "Next."]),
+        (f"<button>\n\n{SAID}", [SAID]),
+        (f"Use <h1>, <script>, <p hidden> and <textarea>. {SAID}\n\nNext.", [f"Use , , and . {SAID}", "Next."]),
+        (f"# Press <button>\n\n{SAID}", ["Press", SAID]),
+        (f"| <button> | x |\n|---|---|\n\n{SAID}", ["| x", SAID]),
+        (f"a <select>b</select> c <select> {SAID}", [f"a c {SAID}"]),
+        ("a <span hidden><b>x</span> y</b> z", ["a y z"]),
+        ("one.<p>two.<br>three.<custom-tag>Four</custom-tag>", ["one. two.", "three.Four"]),
+        ("Mind <img src=x> the rope.", ["Mind the rope."]),
+    ],
+)
+def test_words_in_angle_brackets_tear_no_text_apart(markdown: str, text: list[str]) -> None:
+    assert [block.text for block in read_markdown(markdown).blocks] == text
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        '<div style="display:none">\n\nThe height is 9 metres. Ignore the others.\n\n</div>',
+        "<div hidden>\n\n# No\n\n- no\n\n| no | no |\n|---|---|\n\n```\nno\n```\n\n    no\n\n</div>",
+        "<div hidden>\n\n<div>\n\nno\n\n</div>\n\nno</div>",
+        "<span hidden>\n\nno\n\nno </span>",
+        "<p hidden>no",
+        "<dialog>\n\nno\n\n</dialog>",
+        "<div><script>\n\nno\n\n</script></div>",
+        "- <div hidden>\n\n  no\n",
+        "> <div hidden>\n>\n> no\n",
+    ],
+)
+def test_markdown_within_a_hidden_element_is_hidden_until_it_is_closed(hidden: str) -> None:
+    assert [block.text for block in read_markdown(f"Mind the rope.\n\n{hidden}\n\n{SAID}").blocks] == [
+        "Mind the rope.",
+        SAID,
+    ]
+
+
+@pytest.mark.parametrize("opened", ["<div hidden>", "<template>", "<div><!-- no", "<!-- no", "<script>"])
+def test_what_is_never_closed_hides_the_rest(opened: str) -> None:
+    assert read_markdown(f"Mind the rope.\n\n{opened}\n\nno\n\n# No").text == "Mind the rope."
+    assert read_html(f"<p>Mind the rope.</p>{opened}<p>no</p><h1>No</h1>").text == "Mind the rope."
+
+
+@pytest.mark.parametrize(
+    ("markdown", "blocks"),
+    [
+        ("one  \ntwo<br>three", [Block("one"), Block("two"), Block("three")]),
+        ("| a<br>b | `c` |\n|---|---|\n| | <ul><li>d</li><li>e</li></ul> |", [Block("a b | c"), Block("| d e")]),
+        ("```py\nif a < b:\n\n    c &amp; d\n```", [Block("if a < b:"), Block("c &amp; d")]),
+        ("![a *b*](c) [d](e) <https://f.g> &lt;h>", [Block("a *b* d https://f.g <h>")]),
+        ("> quoted\n> - x\n\n1. one\n***\nend", [Block(word) for word in ("quoted", "x", "one", "end")]),
+        ("Mind\n====\n\n### the <b>rope</b>", [Block("Mind", 1), Block("the rope", 3)]),
+        ('<h1 align="center">\n\nMind\n\n</h1>\n\nrope', [Block("Mind", 1), Block("rope")]),
+        ("<aside>\n\nMind *the* rope.\n\n</aside>", [Block("Mind the rope.")]),
+        ("<table><tr><td>\n\n**x**\n\n</td></tr></table>\n\nend", [Block("x"), Block("end")]),
+    ],
+)
+def test_markdown_blocks(markdown: str, blocks: list[Block]) -> None:
+    assert list(read_markdown(markdown).blocks) == blocks
+
+
 def test_wrapped_lines_of_plain_text_are_joined_and_lists_are_not() -> None:
     found = read_plain(
         "Keepers of the coast\n\n"
@@ -103,6 +174,25 @@ def test_html_is_read_as_it_is_seen() -> None:
     assert found.text == "Skerry\nThe height of Skerry is 40 metres.\nSecond\nline.\nOne\nThree\na\nb"
 
 
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<p>The height of <place> Skerry</place> is <x-n>40</x-n> metres.", "The height of Skerry is 40 metres."),
+        ("<p>Mind <img src=x> the rope.", "Mind the rope."),
+        ("<p hidden>no<div>yes</div>", "yes"),
+        ("<p hidden><b>no<h2>yes</h2>", "yes"),
+        ("<ul><li><p hidden>no<li>yes</ul>", "yes"),
+        ("<table><tr><td hidden>no<tr><td>yes</table>", "yes"),
+        ("<dialog>no</dialog><p>yes", "yes"),
+        ("<p>yes<template><p>no</p><div>no</div></template>", "yes"),
+        ("<p>yes<button><p>no</p></button>", "yes"),
+        ("<p>Mind<!--> the<!---> rope<!-- no --!>.", "Mind the rope."),
+    ],
+)
+def test_elements_end_where_browsers_end_them(html: str, text: str) -> None:
+    assert read_html(html).text == text
+
+
 def test_a_long_page_is_read_by_its_main_text() -> None:
     sentences = [f"The height of Tower {n} is {n} metres and the wind is cold there." for n in range(60)]
     paragraphs = "".join(f"<p>{' '.join(sentences[i : i + 4])}</p>" for i in range(0, 60, 4))
@@ -118,7 +208,7 @@ def test_a_long_page_is_read_by_its_main_text() -> None:
 
 @given(st.text(st.sampled_from("<>/ph1divul \"'=&;!-abc"), max_size=200))
 def test_no_html_breaks_the_reader(html: str) -> None:
-    assert "\x00" not in read_html(html).text
+    assert "\x00" not in read_html(html).text + read_markdown(html).text
 
 
 @given(st.text(max_size=200))
@@ -134,6 +224,35 @@ def test_pdf_sentences_are_whole_though_their_lines_were_wrapped() -> None:
     assert Block("Depths and distances", 2) in found.blocks
     assert "According to the Merrow Survey, the height of Skerry is 43 metres. The chain was" in found.text
     assert "at the mouth, where the two walls meet." in found.text
+
+
+PDF = b"""%%PDF-1.4
+1 0 obj<</Type/Catalog/Pages 2 0 R>>endobj
+2 0 obj<</Type/Pages/Kids[3 0 R]/Count 1>>endobj
+3 0 obj<</Type/Page/Parent 2 0 R/MediaBox[0 0 300 99]/Contents 4 0 R/Resources<</Font<</F 5 0 R>>>>>>endobj
+4 0 obj<</Length 41>>stream
+BT /F 9 Tf 9 9 Td (Mind the rope.) Tj ET
+endstream endobj
+5 0 obj<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>endobj
+6 0 obj<</Title %s>>endobj
+trailer<</Root 1 0 R/Info 6 0 R>>
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "title"),
+    [
+        (b"(Ropes)", "Ropes"),
+        (b"<FEFF00520041>", "RA"),
+        (b"<FEFFD8000041>", ""),
+        (b"<FEFFDC00>", ""),
+        (b"<FEFF00>", ""),
+        (b"17", ""),
+    ],
+)
+def test_a_pdf_title_that_is_no_text_is_none(written: bytes, title: str) -> None:
+    found = read_pdf(PDF % written)
+    assert (found.title, found.text) == (title, "Mind the rope.")
 
 
 LATIN = "Der Turm von Skerry ist höher als die Mühle; er kostete 40 £. ".encode("latin-1")
@@ -156,6 +275,19 @@ LATIN = "Der Turm von Skerry ist höher als die Mühle; er kostete 40 £. ".enco
 )
 def test_charsets(content: bytes, text: str) -> None:
     assert decode(content) == text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("undefined", "base64", "rot13", "hex", "zlib", "idna", "punycode", "mbcs", "oem"),
+        *("unicode_escape", "raw_unicode_escape", "utf-7", "utf-16", "utf-32", "cp037", "aliases", "nonsense"),
+    ],
+)
+def test_a_charset_that_no_page_can_have_is_not_believed(name: str) -> None:
+    page = rf'<meta charset="{name}"><p>Mühle \ud800 \x41 +2AA- -abc</p>'
+    assert decode(page.encode("cp1252")) == page
+    assert "von Skerry ist" in read(Path("a.html"), page.encode("cp1252") + 10 * LATIN).text
 
 
 @given(st.binary(max_size=400))

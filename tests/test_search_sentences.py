@@ -133,15 +133,40 @@ def test_rare_words_weigh_more() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("What is the height of Skerry?", ("height", "skerry")),
-        ("Who is it", ("who", "is", "it")),
-        ("Ångström's café", ("angstrom", "cafe")),
+        ("What is the height of Skerry?", ("height", "Skerry")),
+        ("Who is it", ("Who", "is", "it")),
+        ("Ångström's café", ("Ångström", "café")),
+        ("cafe\u0301", ("café",)),
+        ("Straße Strasse STRASSE", ("Straße", "Strasse")),
+        ("Район 한국 हिन्दी", ("Район", "한국", "हिन्दी")),
+        ('"rope" NEAR(lamp*)', ("rope", "NEAR", "lamp")),
         ("?!", ()),
         ("height Height HEIGHT", ("height",)),
     ],
 )
 def test_the_words_of_a_query(text: str, words: tuple[str, ...]) -> None:
     assert parse_query(text).words == words
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("Straße", "Die Straße ist lang."),
+        ("STRASSE", "Die Straße ist lang."),
+        ("Größe", "Die größe zählt."),
+        ("Район", "Это наш район."),
+        ("한국", "여기는 한국 입니다."),
+        ("İstanbul", "We saw Istanbul."),
+        ("istanbul", "We saw İSTANBUL."),
+        ("naive", "A nai\u0308ve man."),
+        ("\uff26\uff55\uff4c\uff4c", "The moon is full."),
+        ("full", "The moon is \uff26\uff55\uff4c\uff4c."),
+        ("हिन्दी", "यह हिन्दी है."),
+    ],
+)
+def test_words_of_any_script_count(query: str, text: str) -> None:
+    assert coverage(f"Rain fell. {text}", parse_query(query), {}) >= 1.0
+    assert select(f"Rain fell. {text}", parse_query(query), {}, max_characters=99) == text
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -25,13 +26,13 @@ from localfusion.events import (
     WarningRaised,
 )
 from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling
-from localfusion.owner import Owner, is_alive, owner_of, this_process
+from localfusion.owner import is_alive, owner_of, this_process
 from localfusion.store import RunRequest, Store
 
 SMALL = ModelSpec("small", Path("/models/small.gguf"))
 PANEL = PanelSpec((PanelistSpec("a", SMALL, Sampling(seed=7)), PanelistSpec("b", SMALL)), JudgeSpec(SMALL))
 REQUEST = RunRequest("How high is Skerry?", PANEL, (Path("examples/harbour"),), seed=3)
-DEAD = Owner(this_process().pid, -10.0)
+DEAD = replace(this_process(), started=-10.0)
 
 
 def page(url: str, text: str) -> Page:
@@ -204,7 +205,8 @@ def test_a_process_is_told_from_another_with_its_pid() -> None:
     assert is_alive(this_process())
     assert not is_alive(DEAD)
     unused = next(pid for pid in range(2**22 - 1, 1, -1) if not psutil.pid_exists(pid))
-    assert not is_alive(Owner(unused, 1.0))
+    assert not is_alive(replace(this_process(), pid=unused))
+    assert not is_alive(replace(this_process(), boot="another boot"))
 
 
 def test_a_process_that_ended_is_not_alive() -> None:

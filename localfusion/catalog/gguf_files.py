@@ -1,12 +1,12 @@
-"""Which GGUF file a model entry or a path means. Reads no more than a file's first four bytes."""
+"""Which GGUF file a model entry or a path means. Reads no more of a file than its header."""
 
 from pathlib import Path
 
 from localfusion.config import ModelEntry
-from localfusion.errors import ConfigError
+from localfusion.errors import ConfigError, ModelLoadError
+from localfusion.gguf_header import PART_NAME, read_header
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
-MAGIC = b"GGUF"
 
 
 def file_of(entry: ModelEntry, *, folder: Path) -> Path:
@@ -24,21 +24,17 @@ def expanded(path: str) -> Path:
         return Path(path)
 
 
+def real(path: Path) -> Path:
+    """The file behind links. A part of a split keeps its name: the other parts are found by it, beside it."""
+    file = path.resolve()
+    if PART_NAME.search(path.name) and not PART_NAME.search(file.name):
+        return path.parent.resolve() / path.name
+    return file
+
+
 def check_gguf(path: Path, *, model: str) -> None:
-    """Refuse what cannot be a model before anything is started; raises ConfigError naming the path."""
+    """Refuse what cannot be a model before anything is started; raises ConfigError naming model and file."""
     try:
-        with path.open("rb") as file:
-            start = file.read(len(MAGIC))
-    except FileNotFoundError as error:
-        hint = "check the path, or choose a model whose file is there"
-        raise ConfigError(f"the file of the model {model} is missing: {path}", hint=hint) from error
-    except OSError as error:
-        hint = "name a GGUF file that you may read"
-        raise ConfigError(
-            f"the file of the model {model} cannot be read: {path}: {error.strerror}", hint=hint
-        ) from error
-    if not start:
-        raise ConfigError(f"the file of the model {model} is empty: {path}", hint="fetch or copy it again")
-    if start != MAGIC:
-        hint = "llama.cpp reads GGUF files only; convert the model, or fetch its GGUF"
-        raise ConfigError(f"the file of the model {model} is not a GGUF: {path}", hint=hint)
+        read_header(path, model=model)
+    except ModelLoadError as error:
+        raise ConfigError(error.message, hint=error.hint) from error

@@ -1,14 +1,13 @@
 """From a preset, or a list of names, to the panel that will answer. Decides purely; loads no model."""
 
 import dataclasses
-from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
-from localfusion.catalog.gguf_files import check_gguf, expanded, file_of
+from localfusion.catalog.gguf_files import check_gguf, expanded, file_of, real
 from localfusion.config.models_file import (
     SEAT_IDS,
     JudgeEntry,
@@ -27,6 +26,10 @@ DEFAULT = "default"
 MAX_SEATS = len(SEAT_IDS)
 
 
+AGREED = ("n_batch", "n_ubatch", "n_threads", "flash_attn", "kv_type", "n_gpu_layers")
+"""The settings that all users of one file must have alike, since one worker loads it for all of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What was asked for: explicit fields win over the preset's. An entry of `panel` is a name or a .gguf file."""
@@ -36,6 +39,17 @@ class Choice:
     judge: str | None = None
     seed: int = 0
     max_tool_calls: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who uses a model: a seat by its id, or the judge."""
+
+    id: str
+    model: ModelSpec
+
+    def __str__(self) -> str:
+        return f"{self.id} ({self.model.name})"
 
 
 def resolve(models: ModelsFile, choice: Choice) -> PanelSpec:
@@ -138,23 +152,46 @@ def _spec(name: str, path: Path, entry: ModelEntry, n_ctx: int | Literal["auto"]
     )
 
 
-def _specs(panel: PanelSpec) -> list[ModelSpec]:
-    return [*(panelist.model for panelist in panel.panelists), panel.judge.model]
-
-
 def _shared(panel: PanelSpec) -> PanelSpec:
-    """Give every user of one file the same window and as many sequences as the file has users, the judge included."""
-    specs = _specs(panel)
-    users = Counter(spec.path.resolve() for spec in specs)
-    windows = {file: _widest(spec.n_ctx for spec in specs if spec.path.resolve() == file) for file in users}
+    """Give all users of one file, the judge included, one worker: all that it is loaded with is the same for each."""
+    users: dict[Path, list[User]] = {}
+    for user in _users(panel):
+        users.setdefault(user.model.path.resolve(), []).append(user)
+    shared = {file: _together(those) for file, those in users.items()}
 
     def share(spec: ModelSpec) -> ModelSpec:
-        file = spec.path.resolve()
-        return dataclasses.replace(spec, n_seq_max=users[file], n_ctx=windows[file])
+        return dataclasses.replace(shared[spec.path.resolve()], name=spec.name)
 
     return PanelSpec(
         panelists=tuple(dataclasses.replace(seat, model=share(seat.model)) for seat in panel.panelists),
         judge=dataclasses.replace(panel.judge, model=share(panel.judge.model)),
+    )
+
+
+def _users(panel: PanelSpec) -> list[User]:
+    return [*(User(seat.id, seat.model) for seat in panel.panelists), User("judge", panel.judge.model)]
+
+
+def _together(users: Sequence[User]) -> ModelSpec:
+    """One file for all of its users: a sequence for each, the widest window; raises ConfigError where they disagree.
+
+    A number of threads that one of them names wins over the "auto" of another.
+    """
+    first = next((user for user in users if user.model.n_threads != "auto"), users[0])
+    for user in users:
+        for setting in AGREED:
+            one, other = getattr(first.model, setting), getattr(user.model, setting)
+            if other not in (one, "auto"):
+                raise _disagreement(first, user, setting)
+    windows = _widest(user.model.n_ctx for user in users)
+    return dataclasses.replace(first.model, path=real(first.model.path), n_seq_max=len(users), n_ctx=windows)
+
+
+def _disagreement(one: User, other: User, setting: str) -> ConfigError:
+    values = " and ".join(str(getattr(user.model, setting)).lower() for user in (one, other))
+    return ConfigError(
+        f"{one} and {other} use one file with different {setting}, {values}: {one.model.path}",
+        hint=f"give both the same {setting} in models.yaml, or name the same model for both",
     )
 
 

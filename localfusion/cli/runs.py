@@ -83,7 +83,7 @@ def show_command(*, run: str, as_json: bool, file: Path | None) -> None:
 @json_option
 @file_option
 def resume_command(*, run: str, as_json: bool, file: Path | None) -> None:
-    """Go on with a run that was interrupted or failed: what is finished is kept, what is missing is done.
+    """Go on with a run that has no answer yet: what is finished is kept, what is missing is done.
 
     \b
     Examples:

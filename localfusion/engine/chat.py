@@ -10,12 +10,10 @@ import ctypes
 import datetime as dt
 import json
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NoReturn
 
 import jinja2
@@ -25,6 +23,7 @@ import jinja2.parser
 import jinja2.sandbox
 
 from localfusion.engine.thinking import ThinkingTags, find_tags
+from localfusion.machine import limited_memory
 from localfusion.messages import Json, Message, ToolSpec
 
 CHATML = (
@@ -38,9 +37,6 @@ OUTPUT_LIMIT_CHARACTERS = 8_000_000
 REPEAT_LIMIT = 1_000_000
 MARK = "QzMarkQz"
 """Text that no template has of its own."""
-
-if sys.platform != "win32":
-    import resource
 
 Turn = dict[str, Json]
 """One message as chat templates see it."""
@@ -121,22 +117,6 @@ def limited_time(seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-@contextmanager
-def limited_memory(n_bytes: int) -> Iterator[None]:
-    """On Linux: MemoryError once this process takes `n_bytes` more of address space; elsewhere there is no bound."""
-    if sys.platform != "linux":
-        yield
-        return
-    taken = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [limit for limit in (soft, hard, taken + n_bytes) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
 def compile_template(source: str) -> jinja2.Template:
     """The template with what transformers offers it; raises TemplateError."""
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag])
@@ -165,6 +145,8 @@ def run_template(template: jinja2.Template, variables: Mapping[str, object], *, 
         raise TemplateError(f"the chat template failed: {error}") from error
     except (RecursionError, MemoryError) as error:
         raise TemplateError("the chat template ran beyond its bounds") from error
+    except RuntimeError as error:
+        raise TemplateError(f"the chat template failed: {error}") from error
     return "".join(parts)
 
 

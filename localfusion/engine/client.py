@@ -17,7 +17,6 @@ from pathlib import Path
 
 import localfusion
 from localfusion.config.surroundings import Surroundings
-from localfusion.engine.gguf_header import read_header, weights_bytes
 from localfusion.engine.protocol import (
     LENGTH,
     Cancel,
@@ -43,6 +42,7 @@ from localfusion.engine.protocol import (
     to_reply,
 )
 from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
+from localfusion.gguf_header import read_header, weights_bytes
 from localfusion.messages import Completion, Delta, Footprint, GenerateRequest, Message, ModelInfo, ModelSpec, Progress
 
 TOOL_ARGUMENTS: Mapping[str, str] = {"web_search": "query", "web_fetch": "url"}

@@ -56,9 +56,11 @@ class Pipe:
 
     def listen(self, stream: BinaryIO) -> None:
         """Queue commands until the parent closes the pipe, then end this process."""
-        while (command := read_command(stream)) is not None:
-            self.commands.put(command)
-        os._exit(0)
+        try:
+            while (command := read_command(stream)) is not None:
+                self.commands.put(command)
+        finally:
+            os._exit(0)
 
 
 def open_pipe() -> Pipe:

@@ -57,8 +57,8 @@ def readable(title: str, blocks: Iterable[Block]) -> Readable:
 
 
 def squeeze(text: str) -> str:
-    """`text` with every run of white space as one space, and without control and invisible characters."""
-    return " ".join("".join(map(_visible, text)).split())
+    """`text` in composed letters (NFC), with every run of white space as one space and nothing invisible in it."""
+    return " ".join("".join(map(_visible, unicodedata.normalize("NFC", text))).split())
 
 
 def _visible(character: str) -> str:

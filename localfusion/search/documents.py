@@ -11,7 +11,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -22,7 +22,7 @@ from localfusion.errors import ConfigError, WebError
 from localfusion.search.blocks import Unreadable
 from localfusion.search.passages import cut_passages
 from localfusion.search.readers import MAX_FILE_BYTES, SUFFIXES, read
-from localfusion.search.sentences import Query, coverage, parse_query, select, stem
+from localfusion.search.sentences import Query, coverage, parse_query, select, stems
 from localfusion.search.source import SearchResult
 
 SOURCE_NAME = "documents"
@@ -31,13 +31,21 @@ _PATHS_HINT = "--docs takes files and folders"
 MIGRATIONS: tuple[Migration, ...] = (
     (
         """CREATE TABLE document (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE,
-            size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+            id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
             content_sha256 TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL, sha256 TEXT NOT NULL, problem TEXT
         ) STRICT""",
         """CREATE VIRTUAL TABLE passage USING fts5(
             title, headings, text, tokenize = 'porter unicode61 remove_diacritics 2'
         )""",
+    ),
+    (  # everything is read again: hidden text of Markdown is out, and no id is given twice
+        "DROP TABLE document",
+        """CREATE TABLE document (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL,
+            mtime_ns INTEGER NOT NULL, content_sha256 TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL,
+            sha256 TEXT NOT NULL, problem TEXT
+        ) STRICT""",
+        "DELETE FROM passage",
     ),
 )
 """A passage's rowid is its document's id times `_PASSAGES` plus its place in the document.
@@ -51,6 +59,10 @@ _MAX_TERMS = 32
 _SENTENCE_SHARE = 2.0
 _BM25 = "bm25(passage, 3.0, 2.0, 1.0)"
 _IN_SCOPE = f"(rowid / {_PASSAGES}) IN (SELECT value FROM json_each(?))"
+
+
+class Stopped(Exception):
+    """The reading of documents was given up between two files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +137,20 @@ class DocumentIndex:
         """Open or create the index file; None keeps it in memory. Raises what `Database` raises."""
         self._database = Database(path, MIGRATIONS, durable=False)
 
-    def add(self, paths: Sequence[Path]) -> Added:
+    def add(self, paths: Sequence[Path], *, is_stopped: Callable[[], bool] = lambda: False) -> Added:
         """Read what is new or changed under `paths`, forget what is gone, and return the view of just these paths.
 
         Blocks. A file that cannot be read is a warning; a path that does not exist, or paths under which
-        nothing can be read, are a ConfigError.
+        nothing can be read, are a ConfigError. `is_stopped` is asked before each file: then Stopped is
+        raised, and what was read is kept.
         """
         found = find_files(paths)
         documents: dict[int, str] = {}
         warnings = list(found.skipped)
         fresh = 0
         for file in found.files:
+            if is_stopped():
+                raise Stopped
             stored, is_fresh = self._refresh(file.path)
             fresh += is_fresh
             if stored.problem is None:
@@ -253,7 +268,7 @@ class LocalDocuments:
                 (match_expression((word,)), self._scope),
             )[0]
             idf = math.log(1 + (total - having + 0.5) / (having + 0.5)) if having else 0.0
-            weights[stem(word)] = max(idf, weights.get(stem(word), 0.0))
+            weights |= {stem: max(idf, weights.get(stem, 0.0)) for stem in stems(word)}
         most = max(weights.values(), default=0.0)
         return {word: most if weight and word in query.names else weight for word, weight in weights.items()}
 

@@ -16,20 +16,25 @@ _VOID = word_set("area base br col embed hr img input link meta param source tra
 _UNSEEN = word_set("script style template noscript svg math iframe object canvas audio video select button")
 _AROUND = word_set("nav footer aside form dialog menu")
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
-_CLOSED_BY_SIBLING = {
-    "p": frozenset({"p"}),
-    "li": frozenset({"li"}),
-    "dt": frozenset({"dt", "dd"}),
-    "dd": frozenset({"dt", "dd"}),
-    "tr": frozenset({"tr"}),
-    "td": frozenset({"td", "th"}),
-    "th": frozenset({"td", "th"}),
-    "option": frozenset({"option"}),
-}
-_INLINE = word_set(
-    "a abbr b bdi bdo big cite code del dfn em font i ins kbd label mark q s samp small span strike strong sub "
-    "sup time tt u var wbr"
+BLOCKS = word_set(
+    "address article aside blockquote body br caption center col colgroup dd details dialog dir div dl dt fieldset "
+    "figcaption figure footer form frameset h1 h2 h3 h4 h5 h6 head header hgroup hr html legend li listing main "
+    "marquee menu nav ol optgroup option p plaintext pre search section summary table tbody td tfoot th thead tr ul xmp"
 )
+"""The elements that begin a new line; any other, known or not, stands within one."""
+_CLOSES = {
+    **dict.fromkeys(BLOCKS - {"br"}, word_set("p")),
+    **dict.fromkeys(_HEADINGS, word_set("p h1 h2 h3 h4 h5 h6")),
+    "li": word_set("p li"),
+    "dt": word_set("p dt dd"),
+    "dd": word_set("p dt dd"),
+    "tr": word_set("p td th tr"),
+    "td": word_set("p td th"),
+    "th": word_set("p td th"),
+    "option": word_set("option"),
+}
+"""The blocks that end where another begins, though nothing closes them."""
+_COMMENT = re.compile(r"<!--(?:-?>|.*?(?:--!?>|\Z))", re.DOTALL)
 _HIDING_STYLE = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))", re.IGNORECASE)
 _SMALL_PAGE_WORDS = 300
 """Pages shorter than this are taken whole: there is too little of them to tell the main text from the rest."""
@@ -52,15 +57,19 @@ def read_html(html: str) -> Readable:
 
 
 def visible_blocks(html: str) -> tuple[Block, ...]:
-    """Every visible block of a page or of a piece of one."""
-    return tuple(_Visible(html).blocks)
+    """Every visible block of a page or of a piece of one, menus and the like included."""
+    return tuple(_Visible(html, with_asides=True).blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class _Element:
-    """An open element, and what holds for all that stands in it: `aside` is the head or a menu, `level` a heading's."""
+    """An open element, and what holds for all that stands in it: `aside` is the head or a menu, `level` a heading's.
+
+    `block` is the innermost block or unseen element around, which may be this one.
+    """
 
     tag: str = ""
+    block: str = ""
     hidden: bool = False
     in_title: bool = False
     aside: bool = False
@@ -70,6 +79,7 @@ class _Element:
         """An element within this one."""
         return _Element(
             tag,
+            block=tag if tag in BLOCKS or tag in _UNSEEN else self.block,
             hidden=self.hidden or hides,
             in_title=self.in_title or tag == "title",
             aside=self.aside or tag == "head" or tag in _AROUND,
@@ -78,10 +88,14 @@ class _Element:
 
 
 class _Visible(HTMLParser):
-    """One pass over a page: `html` is the page without hidden elements, `blocks` what is visible outside of menus."""
+    """One pass over a page: `html` is the page without hidden elements, `blocks` what is visible outside of menus.
 
-    def __init__(self, html: str) -> None:
+    An element or a comment that is never closed holds all that follows, as in browsers.
+    """
+
+    def __init__(self, html: str, *, with_asides: bool = False) -> None:
         super().__init__(convert_charrefs=True)
+        self._with_asides = with_asides
         self.title = ""
         self.blocks: list[Block] = []
         self._open = [_Element()]
@@ -97,12 +111,19 @@ class _Visible(HTMLParser):
         """`<![anything[` is a comment, as in browsers; Python's own parser gives up on a word that it does not know."""
         return self.parse_bogus_comment(i, report)
 
+    def parse_comment(self, i: int, report: bool = True) -> int:
+        """As browsers read comments; Python's own parser takes one that is never closed for text."""
+        match = _COMMENT.match(self.rawdata, i)
+        if match and report:
+            self.handle_comment(match.group())
+        return match.end() if match else len(self.rawdata)
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if self._open[-1].tag in _CLOSED_BY_SIBLING.get(tag, ()):
-            self.handle_endtag(self._open[-1].tag)
-        if tag not in _INLINE:
+        while self._open[-1].block in _CLOSES.get(tag, ()):
+            self.handle_endtag(self._open[-1].block)
+        if tag in BLOCKS:
             self._break()
-        element = self._open[-1].inner(tag, hides=tag in _UNSEEN or _is_hidden(dict(attrs)))
+        element = self._open[-1].inner(tag, hides=_is_hidden(tag, dict(attrs)))
         if tag not in _VOID:
             self._open.append(element)
             self._n_open[tag] += 1
@@ -112,7 +133,7 @@ class _Visible(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if not self._n_open[tag]:
             return
-        if tag not in _INLINE:
+        if tag in BLOCKS:
             self._break()
         closed = ""
         while closed != tag:
@@ -129,7 +150,7 @@ class _Visible(HTMLParser):
         self._kept.append(escape(data, quote=False))
         if around.in_title:
             self.title += data
-        elif not around.aside:
+        elif self._with_asides or not around.aside:
             self._line.append(data)
 
     def _break(self) -> None:
@@ -139,9 +160,11 @@ class _Visible(HTMLParser):
             self.blocks.append(Block(text, self._open[-1].level))
 
 
-def _is_hidden(attributes: dict[str, str | None]) -> bool:
+def _is_hidden(tag: str, attributes: dict[str, str | None]) -> bool:
     return (
-        "hidden" in attributes
+        tag in _UNSEEN
+        or (tag == "dialog" and "open" not in attributes)
+        or "hidden" in attributes
         or (attributes.get("aria-hidden") or "").lower() == "true"
         or bool(_HIDING_STYLE.search(attributes.get("style") or ""))
     )

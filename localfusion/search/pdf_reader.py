@@ -32,12 +32,18 @@ def _read_pages(content: bytes) -> tuple[str, list[str]]:
         encrypted = error.err_code == _PASSWORD_NEEDED
         raise Unreadable("it is encrypted" if encrypted else "it is damaged or not a PDF") from error
     try:
-        title = str(document.get_metadata_value("Title"))
-        return title, [_page_text(page) for page in document]
+        return _title(document), [_page_text(page) for page in document]
     except pypdfium2.PdfiumError as error:
         raise Unreadable("a page of it is damaged") from error
     finally:
         document.close()
+
+
+def _title(document: pypdfium2.PdfDocument) -> str:
+    try:
+        return str(document.get_metadata_value("Title"))
+    except UnicodeDecodeError:
+        return ""
 
 
 def _page_text(page: pypdfium2.PdfPage) -> str:

@@ -38,6 +38,8 @@ _BOMS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _DECLARED = re.compile(rb"<meta[^>]{0,200}charset\s*=\s*[\"']?\s*([\w-]{2,40})", re.IGNORECASE)
+_ASCII = b"<meta charset='\\u0041'> +AGE-"
+"""Read otherwise by the codecs that are no charset of a page, such as UTF-7, UTF-16 and Python's escapes."""
 _MIN_GUESSABLE_BYTES = 200
 
 
@@ -65,14 +67,22 @@ def decode(content: bytes) -> str:
     for encoding in ("utf-8", *_declared(content), *_guessed(content), "cp1252"):
         try:
             return content.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
+        except (UnicodeError, LookupError):
             continue
     return content.decode("latin-1")
 
 
 def _declared(content: bytes) -> tuple[str, ...]:
     match = _DECLARED.search(content[:2048])
-    return (match.group(1).decode("ascii"),) if match else ()
+    encoding = match.group(1).decode("ascii") if match else ""
+    return (encoding,) if _reads_ascii(encoding) else ()
+
+
+def _reads_ascii(encoding: str) -> bool:
+    try:
+        return _ASCII.decode(encoding) == _ASCII.decode("ascii")
+    except (UnicodeError, LookupError):
+        return False
 
 
 def _guessed(content: bytes) -> tuple[str, ...]:

@@ -41,8 +41,9 @@ _PRONOUN_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What is looked for: distinct `words` as written (folded) and their stems, and pairs of neighbouring stems.
+    """What is looked for: distinct `words` as written, their folded `stems`, and pairs of neighbouring stems.
 
+    `words` are for an index, which folds them in its own way; all else is for the functions here.
     `names` are the stems of words that are capitalised: who or what the query is about.
     """
 
@@ -65,22 +66,32 @@ def split_sentences(text: str) -> tuple[str, ...]:
 
 def parse_query(text: str) -> Query:
     """The words of a free text that matter; all of them where only stop words are there, none where no word is."""
-    words = fold_words(text)
-    kept = [word for word in words if word not in STOP_WORDS] or words
+    written = _written_words(unicodedata.normalize("NFC", text))
+    kept = [word for word in written if not STOP_WORDS.issuperset(fold_words(word))] or written
+    distinct: dict[str, str] = {}
+    for word in kept:
+        distinct.setdefault(word.lower(), word)
+    folded = set(fold_words(" ".join(kept)))
     return Query(
-        words=tuple(dict.fromkeys(kept)),
-        stems=tuple(dict.fromkeys(stem(word) for word in kept)),
-        pairs=frozenset((stem(a), stem(b)) for a, b in pairwise(words) if {a, b} <= set(kept)),
-        names=frozenset(stem(w) for w in fold_words(" ".join(_capitalised(text))) if w in kept),
+        words=tuple(distinct.values()),
+        stems=tuple(dict.fromkeys(stems(" ".join(kept)))),
+        pairs=frozenset((stem(a), stem(b)) for a, b in pairwise(fold_words(" ".join(written))) if {a, b} <= folded),
+        names=frozenset(stems(" ".join(word for word in kept if word[0].isupper()))),
     )
 
 
-def _capitalised(text: str) -> list[str]:
-    return [word for word in _WORD.findall(text) if word[0].isupper()]
+def _written_words(text: str) -> list[str]:
+    """The words of `text` as they stand, each letter with its marks."""
+    return "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text).split()
+
+
+def stems(text: str) -> list[str]:
+    """The stem of each word of `text`, in order."""
+    return [stem(word) for word in fold_words(text)]
 
 
 def fold_words(text: str) -> list[str]:
-    """The words of `text` without case and diacritics, as the index folds them."""
+    """The words of `text` without case, diacritics and width."""
     decomposed = unicodedata.normalize("NFKD", text.casefold())
     return _WORD.findall("".join(c for c in decomposed if not unicodedata.combining(c)))
 
@@ -107,7 +118,7 @@ def coverage(text: str, query: Query, weights: Mapping[str, float], *, context: 
     whole = sum(_weight(stem_, weights) for stem_ in query.stems)
     if not whole:
         return 0.0
-    around = {stem(word) for word in fold_words(context)}
+    around = set(stems(context))
     scores = _scores(split_sentences(text), query, weights, around)
     return max(scores, default=0.0) / whole
 

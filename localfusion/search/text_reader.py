@@ -2,17 +2,21 @@
 
 import html
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from localfusion.search.blocks import Block, Readable, first_heading, is_heading, join_wrapped, readable
-from localfusion.search.html_reader import visible_blocks
+from localfusion.search.html_reader import BLOCKS, visible_blocks
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*\n", re.DOTALL)
 _UNDERLINE = re.compile(r"([=\-~_*#])\1{2,}$")
+_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
+_NEVER_CLOSED = ("br", "hr")
+_PLACEHOLDERS = ("title", "button")
 _MAX_WIDTH = 200
 
 
@@ -33,20 +37,9 @@ def read_plain(text: str) -> Readable:
 
 
 def read_markdown(text: str) -> Readable:
-    """Markdown (CommonMark and tables) without its marks; front matter and comments are left out."""
+    """Markdown (CommonMark and tables) without its marks; front matter, comments and hidden HTML are left out."""
     tokens = MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", text))
-    blocks: list[Block] = []
-    cells: list[str] | None = None
-    for before, token in pairwise([Token("", "", 0), *tokens]):
-        if token.type == "tr_open":
-            cells = []
-        elif token.type == "tr_close":
-            blocks.append(Block(" | ".join(cells or ())))
-            cells = None
-        elif token.type == "inline" and cells is not None:
-            cells.append(_inline(token))
-        else:
-            blocks += _markdown_blocks(token, level=int(before.tag[1]) if before.type == "heading_open" else 0)
+    blocks = visible_blocks(_without_placeholders("".join(_html(tokens))))
     return readable(first_heading(blocks), blocks)
 
 
@@ -60,43 +53,61 @@ def _paragraphs(lines: list[str]) -> list[list[str]]:
     return [paragraph for paragraph in paragraphs if paragraph]
 
 
-def _markdown_blocks(token: Token, *, level: int) -> Sequence[Block]:
-    """The blocks of a token outside of tables."""
-    match token.type:
-        case "inline":
-            return [Block(line, level) for line in _inline(token).split("\n")]
-        case "fence" | "code_block":
-            return [Block(line) for line in token.content.splitlines()]
-        case "html_block":
-            return visible_blocks(token.content)
-        case _:
-            return ()
+def _html(tokens: Sequence[Token]) -> Iterator[str]:
+    """The pieces of a page that shows each row of a table and each line of code as one block."""
+    for before, token in pairwise([Token("", "", 0), *tokens]):
+        match token.type:
+            case "html_block":
+                yield f"{token.content}<br>"
+            case "fence" | "code_block":
+                yield from (f"<pre>{html.escape(line)}</pre>" for line in token.content.splitlines())
+            case "inline" if before.tag in ("td", "th"):
+                yield html.escape(" ".join(block.text for block in visible_blocks(_inline(token))))
+            case "inline":
+                yield _inline(token)
+            case "td_open" | "th_open":
+                yield " | " if before.type != "tr_open" else ""
+            case "td_close" | "th_close":
+                yield ""
+            case _:
+                yield f"</{token.tag}>" if token.nesting < 0 else f"<{token.tag}>"
 
 
 def _inline(token: Token) -> str:
-    """The words of an inline token that a reader would see; a hard break stays a newline."""
-    children = token.children or ()
-    if any(child.type == "html_inline" for child in children):
-        return "\n".join(block.text for block in visible_blocks("".join(map(_as_html, children))))
+    """The HTML of a run of text. A tag that nothing closes within the run is a word in angle brackets, no element."""
     pieces: list[str] = []
-    for child in children:
+    closed: Counter[str] = Counter()
+    for child in reversed(token.children or ()):
         match child.type:
+            case "html_inline":
+                pieces.append(_tag(child.content, closed))
             case "softbreak":
                 pieces.append(" ")
             case "hardbreak":
-                pieces.append("\n")
-            case "text" | "code_inline" | "image":
-                pieces.append(child.content)
-    return "".join(pieces)
+                pieces.append("<br>")
+            case _:
+                pieces.append(html.escape(child.content))
+    return "".join(reversed(pieces))
 
 
-def _as_html(child: Token) -> str:
-    match child.type:
-        case "html_inline":
-            return child.content
-        case "softbreak":
-            return " "
-        case "hardbreak":
-            return "<br>"
-        case _:
-            return html.escape(child.content)
+def _tag(tag: str, closed: Counter[str]) -> str:
+    """A tag as it counts where `closed` holds how many elements of a name end behind it; it is kept up to date."""
+    match = _TAG.match(tag)
+    if not match:
+        return ""
+    name = match.group(2).lower()
+    if match.group(1):
+        closed[name] += 1
+    elif closed[name]:
+        closed[name] -= 1
+    elif name not in _NEVER_CLOSED:
+        return " " if name in BLOCKS else ""
+    return tag
+
+
+def _without_placeholders(page: str) -> str:
+    """`page` without the bare tags on lines of their own that stand for something and are never closed."""
+    for name in _PLACEHOLDERS:
+        last = max((match.end() for match in re.finditer(f"</{name}", page, re.IGNORECASE)), default=0)
+        page = page[:last] + re.sub(f"<{name}>", "", page[last:], flags=re.IGNORECASE)
+    return page

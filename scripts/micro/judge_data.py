@@ -217,10 +217,10 @@ def _open(rng: random.Random, level: Level, entity: str) -> tuple[list[list[Cite
 def _again(rng: random.Random, level: Level, cited: Cited) -> Cited:
     """The same fact as another panelist met it: the same sentence, other words, or another value."""
     draw = rng.random()
-    if draw < 0.5:
+    if draw < 0.4:
         return cited
     attribute = next(one for one in ATTRIBUTES if one.name == cited.fact.attribute)
-    stated = cited.fact.value if draw < 0.75 else other_value(rng, attribute, [cited.fact.value])
+    stated = cited.fact.value if draw < 0.65 else other_value(rng, attribute, [cited.fact.value])
     return Cited(fact(rng, cited.fact.entity, attribute, stated, rng.choice(level.forms)), rng.randint(1, 9))
 
 
@@ -239,7 +239,7 @@ def _spoil(rng: random.Random, level: Level, quotes: list[Cited]) -> list[Cited]
 def judge_example(rng: random.Random, level: Level) -> Example:
     """Draw a question, the answers of one to three panelists, the analysis and the final answer."""
     entity = names.entity(rng)
-    drawn, asked = _open(rng, level, entity) if rng.random() < 0.62 else _single(rng, level, entity)
+    drawn, asked = _open(rng, level, entity) if rng.random() < 0.7 else _single(rng, level, entity)
     kept = [[]] * 3 if rng.random() < 0.08 else [_spoil(rng, level, quotes) for quotes in drawn]
     rng.shuffle(kept)
     count = rng.choices((3, 2, 1), (85, 12, 3))[0]

@@ -1,16 +1,17 @@
 """Reads the header of a GGUF file: metadata and the table of tensors; refuses what is no whole GGUF.
 
 Sound bounds only: what a value means, and whether the vocabulary is sound, is llama.cpp's to judge (in the
-worker, where it may die of it). Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+worker, where it may die of it). Lists, such as the vocabulary, are walked over and not kept.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import mmap
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NoReturn
 
 from localfusion.errors import ModelLoadError
 
@@ -20,9 +21,15 @@ COUNT_LIMIT = 1 << 24
 NESTING_LIMIT = 4
 DEFAULT_ALIGNMENT = 32
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-STRING, ARRAY = 8, 9
+STRING, LIST = 8, 9
+SIZE = struct.Struct("<Q")
+CUT_SHORT = "it ends within its header"
+FETCH_AGAIN = "fetch the file again or choose another"
 
-Value = bool | int | float | str | tuple["Value", ...]
+PART_NAME = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.gguf\Z")
+"""How llama.cpp names the parts of a split GGUF, counted from 1; it finds the others by the name of the first."""
+
+Value = bool | int | float | str
 
 BLOCKS: Mapping[int, tuple[int, int]] = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
@@ -39,7 +46,7 @@ REPACKED = frozenset({2, 8, 10, 12, 13, 14, 20, 39})
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor's place: `offset` from the start of the file; `n_bytes` is 0 for a type not known here."""
+    """A tensor's place: `offset` from the start of its file; `n_bytes` is 0 for a type not known here."""
 
     name: str
     shape: tuple[int, ...]
@@ -50,7 +57,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What stands before the weights."""
+    """What stands before the weights; of a split GGUF, what stands before the weights of all parts."""
 
     metadata: Mapping[str, Value]
     tensors: tuple[Tensor, ...]
@@ -70,7 +77,7 @@ class _Cursor:
 
     def take(self, size: int) -> bytes:
         if size < 0 or self.at + size > len(self._raw):
-            raise _MalformedError("it ends within its header")
+            raise _MalformedError(CUT_SHORT)
         self.at += size
         return bytes(self._raw[self.at - size : self.at])
 
@@ -85,55 +92,97 @@ class _Cursor:
         return value
 
     def text(self) -> str:
-        size = self.number("<Q")
-        return self.take(size).decode("utf-8", "replace")
+        return self.take(self.number("<Q")).decode("utf-8", "replace")
 
-    def value(self, kind: int, depth: int = 0) -> Value:
+    def scalar(self, kind: int) -> Value:
         if kind == STRING:
             return self.text()
-        if kind == ARRAY:
-            return self._array(depth)
         if kind not in SCALARS:
             raise _MalformedError("its header holds a value of an unknown type")
         form = SCALARS[kind]
-        (scalar,) = struct.unpack(form, self.take(struct.calcsize(form)))
-        value: Value = scalar
-        return value
+        (value,) = struct.unpack(form, self.take(struct.calcsize(form)))
+        scalar: Value = value
+        return scalar
 
-    def _array(self, depth: int) -> Value:
+    def skip_list(self, depth: int = 0) -> None:
         kind, count = self.number("<I"), self.count()
         if depth >= NESTING_LIMIT:
             raise _MalformedError("its header nests too deeply")
-        if kind in SCALARS:
-            form = SCALARS[kind]
-            return struct.unpack(f"<{count}{form[1]}", self.take(struct.calcsize(form) * count))
-        return tuple(self.value(kind, depth + 1) for _ in range(count))
+        if kind == STRING:
+            self._skip_texts(count)
+        elif kind == LIST:
+            for _ in range(count):
+                self.skip_list(depth + 1)
+        elif kind in SCALARS:
+            self._skip(struct.calcsize(SCALARS[kind]) * count)
+        else:
+            raise _MalformedError("its header holds a value of an unknown type")
+
+    def _skip_texts(self, count: int) -> None:
+        """A vocabulary has some 150 000 texts, and its merges are as many: this loop is what reading a header takes."""
+        raw, at, last = self._raw, self.at, len(self._raw) - SIZE.size
+        for _ in range(count):
+            if at > last:
+                raise _MalformedError(CUT_SHORT)
+            at += SIZE.size + SIZE.unpack_from(raw, at)[0]
+        self._skip(at - self.at)
+
+    def _skip(self, size: int) -> None:
+        if self.at + size > len(self._raw):
+            raise _MalformedError(CUT_SHORT)
+        self.at += size
 
 
 def read_header(path: Path, *, model: str) -> Header:
-    """The header of a whole, readable GGUF file; raises ModelLoadError naming `model` for anything else."""
+    """The header of a whole, readable GGUF, all parts of a split one together; raises ModelLoadError naming `model`."""
+    header = _read_file(path, model=model)
+    for part in _other_parts(path, header, model=model):
+        more = _read_file(part, model=model)
+        header = Header(header.metadata, header.tensors + more.tensors, header.file_bytes + more.file_bytes)
+    if not header.tensors or "general.architecture" not in header.metadata:
+        raise _refusal(model, "is damaged", path, "it holds no model")
+    return header
 
-    def refuse(why: str, hint: str) -> NoReturn:
-        raise ModelLoadError(model, f"the model file {path} {why}", hint=hint)
 
-    again = "fetch the file again; it is damaged or was not fetched to its end"
+def _other_parts(path: Path, first: Header, *, model: str) -> list[Path]:
+    count, number = first.metadata.get("split.count", 1), first.metadata.get("split.no", 0)
+    if not isinstance(count, int) or count <= 1:
+        return []
+    name = f"-00001-of-{count:05}.gguf"
+    if number != 0:
+        raise _refusal(model, f"is a later part of {count}", path, hint=f"name the first part, which ends in {name}")
+    if not path.name.endswith(name):
+        raise _refusal(model, f"is the first of {count} parts under another name", path, hint=f"let it end in {name}")
+    stem = path.name.removesuffix(name)
+    return [path.with_name(f"{stem}-{part:05}-of-{count:05}.gguf") for part in range(2, count + 1)]
+
+
+def _read_file(path: Path, *, model: str) -> Header:
     try:
         size = path.stat().st_size
         if not path.is_file():
-            refuse("is not a file", "give the path of a GGUF file")
+            raise _refusal(model, "is not a file", path, hint="give the path of a GGUF file")
         if size == 0:
-            refuse("is empty", again)
+            raise _refusal(model, "is empty", path)
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
-                refuse("is not a GGUF file", "localfusion runs GGUF files only; a page saved as a file is not one")
+                hint = "llama.cpp reads GGUF files only; convert the model, or fetch its GGUF"
+                raise _refusal(model, "is not a GGUF", path, hint=hint)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
                 return _parse(_Cursor(raw), size)
     except _MalformedError as error:
-        refuse(f"is damaged: {error}", again)
-    except FileNotFoundError:
-        refuse("does not exist", "check the path of the model in models.yaml")
+        raise _refusal(model, "is damaged", path, str(error)) from error
+    except FileNotFoundError as error:
+        hint = "check the path, or choose a model whose file is there"
+        raise _refusal(model, "does not exist", path, hint=hint) from error
     except OSError as error:
-        refuse(f"cannot be read: {error.strerror}", "check the permissions of the file")
+        hint = "name a GGUF file that you may read"
+        raise _refusal(model, "cannot be read", path, error.strerror or "", hint=hint) from error
+
+
+def _refusal(model: str, how: str, path: Path, why: str = "", *, hint: str = FETCH_AGAIN) -> ModelLoadError:
+    message = f"the file of the model {model} {how}: {path}"
+    return ModelLoadError(model, f"{message}: {why}" if why else message, hint=hint)
 
 
 def _parse(cursor: _Cursor, size: int) -> Header:
@@ -142,7 +191,7 @@ def _parse(cursor: _Cursor, size: int) -> Header:
     if version not in VERSIONS:
         raise _MalformedError(f"it is GGUF version {version}, and versions 2 and 3 can be read")
     n_tensors, n_values = cursor.count(), cursor.count()
-    metadata = {cursor.text(): cursor.value(cursor.number("<I")) for _ in range(n_values)}
+    metadata = _metadata(cursor, n_values)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or isinstance(alignment, bool) or not 0 < alignment <= COUNT_LIMIT:
         raise _MalformedError("its alignment is impossible")
@@ -152,9 +201,18 @@ def _parse(cursor: _Cursor, size: int) -> Header:
     end = max((t.offset + t.n_bytes for t in tensors), default=0)
     if end > size:
         raise _MalformedError(f"{end} bytes are named in its header and {size} are there")
-    if not tensors or "general.architecture" not in metadata:
-        raise _MalformedError("it holds no model")
     return Header(metadata, tensors, size)
+
+
+def _metadata(cursor: _Cursor, n_values: int) -> dict[str, Value]:
+    metadata: dict[str, Value] = {}
+    for _ in range(n_values):
+        key, kind = cursor.text(), cursor.number("<I")
+        if kind == LIST:
+            cursor.skip_list()
+        else:
+            metadata[key] = cursor.scalar(kind)
+    return metadata
 
 
 def _tensor(cursor: _Cursor) -> Tensor:
