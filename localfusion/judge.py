@@ -201,6 +201,6 @@ def _to_analysis(parsed: _Analysis) -> Analysis:
         partial_coverage=tuple(
             PartialCoverage(tuple(dict.fromkeys(p.models)), p.point) for p in parsed.partial_coverage
         ),
-        unique_insights=tuple(UniqueInsight(u.model, u.insight) for u in parsed.unique_insights),
+        unique_insights=tuple(dict.fromkeys(UniqueInsight(u.model, u.insight) for u in parsed.unique_insights)),
         blind_spots=tuple(dict.fromkeys(parsed.blind_spots)),
     )
