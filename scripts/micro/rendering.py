@@ -7,8 +7,10 @@ from pathlib import Path
 from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from localfusion.messages import Json
+
 TEMPLATE = Path(__file__).parent / "templates" / "panel.jinja"
-Value = str | int | Sequence["Value"] | Mapping[str, "Value"]
+Value = Json | Sequence["Value"] | Mapping[str, "Value"]
 ChatMessage = Mapping[str, Value]
 
 
