@@ -81,6 +81,14 @@ class ToolReturned:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultsLeftOut:
+    """The window has no room for all that was read: from here on the model is not shown the results of `steps`."""
+
+    id: str
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PanelistCompleted:
     response: Response
 
@@ -146,6 +154,7 @@ Event = (
     | TextWritten
     | ToolCalled
     | ToolReturned
+    | ResultsLeftOut
     | PanelistCompleted
     | PanelistFailed
     | AnalysisStarted

@@ -17,7 +17,7 @@ from localfusion.analysis import Passage, Response, ToolStep
 from localfusion.engine import grammar
 from localfusion.engine.interface import Model
 from localfusion.errors import MalformedOutput
-from localfusion.events import Event, PromptRead, TextWritten, ToolCalled, ToolReturned, WarningRaised
+from localfusion.events import Event, PromptRead, ResultsLeftOut, TextWritten, ToolCalled, ToolReturned, WarningRaised
 from localfusion.messages import (
     Completion,
     GenerateRequest,
@@ -45,10 +45,11 @@ To use a tool, write one JSON object and nothing else, like this: {example}
 {tools}
 To answer, write ANSWER: and then the answer as plain text."""
 
+LEFT_OUT = "This result was left out to make room for newer ones."
 ANSWER_MARKER = "ANSWER:"
 _MAX_ARGUMENT = 400
 
-VERSION = hashlib.sha256((INSTRUCTIONS + GENERIC_PROTOCOL).encode()).hexdigest()[:8]
+VERSION = hashlib.sha256((INSTRUCTIONS + GENERIC_PROTOCOL + LEFT_OUT).encode()).hexdigest()[:8]
 """Changes whenever the prompt does; stored with each run."""
 
 
@@ -92,9 +93,15 @@ async def answer(
     tools.restore(done)
     steps = list(done)
     usage = Usage()
+    n_left_out = 0
     while True:
         last = len(steps) >= spec.max_tool_calls or not tools.specs
-        request = next_request(spec, info=model.info, tools=tools, question=question, steps=steps)
+        known = n_left_out
+        request, n_left_out = await _fitting_request(
+            spec, model=model, tools=tools, question=question, steps=steps, n_left_out=known
+        )
+        if n_left_out > known:
+            emit(ResultsLeftOut(spec.id, tuple(range(known + 1, n_left_out + 1))))
         completion = await _write(spec, model, request, emit, marker=_marker(model.info, tools))
         usage += completion.usage
         turn = parse_turn(completion.content, model.info.tool_syntax, tools.specs, model=spec.model.name)
@@ -107,33 +114,67 @@ async def answer(
         emit(ToolReturned(spec.id, len(steps), steps[-1]))
 
 
+async def _fitting_request(
+    spec: PanelistSpec, *, model: Model, tools: Tools, question: str, steps: Sequence[ToolStep], n_left_out: int
+) -> tuple[GenerateRequest, int]:
+    """The next request and how many of the oldest results it leaves out so that it fits the window.
+
+    The newest result is never left out. Once something must go, a quarter of the room is freed at once: every
+    change of what stands before costs reading all that follows it anew.
+    """
+    most = model.info.n_ctx - min(spec.max_tokens, model.info.n_ctx // 4)
+    room = most
+    while True:
+        request = next_request(
+            spec, info=model.info, tools=tools, question=question, steps=steps, n_left_out=n_left_out
+        )
+        if n_left_out >= len(steps) - 1 or await model.count_prompt(request.messages, request.tools) <= room:
+            return request, n_left_out
+        n_left_out += 1
+        room = most * 3 // 4
+
+
 def next_request(
-    spec: PanelistSpec, *, info: ModelInfo, tools: Tools, question: str, steps: Sequence[ToolStep]
+    spec: PanelistSpec,
+    *,
+    info: ModelInfo,
+    tools: Tools,
+    question: str,
+    steps: Sequence[ToolStep],
+    n_left_out: int = 0,
 ) -> GenerateRequest:
-    """What the model is asked to write after `steps`."""
+    """What the model is asked to write after `steps`, the results of the oldest `n_left_out` not shown."""
     may_call = len(steps) < spec.max_tool_calls and bool(tools.specs)
     return GenerateRequest(
         sequence=spec.id,
-        messages=conversation(spec, info=info, tools=tools, question=question, steps=steps),
+        messages=conversation(spec, info=info, tools=tools, question=question, steps=steps, n_left_out=n_left_out),
         tools=tools.specs if info.tool_syntax else (),
         sampling=spec.sampling,
         max_tokens=spec.max_tokens,
-        grammar=step_grammar(info, tools, steps, may_call=may_call),
+        grammar=step_grammar(info, tools, steps[n_left_out:], may_call=may_call),
         thinking=spec.thinking,
     )
 
 
 def conversation(
-    spec: PanelistSpec, *, info: ModelInfo, tools: Tools, question: str, steps: Sequence[ToolStep]
+    spec: PanelistSpec,
+    *,
+    info: ModelInfo,
+    tools: Tools,
+    question: str,
+    steps: Sequence[ToolStep],
+    n_left_out: int = 0,
 ) -> tuple[Message, ...]:
-    """The messages of a panelist's loop so far; only ever grows at the end."""
+    """The messages of a panelist's loop so far; with the same `n_left_out` it only ever grows at the end."""
     system = INSTRUCTIONS.format(persona=spec.persona).replace(" \n", "\n")
     native = info.tool_syntax is not None
     if not native and tools.specs:
         system += _generic_protocol(tools.specs)
     messages = [Message("system", system), Message("user", question, fields={"question": question})]
-    for step in steps:
+    for index, step in enumerate(steps):
         result = tools.result_message(step)
+        if index < n_left_out:
+            result = replace(result, content=LEFT_OUT, fields={**result.fields, "results": []})
         if native:
             messages += [Message("assistant", tool_calls=(step.call,)), result]
         else:

@@ -1,5 +1,6 @@
 """A panelist's step: which texts its grammar admits, and how they are read back."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,10 +8,14 @@ from pathlib import Path
 import pytest
 
 from localfusion import panel
-from localfusion.analysis import Passage, ToolStep
+from localfusion.analysis import Passage, Response, ToolStep
+from localfusion.engine import client
 from localfusion.errors import MalformedOutput
+from localfusion.events import Event, ResultsLeftOut
 from localfusion.messages import Message, ModelInfo, ModelSpec, PanelistSpec, ToolCall, ToolSpec, ToolSyntax
+from localfusion.tools import result_message
 from tests.byte_tokenizer import SPECIAL_TOKENS, admits
+from tests.harbour import SHIPPED
 
 SPECS = (
     ToolSpec("web_search", "search the sources", "query", "what to look for"),
@@ -138,3 +143,78 @@ def test_the_conversation_only_grows_at_its_end() -> None:
         "web_search(query)"
         in panel.conversation(spec, info=info(None), tools=Tools(), question="?", steps=())[0].content
     )
+
+
+def read(number: int, sentences: int) -> ToolStep:
+    """A step that brought back one long page."""
+    text = " ".join(f"The height of Beacon{index} is {number}{index} metres." for index in range(sentences))
+    call = ToolCall("web_search", {"query": "height of Skerry"})
+    return ToolStep(call, (Passage(number, f"doc://{number}.md", "A", text),))
+
+
+class AsShown(Tools):
+    """Results as a run shows them."""
+
+    def result_message(self, step: ToolStep) -> Message:
+        return result_message(step)
+
+    def restore(self, steps: Sequence[ToolStep]) -> None:
+        """Any steps will do."""
+
+
+NEWEST = ToolStep(
+    ToolCall("web_search", {"query": "height of Skerry"}),
+    (Passage(9, "doc://9.md", "A", "The height of Skerry is 40 metres."),),
+)
+
+
+@pytest.mark.parametrize(
+    ("steps", "left_out"),
+    [
+        ((NEWEST,), ()),
+        ((read(1, 6), NEWEST), ()),
+        ((read(1, 14), read(2, 6), NEWEST), (1,)),
+        ((read(1, 14), read(2, 14), NEWEST), (1, 2)),
+    ],
+)
+def test_the_oldest_results_make_room_for_the_newest(steps: tuple[ToolStep, ...], left_out: tuple[int, ...]) -> None:
+    """On the real engine: the micro panelist answers from the newest result whatever had to go."""
+    events: list[Event] = []
+
+    async def run() -> Response:
+        model = await client.load(ModelSpec("micro-a", SHIPPED / "micro-a.gguf", n_ctx=512))
+        spec = PanelistSpec("a", model.spec, max_tool_calls=len(steps))
+        try:
+            return await panel.answer(
+                spec,
+                model=model,
+                tools=AsShown(),
+                question="What is the height of Skerry?",
+                emit=events.append,
+                done=steps,
+            )
+        finally:
+            await model.close()
+
+    response = asyncio.run(run())
+    assert [event.steps for event in events if isinstance(event, ResultsLeftOut)] == ([left_out] if left_out else [])
+    assert "40 metres" in response.content
+    assert response.steps == steps
+    assert response.usage.prompt_tokens < 512 * 3 // 4
+
+
+def test_only_what_is_shown_can_be_quoted() -> None:
+    old, new = read(1, 2), read(2, 2)
+    spec = PanelistSpec("a", ModelSpec("m", Path("m.gguf")))
+    request = panel.next_request(spec, info=info(None), tools=Tools(), question="?", steps=(old, new), n_left_out=1)
+    assert request.grammar is not None
+    assert admits(request.grammar, "ANSWER: “The height of Beacon0 is 20 metres.” [2]")
+    assert not admits(request.grammar, "ANSWER: “The height of Beacon0 is 10 metres.” [1]")
+    assert [panel.LEFT_OUT in message.content for message in request.messages] == [
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]

@@ -19,6 +19,7 @@ from localfusion.messages import (
     ModelInfo,
     ModelSpec,
     Progress,
+    ToolSpec,
     Usage,
 )
 from localfusion.scheduler import Grant, Scheduler, State, plan
@@ -119,8 +120,8 @@ class NotedModel:
     async def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
         return tuple(len(text) for text in texts)
 
-    async def count_prompt(self, messages: Sequence[Message]) -> int:
-        return len(messages)
+    async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
+        return len(messages) + len(tools)
 
     async def set_threads(self, n_threads: int) -> None:
         if self.may_set_threads is not None:

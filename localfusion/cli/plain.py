@@ -14,6 +14,7 @@ from localfusion.events import (
     ModelReady,
     PanelistCompleted,
     PanelistFailed,
+    ResultsLeftOut,
     RunEnded,
     RunResumed,
     RunStarted,
@@ -55,6 +56,9 @@ def _of_model(event: Event) -> str | None:
             return f"{event.id}: {event.model} ready in {event.seconds:.1f} s"
         case ToolCalled() | ToolReturned():
             return f"{event.id}: {event.step}. {tool_line(event)}"
+        case ResultsLeftOut():
+            steps = ", ".join(map(str, event.steps))
+            return f"{event.id}: no room in its context: what came of step {steps} is left out from here on"
         case PanelistCompleted():
             response = event.response
             return f"{response.id}: {head(response.content, ANSWER_WIDTH)} ({_cost(response.usage)})"

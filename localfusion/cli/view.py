@@ -15,6 +15,7 @@ from localfusion.events import (
     PanelistCompleted,
     PanelistFailed,
     PromptRead,
+    ResultsLeftOut,
     RunResumed,
     RunStarted,
     TextWritten,
@@ -81,7 +82,15 @@ def advance(view: RunView, event: Event, *, now_s: float) -> RunView:
 def subject_of(event: Event) -> str | None:
     """The id of the panelist that an event is about, "judge", or None."""
     match event:
-        case ModelLoading() | ModelReady() | PromptRead() | TextWritten() | ToolCalled() | ToolReturned():
+        case (
+            ModelLoading()
+            | ModelReady()
+            | PromptRead()
+            | TextWritten()
+            | ToolCalled()
+            | ToolReturned()
+            | ResultsLeftOut()
+        ):
             return event.id
         case PanelistCompleted():
             return event.response.id

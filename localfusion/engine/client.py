@@ -43,7 +43,17 @@ from localfusion.engine.protocol import (
 )
 from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
 from localfusion.gguf_header import read_header, weights_bytes
-from localfusion.messages import Completion, Delta, Footprint, GenerateRequest, Message, ModelInfo, ModelSpec, Progress
+from localfusion.messages import (
+    Completion,
+    Delta,
+    Footprint,
+    GenerateRequest,
+    Message,
+    ModelInfo,
+    ModelSpec,
+    Progress,
+    ToolSpec,
+)
 
 TOOL_ARGUMENTS: Mapping[str, str] = {"web_search": "query", "web_fetch": "url"}
 """The tools whose syntax is derived from a template while it loads, and the one argument of each."""
@@ -205,9 +215,9 @@ class Model:
         assert isinstance(reply, Counted)
         return reply.counts
 
-    async def count_prompt(self, messages: Sequence[Message]) -> int:
+    async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         """How many tokens the prompt of a conversation has, as the chat template writes it; raises ModelError."""
-        reply = await self._ask(CountPrompt(next(self._ids), tuple(messages)))
+        reply = await self._ask(CountPrompt(next(self._ids), tuple(messages), tuple(tools)))
         assert isinstance(reply, Counted)
         return reply.counts[0]
 

@@ -6,7 +6,7 @@ Protocols only; `client` holds the implementation for this machine.
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress
+from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress, ToolSpec
 
 
 class Model(Protocol):
@@ -23,7 +23,7 @@ class Model(Protocol):
         """The length of each text in tokens."""
         ...
 
-    async def count_prompt(self, messages: Sequence[Message]) -> int:
+    async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         """The length in tokens of the prompt that the chat template makes of a conversation. Raises ModelError."""
         ...
 

@@ -92,7 +92,7 @@ class Loop:
     def count_prompt(self, command: CountPrompt) -> Reply:
         """The length in tokens of a conversation's prompt; a Failed where the template does not take it."""
         try:
-            prompt = self.template.render_prompt(command.messages, tools=(), thinking=False)
+            prompt = self.template.render_prompt(command.messages, tools=command.tools, thinking=False)
         except TemplateError as error:
             return _refused(command.id, error)
         return Counted(command.id, (len(prompt_ids(self.vocabulary, prompt.text, None)),))

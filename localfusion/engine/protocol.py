@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, ModelSpec, Progress
+from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, ModelSpec, Progress, ToolSpec
 
 LENGTH = struct.Struct(">I")
 """The frame's head."""
@@ -71,6 +71,7 @@ class CountPrompt:
 
     id: int
     messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
