@@ -2,21 +2,46 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
+from localfusion.machine import cgroup
+
 
 def usable_cores() -> int:
-    """Physical cores that this process may run on, at least 1; hyper-threads of one core do not count twice."""
+    """Physical cores that this process may keep busy, at least 1, by its affinity and its control groups.
+
+    Hyper-threads of one core count once; a share of a core that a quota leaves over does not count.
+    """
     process = psutil.Process()
     affinity = process.cpu_affinity() if hasattr(process, "cpu_affinity") else None
     logical = psutil.cpu_count(logical=True) or 1
-    allowed = len(affinity) if affinity else logical
     physical = psutil.cpu_count(logical=False) or logical
-    return max(1, min(physical, allowed))
+    allowed = physical_cores(affinity) if affinity else physical
+    quota = cgroup.cpu_cores() if sys.platform == "linux" else None
+    return max(1, min(physical, allowed, *([] if quota is None else [int(quota)])))
+
+
+def physical_cores(processors: Iterable[int], root: Path = Path("/")) -> int:
+    """How many cores these logical processors are of; each counts as one where the system does not say."""
+    cores: set[str] = set()
+    for processor in processors:
+        siblings = root / f"sys/devices/system/cpu/cpu{processor}/topology/thread_siblings_list"
+        try:
+            cores.add(siblings.read_text(encoding="ascii").strip())
+        except OSError:
+            cores.add(f"{processor}")
+    return len(cores)
+
+
+def available_bytes() -> int:
+    """Memory that programs can still take without swapping: what the system says, or less by a control group."""
+    free = cgroup.free_bytes() if sys.platform == "linux" else None
+    available = psutil.virtual_memory().available
+    return available if free is None else min(available, free)
 
 
 def started(pid: int) -> float:
