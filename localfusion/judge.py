@@ -82,6 +82,7 @@ def analysis_request(spec: JudgeSpec, messages: Sequence[Message], lark: str) ->
         max_tokens=spec.max_tokens,
         grammar=lark,
         thinking=spec.thinking,
+        drafts=True,
     )
 
 

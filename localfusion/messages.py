@@ -67,6 +67,7 @@ class GenerateRequest:
     `sequence` names a conversation: ids that the worker has read or written for it are kept and reused.
     `grammar` is an llguidance grammar (Lark text) that constrains the content, thinking excluded.
     `max_tokens` None means: up to the end of the context.
+    `drafts` lets the worker guess ahead where a text repeats what was read: faster, the choices are the same.
     `add_generation_prompt` and the rest of the rendering are the chat template's business.
     """
 
@@ -78,6 +79,7 @@ class GenerateRequest:
     stop: tuple[str, ...] = ()
     grammar: str | None = None
     thinking: bool = False
+    drafts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

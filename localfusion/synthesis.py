@@ -33,6 +33,7 @@ def answer_request(
         max_tokens=spec.max_tokens,
         grammar="start: ANSWER\n" + grammar.prose("ANSWER", quotable),
         thinking=spec.thinking,
+        drafts=True,
     )
 
 

@@ -58,6 +58,10 @@ class Constraint:
         self._check()
         return np.unpackbits(packed, count=self._n_vocab, bitorder="little").view(np.bool_)
 
+    def n_possible(self, tokens: Sequence[int]) -> int:
+        """How many of these tokens, from the first on, could come next."""
+        return self._matcher.validate_tokens(list(tokens))
+
     def consume(self, tokens: Sequence[int]) -> None:
         """Move on by tokens that were chosen or forced."""
         if not self._matcher.consume_tokens(list(tokens)):

@@ -3,6 +3,7 @@
 Joins sampling, constraint, thinking and stop strings for one request. Not here: evaluation and batches.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from localfusion.engine.chat import Prompt
 from localfusion.engine.constrain import Constraint
+from localfusion.engine.drafting import Lookup
 from localfusion.engine.llama import Vocabulary
 from localfusion.engine.sampling import Sampler
-from localfusion.engine.sequences import Slot
+from localfusion.engine.sequences import Slot, common_prefix
 from localfusion.engine.text import CharacterDecoder, StopMatcher
 from localfusion.engine.thinking import Kind, ThinkingSplitter, ThinkingTags
 from localfusion.messages import Completion, Delta, FinishReason, GenerateRequest, Usage
@@ -49,6 +51,7 @@ class Generation:
         self._characters = CharacterDecoder()
         self._stops = StopMatcher(request.stop)
         self._raw = bytearray()
+        self._lookup = Lookup() if request.drafts else None
         self._texts: dict[Kind, list[str]] = {"content": [], "thinking": []}
         self._deltas: list[Delta] = []
         if self._n_max <= 0:
@@ -68,6 +71,33 @@ class Generation:
     def n_pending(self) -> int:
         """Tokens to evaluate before the next can be chosen."""
         return len(self.slot.ids) - self.slot.n_past
+
+    def draft(self, n_max: int) -> list[int]:
+        """A guess of what comes after all tokens of the slot, which the grammar admits; see `drafting`."""
+        n_max = min(n_max, self._n_max - self.n_written - 1)
+        if self._lookup is None or n_max < 1 or self._splitter.is_thinking:
+            return []
+        self._lookup.follow(self.slot.ids)
+        guess = self._lookup.draft(n_max)
+        return guess if self._constraint is None else guess[: self._constraint.n_possible(guess)]
+
+    def advance_over(self, draft: Sequence[int], logits: Callable[[int], NDArray[np.float32]]) -> int:
+        """Choose tokens as long as they are those of the draft, and one more; how many of the draft stand.
+
+        `logits(n)` are those behind the first n tokens of the draft. May raise GrammarError.
+        """
+        n_same = 0
+        while True:
+            self.advance(logits(n_same))
+            fresh = self.slot.ids[self.slot.n_past :]
+            n_agreed = common_prefix(fresh, draft[n_same:])
+            n_same += n_agreed
+            self.slot.n_past += n_agreed
+            if self.finish_reason is not None or n_agreed < len(fresh) or not fresh:
+                break
+        if self._lookup is not None and draft:
+            self._lookup.learn(len(draft), n_same)
+        return n_same
 
     def begin(self) -> None:
         """Append what the grammar forces from the start, before any logits are there."""

@@ -131,10 +131,13 @@ class WeightsFacts:
     size_bytes: int
     chat_template: str | None
     only_whole_sequences: bool
+    has_window: bool
 
 
 class Weights:
     """A loaded GGUF file. `facts.only_whole_sequences`: recurrent or hybrid, so that no part can be taken back.
+
+    `facts.has_window`: layers see only the latest tokens, and cells of older ones may be used anew.
 
     `is_dry`: nothing is allocated or read beyond the header; good only for a Context that is never decoded.
     """
@@ -166,6 +169,7 @@ class Weights:
             only_whole_sequences=bool(
                 llama_cpp.llama_model_is_recurrent(self.pointer) or llama_cpp.llama_model_is_hybrid(self.pointer)
             ),
+            has_window=llama_cpp.llama_model_n_swa(self.pointer) > 0,
         )
 
 

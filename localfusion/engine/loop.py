@@ -4,7 +4,7 @@ No pipe and no process here: the worker feeds it commands and sends on what it r
 directly. Continuous batching: a request joins and leaves between any two steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from time import monotonic
@@ -14,6 +14,7 @@ from llguidance import LLTokenizer
 from localfusion.engine.batch import plan_batch
 from localfusion.engine.chat import ChatTemplate, TemplateError
 from localfusion.engine.constrain import Constraint, GrammarError, build_tokenizer
+from localfusion.engine.drafting import Pace
 from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights
 from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
@@ -33,6 +34,15 @@ class Waiting:
     request: GenerateRequest
     writing: Writing
     ids: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a generation has in a batch: tokens of its own, a draft behind them, and the rows that have logits."""
+
+    n_tokens: int
+    draft: list[int]
+    rows: list[int]
 
 
 class Loop:
@@ -66,6 +76,8 @@ class Loop:
         )
         self._waiting: list[Waiting] = []
         self._active: list[Generation] = []
+        self._pace = Pace()
+        self._can_draft = not (facts.only_whole_sequences or facts.has_window)
 
     @cached_property
     def _constraint_tokenizer(self) -> LLTokenizer:
@@ -118,13 +130,21 @@ class Loop:
         replies = self._admit()
         if not self._active:
             return replies
-        rows = self._fill_batch()
+        started = monotonic()
+        shares = self._fill_batch()
         try:
             self.context.decode()
         except DecodeError as error:
             return replies + self._give_up(error)
-        for generation, (n_taken, row) in zip(self._active, rows, strict=True):
-            replies += self._move_on(generation, n_taken, row)
+        n_before = sum(generation.n_written for generation in self._active)
+        is_measured = not any(generation.is_reading for generation in self._active)
+        stepped = list(self._active)
+        for generation, share in zip(stepped, shares, strict=True):
+            replies += self._move_on(generation, share)
+        if is_measured:
+            n_chosen = sum(generation.n_written for generation in stepped) - n_before
+            has_drafts = any(share.draft for share in shares)
+            self._pace.note(has_drafts=has_drafts, tokens=n_chosen, seconds=monotonic() - started)
         return replies + self._retire()
 
     def _admit(self) -> list[Reply]:
@@ -161,36 +181,54 @@ class Loop:
             return [self._fail(generation, f"the grammar cannot be followed: {error}")]
         return []
 
-    def _fill_batch(self) -> list[tuple[int, int]]:
-        """Fill the context's batch; for each active generation how many tokens it gave and its last row."""
+    def _fill_batch(self) -> list[Share]:
+        """Fill the context's batch; for each active generation what it gave."""
         reading = [g for g in self._active if g.is_reading]
         writing = [g for g in self._active if not g.is_reading]
-        shares = plan_batch(
+        counts = plan_batch(
             [g.n_pending for g in writing], [g.n_pending for g in reading], n_batch=self.context.n_batch
         )
-        taken = {g.id: n for g, n in zip([*writing, *reading], [*shares[0], *shares[1]], strict=True)}
-        return [(taken[g.id], self._add_tokens(g.slot, taken[g.id])) for g in self._active]
+        taken = {g.id: n for g, n in zip([*writing, *reading], [*counts[0], *counts[1]], strict=True)}
+        room = 0 if reading or not self._can_draft else self.context.n_batch - sum(taken.values())
+        if room and not self._pace.should_draft():
+            room = 0
+        shares = []
+        for generation in self._active:
+            is_whole = taken[generation.id] == generation.n_pending
+            draft = generation.draft(room) if is_whole and room else []
+            room -= len(draft)
+            shares.append(
+                Share(taken[generation.id], draft, self._add_tokens(generation.slot, taken[generation.id], draft))
+            )
+        return shares
 
-    def _add_tokens(self, slot: Slot, n_tokens: int) -> int:
-        row, last = -1, len(slot.ids) - 1
+    def _add_tokens(self, slot: Slot, n_tokens: int, draft: Sequence[int]) -> list[int]:
+        """Put the next tokens of a slot and its draft into the batch; the rows that have logits."""
+        rows, last = [], len(slot.ids) - 1
         for position in range(slot.n_past, slot.n_past + n_tokens):
             row = self.context.add(
                 slot.ids[position], position=position, sequence=slot.index, wants_logits=position == last
             )
-        return row
+            if position == last:
+                rows.append(row)
+        for position, token in enumerate(draft, start=slot.n_past + n_tokens):
+            rows.append(self.context.add(token, position=position, sequence=slot.index, wants_logits=True))
+        return rows
 
-    def _move_on(self, generation: Generation, n_taken: int, row: int) -> list[Reply]:
+    def _move_on(self, generation: Generation, share: Share) -> list[Reply]:
         was_reading = generation.is_reading
-        generation.slot.n_past += n_taken
+        generation.slot.n_past += share.n_tokens
         replies: list[Reply] = []
         if was_reading:
             read = min(generation.slot.n_past, generation.n_prompt)
             replies.append(Output(generation.id, Progress(read, generation.n_prompt)))
-        if n_taken and generation.n_pending == 0:
+        if share.n_tokens and generation.n_pending == 0:
             try:
-                generation.advance(self.context.logits(row))
+                n_same = generation.advance_over(share.draft, lambda n: self.context.logits(share.rows[n]))
             except GrammarError as error:
                 return [self._fail(generation, f"the grammar cannot be followed: {error}")]
+            if n_same < len(share.draft):
+                self.context.truncate(generation.slot.index, generation.slot.n_past)
         return replies + [Output(generation.id, delta) for delta in generation.take_deltas()]
 
     def _retire(self) -> list[Reply]:
