@@ -5,15 +5,16 @@ killed goes on with what is missing. How models are loaded and where events go i
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from localfusion import citations, judge, panel, synthesis
 from localfusion.analysis import FailedModel, Response
 from localfusion.citations import StoredText
 from localfusion.engine.interface import Model
-from localfusion.errors import DeliberationFailed, FailureReason, MalformedOutput, ModelError
+from localfusion.errors import DeliberationFailed, FailureReason, MalformedOutput, ModelError, WorkerDied
 from localfusion.events import (
     AnalysisCompleted,
     AnalysisFailed,
@@ -37,6 +38,8 @@ from localfusion.outcome import Outcome
 from localfusion.run_state import RunState, apply, to_outcome
 from localfusion.scheduler import Scheduler
 from localfusion.tools import Toolbox
+
+T = TypeVar("T")
 
 _MAX_CUTS = 5
 _MORE_ROOM = "a larger n_ctx or max_tokens of the judge gives it more room"
@@ -133,12 +136,21 @@ async def _answer_panel(run: Run) -> None:
         )
 
 
-async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
-    run.say(ModelLoading(seat.id, seat.model.name))
+async def _twice(run: Run, id: str, work: Callable[[], Awaitable[T]]) -> T:
+    """Do what needs a worker, and once more where the worker died; what was finished is kept by the run's state."""
     try:
+        return await work()
+    except WorkerDied as error:
+        run.warn(f"{id}: {error.message}; it is tried once more")
+        return await work()
+
+
+async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
+    async def answer() -> Response:
+        run.say(ModelLoading(seat.id, seat.model.name))
         async with run.world.scheduler.lease(seat.model) as lease:
             run.say(ModelReady(seat.id, seat.model.name, lease.load_seconds))
-            response = await panel.answer(
+            return await panel.answer(
                 seat,
                 model=lease.model,
                 tools=run.world.toolbox(seat),
@@ -146,6 +158,9 @@ async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
                 emit=run.say,
                 done=run.state.steps.get(seat.id, ()),
             )
+
+    try:
+        response = await _twice(run, seat.id, answer)
     except ModelError as error:
         run.say(PanelistFailed(FailedModel(seat.id, seat.model.name, error.message, error.hint)))
     else:
@@ -181,13 +196,17 @@ async def _judge_and_write(run: Run) -> None:
     if run.state.answer is not None:
         return
     spec = run.question.panel.judge
-    run.say(ModelLoading("judge", spec.model.name))
-    try:
+
+    async def judge_and_write() -> None:
+        run.say(ModelLoading("judge", spec.model.name))
         async with run.world.scheduler.lease(spec.model) as lease:
             run.say(ModelReady("judge", spec.model.name, lease.load_seconds))
             judged = await _prompt(run, lease.model)
             await _analyse(run, lease.model, judged)
             await _write(run, lease.model, judged)
+
+    try:
+        await _twice(run, "judge", judge_and_write)
     except ModelError as error:
         run.say(AnalysisFailed("judge_upstream_error", error.message, Usage()))
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from localfusion.engine.interface import Model
+from localfusion.errors import WorkerDied
 from localfusion.messages import Footprint, ModelSpec
 
 
@@ -114,7 +115,10 @@ class Scheduler:
 
     @asynccontextmanager
     async def lease(self, spec: ModelSpec) -> AsyncIterator[Lease]:
-        """Hold a model: resident while it is held, and given cores of its own. Raises ModelError."""
+        """Hold a model: resident while it is held, and given cores of its own. Raises ModelError.
+
+        Where its worker dies in the caller's hands (WorkerDied passes through here), the next lease has a new one.
+        """
         key = replace(spec, name="")
         started = time.monotonic()
         resident = self._residents.get(key)
@@ -127,10 +131,14 @@ class Scheduler:
             seconds = time.monotonic() - started if fresh else 0.0
             async with self._cores_for(key, model):
                 yield Lease(model, seconds)
+        except WorkerDied:
+            self._forget(key, resident)
+            raise
         finally:
             resident.leases -= 1
-            if resident.leases == 0 and not (self._keep_alive and _is_loaded(resident.loading)):
-                self._residents.pop(key, None)
+            is_kept = self._keep_alive and _is_loaded(resident.loading) and self._residents.get(key) is resident
+            if resident.leases == 0 and not is_kept:
+                self._forget(key, resident)
                 await _unload(resident.loading)
 
     async def close(self) -> None:
@@ -139,6 +147,11 @@ class Scheduler:
         self._residents.clear()
         for resident in residents:
             await _unload(resident.loading)
+
+    def _forget(self, key: ModelSpec, resident: _Resident) -> None:
+        """The next lease loads the file anew."""
+        if self._residents.get(key) is resident:
+            del self._residents[key]
 
     async def _loaded(self, spec: ModelSpec) -> Model:
         return await self._load(spec)

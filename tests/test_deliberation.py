@@ -166,27 +166,39 @@ def test_nothing_is_left_of_the_workers(outcome: Outcome) -> None:
     assert psutil.Process().children(recursive=True) == []
 
 
-def kill_when(
-    wanted: Callable[[Event], bool], victims: Callable[[list[psutil.Process]], list[psutil.Process]]
-) -> Callable[[Event], None]:
-    """Kill workers the first time that an event is as wanted."""
+def workers_on(file: str) -> list[psutil.Process]:
+    """The worker processes that have loaded a model file."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if any(region.path.endswith(file) for region in child.memory_maps())]
+
+
+def kill_when_ready(id: str, file: str, *, times: int) -> Callable[[Event], None]:
+    """Kill the worker of a seat each time that it is ready, so many times."""
     done: list[Event] = []
 
     def listen(event: Event) -> None:
-        if not done and wanted(event):
+        if isinstance(event, ModelReady) and event.id == id and len(done) < times:
             done.append(event)
-            for victim in victims(psutil.Process().children(recursive=True)):
+            for victim in workers_on(file):
                 victim.kill()
 
     return listen
 
 
-def test_a_killed_panelist_costs_its_own_answer_alone(tmp_path: Path) -> None:
-    listen = kill_when(lambda event: isinstance(event, ModelReady), lambda workers: workers[:1])
-    (outcome,) = ask(tmp_path, request(), listen=listen)
+def test_a_killed_worker_is_started_once_more(tmp_path: Path, outcome: Outcome) -> None:
+    (again,) = ask(tmp_path, request(), listen=kill_when_ready("a", "micro-a.gguf", times=1))
+    assert again.failed_models == ()
+    assert [response.content for response in again.responses] == [r.content for r in outcome.responses]
+    assert again.answer == outcome.answer
+    assert [warning for warning in again.warnings if "SIGKILL" in warning and "once more" in warning]
+
+
+def test_a_panelist_that_is_killed_again_costs_its_own_answer_alone(tmp_path: Path) -> None:
+    (outcome,) = ask(tmp_path, request(), listen=kill_when_ready("a", "micro-a.gguf", times=2))
     assert outcome.status == "ok"
     (failed,) = outcome.failed_models
-    assert "SIGKILL" in failed.error or "ended by the system while it loaded" in failed.error
+    assert failed.id == "a"
+    assert "SIGKILL" in failed.error
     assert len(outcome.responses) == 2
     assert outcome.answer
 
@@ -205,7 +217,7 @@ def test_when_all_are_killed_the_run_says_why(tmp_path: Path) -> None:
 
 
 def test_a_killed_judge_leaves_the_panels_answers(tmp_path: Path) -> None:
-    listen = kill_when(lambda event: isinstance(event, ModelReady) and event.id == "judge", lambda workers: workers)
+    listen = kill_when_ready("judge", "micro-judge.gguf", times=2)
     (outcome,) = ask(tmp_path, request(), listen=listen)
     assert (outcome.status, outcome.failure_reason) == ("ok", "judge_upstream_error")
     assert outcome.analysis is None

@@ -95,6 +95,35 @@ def test_a_process_that_writes_a_line_without_end_is_heard_to_its_last_words() -
     assert "last words: last" in error.hint
 
 
+def test_a_worker_that_hangs_is_ended_and_said_to_have(path: Path) -> None:
+    async def run() -> WorkerDied:
+        model = await load(ModelSpec("tiny", path), step_limit_s=2.0)
+        try:
+            assert (await model.complete(ask())).content
+            os.kill(model.pid, signal.SIGSTOP)
+            with pytest.raises(WorkerDied) as caught:
+                await model.complete(ask("again"))
+            return caught.value
+        finally:
+            await model.close()
+
+    assert "made no step" in asyncio.run(run()).message
+
+
+def test_a_request_that_waits_its_turn_behind_one_that_steps_is_not_hung(path: Path) -> None:
+    async def run() -> None:
+        model = await load(ModelSpec("tiny", path, n_ctx=4096), step_limit_s=1.0)
+        try:
+            long = asyncio.create_task(model.complete(ask(grammar=LONG, n_max=3000)))
+            short = asyncio.create_task(model.complete(ask("b", sequence="b", n_max=5)))
+            assert (await short).usage.completion_tokens <= 5
+            assert (await long).usage.completion_tokens > 1000
+        finally:
+            await model.close()
+
+    asyncio.run(run())
+
+
 def test_three_sequences_at_once(path: Path) -> None:
     async def run() -> None:
         async with loaded(path, n_seq_max=3) as model:

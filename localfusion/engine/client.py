@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from time import monotonic
 
 import localfusion
 from localfusion.config.surroundings import Surroundings
@@ -58,6 +59,8 @@ from localfusion.messages import (
 TOOL_ARGUMENTS: Mapping[str, str] = {"web_search": "query", "web_fetch": "url"}
 """The tools whose syntax is derived from a template while it loads, and the one argument of each."""
 CLOSE_LIMIT_S = 1.0
+STEP_LIMIT_S = 600.0
+"""How long a worker with work may say nothing. One batch of the largest models on a slow disk takes minutes."""
 STDERR_LINES = 20
 STDERR_LINE_BYTES = 1 << 16
 KILLED = -9
@@ -78,8 +81,10 @@ class Worker:
         self._queues: dict[int, asyncio.Queue[Reply | None]] = {}
         self._last_words: deque[str] = deque(maxlen=STDERR_LINES)
         self._tasks = [asyncio.create_task(self._read_replies()), asyncio.create_task(self._read_stderr())]
+        self._last_reply = monotonic()
         self._has_ended = False
         self._is_closed = False
+        self._is_hung = False
 
     def open_queue(self, number: int) -> asyncio.Queue[Reply | None]:
         """Where the replies to a request arrive from now on; `Died` at the end of the process."""
@@ -88,6 +93,18 @@ class Worker:
             queue.put_nowait(Died)
         self._queues[number] = queue
         return queue
+
+    async def reply(self, queue: asyncio.Queue[Reply | None], *, limit_s: float) -> Reply | None:
+        """The next reply to a request; a worker that says nothing to anybody for `limit_s` is ended."""
+        asked = monotonic()
+        while True:
+            silent_s = monotonic() - max(asked, self._last_reply)
+            try:
+                return await asyncio.wait_for(queue.get(), max(limit_s - silent_s, 0.01))
+            except TimeoutError:
+                if monotonic() - max(asked, self._last_reply) >= limit_s:
+                    self._is_hung = True
+                    self._kill()
 
     def close_queue(self, number: int) -> None:
         """Nobody waits for these replies any more."""
@@ -106,6 +123,9 @@ class Worker:
             await asyncio.gather(self._tasks[1], return_exceptions=True)
         if self._is_closed:
             return WorkerDied(self.name, f"the worker of {self.name} was closed", exit_code=code)
+        if self._is_hung:
+            message = f"the worker of {self.name} made no step for a long time and was ended"
+            return WorkerDied(self.name, message, exit_code=code, hint="the other models go on without it")
         how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended by itself (exit {code})"
         words = self._last_words[-1] if self._last_words else ""
         if is_loading and code == KILLED:
@@ -126,10 +146,13 @@ class Worker:
         try:
             await asyncio.wait_for(self._process.wait(), CLOSE_LIMIT_S)
         except TimeoutError:
-            with suppress(ProcessLookupError):
-                self._process.kill()
+            self._kill()
             await self._process.wait()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
 
     async def _read_replies(self) -> None:
         assert self._process.stdout is not None
@@ -143,6 +166,7 @@ class Worker:
                 queue.put_nowait(Died)
 
     def _hand_over(self, reply: Reply) -> None:
+        self._last_reply = monotonic()
         if isinstance(reply, Log):
             self._on_log(reply.line)
             return
@@ -171,8 +195,9 @@ class Worker:
 class Model:
     """One loaded GGUF file in its worker process. Any number of tasks may use it at once."""
 
-    def __init__(self, spec: ModelSpec, info: ModelInfo, worker: Worker) -> None:
+    def __init__(self, spec: ModelSpec, info: ModelInfo, worker: Worker, *, step_limit_s: float) -> None:
         self.spec = spec
+        self._step_limit_s = step_limit_s
         self.info = info
         self._worker = worker
         self._ids = count(1)
@@ -194,7 +219,7 @@ class Model:
         try:
             self._worker.send(Generate(number, request))
             while not is_finished:
-                reply = await queue.get()
+                reply = await self._worker.reply(queue, limit_s=self._step_limit_s)
                 is_finished = not (isinstance(reply, Output) and not isinstance(reply.item, Completion))
                 yield (await self._to_item(reply))
         finally:
@@ -250,7 +275,7 @@ class Model:
         queue = self._worker.open_queue(command.id)
         try:
             self._worker.send(command)
-            reply = await queue.get()
+            reply = await self._worker.reply(queue, limit_s=self._step_limit_s)
         finally:
             self._worker.close_queue(command.id)
         if reply is Died:
@@ -266,17 +291,18 @@ async def load(
     *,
     on_log: Callable[[str], None] = lambda _: None,
     environ: Mapping[str, str] | None = None,
+    step_limit_s: float = STEP_LIMIT_S,
 ) -> Model:
     """Start a worker and load the file in it; raises ModelLoadError. `on_log` gets llama.cpp's log by lines.
 
-    Cancelling the task leaves no process behind.
+    A worker that has work and says nothing for `step_limit_s` is ended. Cancelling the task leaves no process behind.
     """
     await asyncio.to_thread(read_header, spec.path, model=spec.name)
     worker = Worker(await start_process(environ, model=spec.name), spec.name, on_log)
     try:
         reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS)))
         assert isinstance(reply, Loaded)
-        return Model(spec, reply.info, worker)
+        return Model(spec, reply.info, worker, step_limit_s=step_limit_s)
     except BaseException:
         await asyncio.shield(worker.close())
         raise
