@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -168,8 +168,12 @@ def test_nothing_is_left_of_the_workers(outcome: Outcome) -> None:
 
 def workers_on(file: str) -> list[psutil.Process]:
     """The worker processes that have loaded a model file."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if any(region.path.endswith(file) for region in child.memory_maps())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if any(region.path.endswith(file) for region in child.memory_maps()):
+                found.append(child)
+    return found
 
 
 def kill_when_ready(id: str, file: str, *, times: int) -> Callable[[Event], None]:
