@@ -11,7 +11,8 @@ from dataclasses import dataclass
 N_GRAM = 3
 """Tokens that must stand before alike; fewer match by accident."""
 SHORTEST, LONGEST = 2, 16
-PROBE_EVERY = 24
+SOONEST_PROBE, LATEST_PROBE = 16, 1024
+"""Steps between two tries of the way that was slower."""
 _RECENT = 0.2
 
 
@@ -42,17 +43,28 @@ class Lookup:
 
 @dataclass(slots=True)
 class Pace:
-    """Whether drafts pay on this machine and text, by measured steps: tokens a second with them and without."""
+    """Whether drafts pay on this machine and text, by measured steps: tokens a second with them and without.
+
+    The slower way is tried again now and then, the less often the longer it has been the slower one.
+    """
 
     plain: float = 0.0
     drafted: float = 0.0
-    n_steps: int = 0
+    _interval: int = SOONEST_PROBE
+    _until_probe: int = SOONEST_PROBE
+    _paid: bool = True
 
     def should_draft(self) -> bool:
-        """Do what was faster; now and then the other, so that both stay measured."""
-        self.n_steps += 1
+        """What was faster, but for a probe of the other."""
         pays = self.drafted >= self.plain
-        return pays != (self.n_steps % PROBE_EVERY == 0)
+        if pays != self._paid:
+            self._paid, self._interval, self._until_probe = pays, SOONEST_PROBE, SOONEST_PROBE
+        self._until_probe -= 1
+        if self._until_probe > 0:
+            return pays
+        self._interval = min(LATEST_PROBE, 2 * self._interval)
+        self._until_probe = self._interval
+        return not pays
 
     def note(self, *, has_drafts: bool, tokens: int, seconds: float) -> None:
         """A step wrote so many tokens, over all sequences, in so many seconds."""
