@@ -191,6 +191,14 @@ class Footprint:
         return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.output_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """How the engine was built: the processor features that it uses, by llama.cpp's names, and whether it has a GPU."""
+
+    features: frozenset[str]
+    has_gpu: bool
+
+
 ToolName = Literal["web_search", "web_fetch"]
 
 

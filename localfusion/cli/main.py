@@ -16,6 +16,7 @@ from localfusion.errors import ConfigError, LocalFusionError, RunInterrupted
 
 COMMANDS = {
     "ask": ("localfusion.cli.ask", "Ask a panel of local models one question."),
+    "doctor": ("localfusion.cli.doctor", "Say what this machine offers and which presets fit."),
     "runs": ("localfusion.cli.runs", "List, show, resume and remove stored runs."),
 }
 """Command -> the module that holds it under its own name, and its line in the overview."""

@@ -25,6 +25,8 @@ from localfusion.engine.protocol import (
     Counted,
     CountPrompt,
     CountTokens,
+    Describe,
+    Described,
     Done,
     Failed,
     Forget,
@@ -47,6 +49,7 @@ from localfusion.gguf_header import read_header, weights_bytes
 from localfusion.messages import (
     Completion,
     Delta,
+    EngineFacts,
     Footprint,
     GenerateRequest,
     Message,
@@ -170,7 +173,7 @@ class Worker:
         if isinstance(reply, Log):
             self._on_log(reply.line)
             return
-        number = 0 if isinstance(reply, Loaded | Measured | LoadFailed) else reply.id
+        number = 0 if isinstance(reply, Loaded | Measured | Described | LoadFailed) else reply.id
         if number in self._queues:
             self._queues[number].put_nowait(reply)
 
@@ -327,6 +330,20 @@ async def footprint(spec: ModelSpec, *, environ: Mapping[str, str] | None = None
         compute_bytes=reply.compute_bytes,
         output_bytes=reply.output_bytes,
     )
+
+
+async def describe(*, environ: Mapping[str, str] | None = None) -> EngineFacts:
+    """How the engine on this machine was built; raises ModelLoadError where it does not even start."""
+    worker = Worker(await start_process(environ, model="llama.cpp"), "llama.cpp", lambda _: None)
+    try:
+        queue = worker.open_queue(0)
+        worker.send(Describe())
+        reply = await queue.get()
+        if isinstance(reply, Described):
+            return reply.facts
+        raise await worker.death(is_loading=True)
+    finally:
+        await asyncio.shield(worker.close())
 
 
 async def first_reply(worker: Worker, command: Load | Measure) -> Loaded | Measured:

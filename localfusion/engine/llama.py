@@ -15,7 +15,7 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-from localfusion.messages import ModelSpec
+from localfusion.messages import EngineFacts, ModelSpec
 
 KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 N_CTX_PADDING = 256
@@ -242,6 +242,14 @@ class Context:
     def copy(self, source: int, target: int, n_tokens: int) -> None:
         """Let an empty sequence start with the first `n_tokens` of another; the cells are shared."""
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
+
+
+def describe() -> EngineFacts:
+    """How llama.cpp was built, by its own line: "CPU : AVX2 = 1 | FMA = 1 | ..."."""
+    llama_cpp.llama_backend_init()
+    line = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
+    features = frozenset(re.findall(r"(\w+) = 1\b", line))
+    return EngineFacts(features, has_gpu=bool(llama_cpp.llama_supports_gpu_offload()))
 
 
 SIZES = {

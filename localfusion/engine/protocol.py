@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, ModelSpec, Progress, ToolSpec
+from localfusion.messages import (
+    Completion,
+    Delta,
+    EngineFacts,
+    GenerateRequest,
+    Message,
+    ModelInfo,
+    ModelSpec,
+    Progress,
+    ToolSpec,
+)
 
 LENGTH = struct.Struct(">I")
 """The frame's head."""
@@ -32,6 +42,11 @@ class Measure:
     """Instead of Load: find out what loading would take; answered by Measured or LoadFailed."""
 
     spec: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """Instead of Load: how the engine was built; answered by Described."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +97,7 @@ class SetThreads:
     n_threads: int
 
 
-Command = Load | Measure | Generate | Cancel | Forget | CountTokens | CountPrompt | SetThreads
+Command = Load | Measure | Describe | Generate | Cancel | Forget | CountTokens | CountPrompt | SetThreads
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +112,11 @@ class Measured:
     kv_bytes: int
     compute_bytes: int
     output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    facts: EngineFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +169,7 @@ class Done:
     id: int
 
 
-Reply = Loaded | Measured | LoadFailed | Log | Output | Overflowed | Failed | Counted | Done
+Reply = Loaded | Measured | Described | LoadFailed | Log | Output | Overflowed | Failed | Counted | Done
 
 
 def to_frame(message: Command | Reply) -> bytes:

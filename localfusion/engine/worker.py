@@ -24,6 +24,8 @@ from localfusion.engine.protocol import (
     Counted,
     CountPrompt,
     CountTokens,
+    Describe,
+    Described,
     Done,
     Forget,
     Generate,
@@ -122,7 +124,7 @@ def obey(loop: Loop, command: Command) -> list[Reply]:
         case SetThreads(id, n_threads):
             loop.context.set_threads(n_threads)
             return [Done(id)]
-        case Load() | Measure():
+        case Load() | Measure() | Describe():
             raise ValueError("a worker loads one file, once")
 
 
@@ -137,7 +139,7 @@ def serve(pipe: Pipe, loop: Loop) -> None:
 
 
 def main() -> None:
-    """The process: the first command is Load, or Measure and then nothing more."""
+    """The process: the first command is Load, or Measure or Describe and then nothing more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pipe = open_pipe()
     command = pipe.commands.get()
@@ -148,8 +150,10 @@ def main() -> None:
                 serve(pipe, loop)
         case Measure():
             measure(pipe, command)
+        case Describe():
+            pipe.send([Described(llama.describe())])
         case _:
-            raise ValueError("the first command is Load or Measure")
+            raise ValueError("the first command is Load, Measure or Describe")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,21 @@ def physical_cores(processors: Iterable[int], root: Path = Path("/")) -> int:
     return len(cores)
 
 
+def processor_features(root: Path = Path("/")) -> frozenset[str]:
+    """What the processor can do, by Linux's names ("avx2"); empty where the system does not say."""
+    try:
+        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    lines = (line.partition(":") for line in text.splitlines())
+    return frozenset(next((words.split() for name, _, words in lines if name.strip() == "flags"), []))
+
+
+def total_bytes() -> int:
+    """Memory of the machine."""
+    return psutil.virtual_memory().total
+
+
 def available_bytes() -> int:
     """Memory that programs can still take without swapping: what the system says, or less by a control group."""
     free = cgroup.free_bytes() if sys.platform == "linux" else None

@@ -1,0 +1,90 @@
+"""`localfusion doctor`: what this machine offers, how llama.cpp was built, and which presets fit."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import click
+
+from localfusion.cli.terminal import printable
+from localfusion.config import Surroundings, find_models_file, load_models_file
+from localfusion.doctor import REBUILD, PresetFit, Report, examine
+
+
+@click.command()
+@click.option(
+    "--models",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The models.yaml to look at.  [default: LOCALFUSION_MODELS, ./models.yaml, the packaged one]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
+def doctor(*, models: Path | None, as_json: bool) -> None:
+    """Say what this machine offers and which presets fit.
+
+    Cores, memory, llama.cpp's build, and what each preset would take: nothing is loaded, it is llama.cpp's own
+    prediction, an upper bound.
+
+    \b
+    Examples:
+      localfusion doctor
+      localfusion doctor --models team.yaml --json
+    """
+    surroundings = Surroundings.of_this_process()
+    file = load_models_file(find_models_file(surroundings, models))
+    report = asyncio.run(examine(file, surroundings))
+    if as_json:
+        click.echo(json.dumps(as_document(report), ensure_ascii=False, indent=2))
+    else:
+        click.echo("\n".join(map(printable, lines(report))))
+
+
+def lines(report: Report) -> list[str]:
+    """The report as text."""
+    features = " ".join(sorted(report.engine.features)) or "nothing is known of its build"
+    gpu = "with a GPU backend" if report.engine.has_gpu else "no GPU backend"
+    found = [
+        f"cores      {report.cores}",
+        f"memory     {gib(report.available_bytes)} free of {gib(report.memory_bytes)}",
+        f"llama.cpp  {gpu}; {features}",
+    ]
+    if report.unused_features:
+        found.append(f"           slow build: it does not use {', '.join(report.unused_features)} of this processor")
+        found.append(f"           rebuild it: {REBUILD}")
+    width = max([len("preset"), *(len(preset.name) for preset in report.presets)])
+    found.append(f"{'preset':{width}s}  takes      fits side by side")
+    return found + [f"{preset.name:{width}s}  {_fit_text(preset, report)}" for preset in report.presets]
+
+
+def as_document(report: Report) -> dict[str, object]:
+    """The report as a JSON document; sizes in bytes."""
+    return {
+        "cores": report.cores,
+        "memory_bytes": report.memory_bytes,
+        "available_bytes": report.available_bytes,
+        "llama_cpp": {
+            "features": sorted(report.engine.features),
+            "has_gpu": report.engine.has_gpu,
+            "unused_features": list(report.unused_features),
+        },
+        "presets": [
+            {
+                "name": preset.name,
+                "bytes": None if preset.problem else preset.total_bytes,
+                "fits": None if preset.problem else preset.total_bytes <= report.available_bytes,
+                "problem": preset.problem or None,
+            }
+            for preset in report.presets
+        ],
+    }
+
+
+def gib(n_bytes: int) -> str:
+    """A size for people."""
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def _fit_text(preset: PresetFit, report: Report) -> str:
+    if preset.problem:
+        return f"unknown: {preset.problem}"
+    return f"{gib(preset.total_bytes):9s}  {'yes' if preset.total_bytes <= report.available_bytes else 'no'}"

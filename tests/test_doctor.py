@@ -1,0 +1,90 @@
+"""What the doctor says: of this machine on the real engine, and of builds and presets that are amiss."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from localfusion.cli.doctor import gib, lines
+from localfusion.doctor import BUILD_NAMES, REBUILD, PresetFit, Report, unused_features
+from localfusion.machine import processor_features
+from localfusion.messages import EngineFacts
+from tests.harbour import ROOT, SHIPPED
+
+GOOD = Report(2, 8 << 30, 4 << 30, EngineFacts(frozenset({"AVX2", "FMA"}), has_gpu=False), (), ())
+
+
+@pytest.mark.parametrize(
+    ("processor", "build", "unused"),
+    [
+        ({"avx2", "fma"}, {"AVX2", "FMA"}, ()),
+        ({"avx2", "fma", "avx512f"}, {"FMA"}, ("AVX2", "AVX512")),
+        ({"sse"}, set(), ()),
+        (set(), {"AVX2"}, ()),
+    ],
+)
+def test_what_a_build_leaves_unused(processor: set[str], build: set[str], unused: tuple[str, ...]) -> None:
+    assert unused_features(frozenset(processor), frozenset(build)) == unused
+    text = "\n".join(lines(replace(GOOD, unused_features=unused)))
+    assert (REBUILD in text) is bool(unused)
+    assert all(name in text for name in unused)
+
+
+def test_presets_that_fit_and_that_do_not() -> None:
+    fits = (PresetFit("small", 3 << 30), PresetFit("large", 5 << 30), PresetFit("gone", problem="no such file"))
+    small, large, gone = lines(replace(GOOD, presets=fits))[-3:]
+    assert small.split() == ["small", "3.0", "GiB", "yes"]
+    assert large.split() == ["large", "5.0", "GiB", "no"]
+    assert gone.split() == ["gone", "unknown:", "no", "such", "file"]
+    assert gib(5 << 20) == "5 MiB"
+
+
+def test_the_flags_of_a_processor(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "cpuinfo").write_text(
+        "processor\t: 0\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\nflags : sse\n"
+    )
+    assert processor_features(tmp_path) == {"fpu", "avx2", "fma"}
+    assert processor_features(tmp_path / "nowhere") == frozenset()
+
+
+def examined(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "localfusion", "doctor", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_this_machine_and_the_micro_preset() -> None:
+    done = examined("--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    (micro,) = [preset for preset in report["presets"] if preset["name"] == "micro"]
+    assert micro["bytes"] > sum(file.stat().st_size for file in SHIPPED.glob("*.gguf"))
+    assert micro["fits"] is True
+    assert report["cores"] >= 1
+    assert 0 < report["available_bytes"] <= report["memory_bytes"]
+    if "avx2" in processor_features():
+        assert set(report["llama_cpp"]["features"]) & set(BUILD_NAMES.values())
+
+
+def test_a_preset_whose_file_is_gone_is_named_and_costs_no_other(tmp_path: Path) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text(
+        f"""\
+models:
+  here: {{path: {SHIPPED / "micro-a.gguf"}}}
+  gone: {{path: gone.gguf}}
+presets:
+  one: {{panel: [{{model: here}}], judge: here}}
+  two: {{panel: [{{model: gone}}], judge: here}}
+"""
+    )
+    done = examined("--models", str(models))
+    assert done.returncode == 0, done.stderr
+    one, two = done.stdout.splitlines()[-2:]
+    assert one.split()[0] == "one"
+    assert one.endswith("yes")
+    assert "gone" in two
+    assert "unknown" in two
