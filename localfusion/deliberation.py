@@ -201,8 +201,8 @@ async def _judge_and_write(run: Run) -> None:
         run.say(ModelLoading("judge", spec.model.name))
         async with run.world.scheduler.lease(spec.model) as lease:
             run.say(ModelReady("judge", spec.model.name, lease.load_seconds))
-            judged = await _prompt(run, lease.model)
-            await _analyse(run, lease.model, judged)
+            judged, n_prompt = await _prompt(run, lease.model)
+            await _analyse(run, lease.model, judged, n_prompt)
             await _write(run, lease.model, judged)
 
     try:
@@ -211,8 +211,8 @@ async def _judge_and_write(run: Run) -> None:
         run.say(AnalysisFailed("judge_upstream_error", error.message, Usage()))
 
 
-async def _prompt(run: Run, model: Model) -> tuple[Message, ...]:
-    """The judge's messages, the answers cut fairly where the prompt would take more than half of its context.
+async def _prompt(run: Run, model: Model) -> tuple[tuple[Message, ...], int]:
+    """The judge's messages and how many tokens they are; the answers are cut fairly to half of its context.
 
     What counts is the prompt as the judge's template writes it, which may show an answer more than once.
     """
@@ -221,7 +221,7 @@ async def _prompt(run: Run, model: Model) -> tuple[Message, ...]:
     half = model.info.n_ctx // 2
     whole = await model.count_prompt(messages)
     if whole <= half:
-        return messages
+        return messages, whole
     lengths = await model.count_tokens([response.content for response in ordered])
     tokens = {response.id: length for response, length in zip(ordered, lengths, strict=True)}
     budget = sum(lengths)
@@ -235,17 +235,17 @@ async def _prompt(run: Run, model: Model) -> tuple[Message, ...]:
             break
     if cut:
         run.warn(f"the answers of {', '.join(cut)} were shortened to fit the judge's context")
-    return messages
+    return messages, whole
 
 
-async def _analyse(run: Run, model: Model, judged: tuple[Message, ...]) -> None:
+async def _analyse(run: Run, model: Model, judged: tuple[Message, ...], n_prompt: int) -> None:
     if run.state.raw_analysis is not None:
         return
     spec = run.question.panel.judge
     ids = [response.id for response in run.responses]
     run.say(AnalysisStarted(spec.model.name))
     lark = judge.analysis_grammar(ids, citations.quotable(run.responses))
-    free = model.info.n_ctx - await model.count_prompt(judged)
+    free = model.info.n_ctx - n_prompt
     room = max(free - model.info.n_ctx // 4, free // 2, 1)  # the rest is left for the final answer
     request = replace(judge.analysis_request(spec, judged, lark), max_tokens=min(spec.max_tokens, room))
     completion = await _listen(run, model, request, kind="analysis")

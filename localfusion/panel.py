@@ -45,7 +45,7 @@ To use a tool, write one JSON object and nothing else, like this: {example}
 {tools}
 To answer, write ANSWER: and then the answer as plain text."""
 
-LEFT_OUT = "This result was left out to make room for newer ones."
+LEFT_OUT = "this result was left out to make room for newer ones"
 ANSWER_MARKER = "ANSWER:"
 _MAX_ARGUMENT = 400
 
@@ -125,56 +125,46 @@ async def _fitting_request(
     most = model.info.n_ctx - min(spec.max_tokens, model.info.n_ctx // 4)
     room = most
     while True:
-        request = next_request(
-            spec, info=model.info, tools=tools, question=question, steps=steps, n_left_out=n_left_out
-        )
+        shown = leave_out(steps, n_left_out)
+        request = next_request(spec, info=model.info, tools=tools, question=question, steps=shown)
         if n_left_out >= len(steps) - 1 or await model.count_prompt(request.messages, request.tools) <= room:
             return request, n_left_out
         n_left_out += 1
         room = most * 3 // 4
 
 
+def leave_out(steps: Sequence[ToolStep], n_oldest: int) -> list[ToolStep]:
+    """The steps as if the oldest had brought back nothing, and said why: what is not shown cannot be quoted."""
+    return [replace(step, passages=(), error=LEFT_OUT) for step in steps[:n_oldest]] + list(steps[n_oldest:])
+
+
 def next_request(
-    spec: PanelistSpec,
-    *,
-    info: ModelInfo,
-    tools: Tools,
-    question: str,
-    steps: Sequence[ToolStep],
-    n_left_out: int = 0,
+    spec: PanelistSpec, *, info: ModelInfo, tools: Tools, question: str, steps: Sequence[ToolStep]
 ) -> GenerateRequest:
-    """What the model is asked to write after `steps`, the results of the oldest `n_left_out` not shown."""
+    """What the model is asked to write after `steps`."""
     may_call = len(steps) < spec.max_tool_calls and bool(tools.specs)
     return GenerateRequest(
         sequence=spec.id,
-        messages=conversation(spec, info=info, tools=tools, question=question, steps=steps, n_left_out=n_left_out),
+        messages=conversation(spec, info=info, tools=tools, question=question, steps=steps),
         tools=tools.specs if info.tool_syntax else (),
         sampling=spec.sampling,
         max_tokens=spec.max_tokens,
-        grammar=step_grammar(info, tools, steps[n_left_out:], may_call=may_call),
+        grammar=step_grammar(info, tools, steps, may_call=may_call),
         thinking=spec.thinking,
     )
 
 
 def conversation(
-    spec: PanelistSpec,
-    *,
-    info: ModelInfo,
-    tools: Tools,
-    question: str,
-    steps: Sequence[ToolStep],
-    n_left_out: int = 0,
+    spec: PanelistSpec, *, info: ModelInfo, tools: Tools, question: str, steps: Sequence[ToolStep]
 ) -> tuple[Message, ...]:
-    """The messages of a panelist's loop so far; with the same `n_left_out` it only ever grows at the end."""
+    """The messages of a panelist's loop so far; only ever grows at the end."""
     system = INSTRUCTIONS.format(persona=spec.persona).replace(" \n", "\n")
     native = info.tool_syntax is not None
     if not native and tools.specs:
         system += _generic_protocol(tools.specs)
     messages = [Message("system", system), Message("user", question, fields={"question": question})]
-    for index, step in enumerate(steps):
+    for step in steps:
         result = tools.result_message(step)
-        if index < n_left_out:
-            result = replace(result, content=LEFT_OUT, fields={**result.fields, "results": []})
         if native:
             messages += [Message("assistant", tool_calls=(step.call,)), result]
         else:

@@ -74,6 +74,7 @@ class _Resident:
 class _Group:
     """The leases that run on one worker together; none of them starts before its threads are set."""
 
+    model: Model
     n_threads: int
     threads_set: asyncio.Task[None]
     leases: int = 0
@@ -84,6 +85,7 @@ class _Waiter:
     spec: ModelSpec
     model: Model
     granted: asyncio.Event = field(default_factory=asyncio.Event)
+    group: _Group | None = None
 
 
 class Scheduler:
@@ -170,7 +172,8 @@ class Scheduler:
         try:
             self._start_what_can()
             await waiter.granted.wait()
-            await asyncio.shield(self._running[key].threads_set)
+            assert waiter.group is not None
+            await asyncio.shield(waiter.group.threads_set)
             yield
         finally:
             self._leave(waiter)
@@ -178,21 +181,24 @@ class Scheduler:
     def _leave(self, waiter: _Waiter) -> None:
         if waiter in self._queue:
             self._queue.remove(waiter)
-        elif waiter.granted.is_set():
-            group = self._running[waiter.spec]
+        elif waiter.group is not None:
+            group = waiter.group
             group.leases -= 1
             if group.leases == 0:
                 group.threads_set.cancel()
-                del self._running[waiter.spec]
+                if self._running.get(waiter.spec) is group:
+                    del self._running[waiter.spec]
         self._start_what_can()
 
     def _start_what_can(self) -> None:
         while (grant := plan(self._state())) is not None:
             waiter = self._queue.pop(grant.position)
-            if waiter.spec not in self._running:
+            group = self._running.get(waiter.spec)
+            if group is None or group.model is not waiter.model:  # the worker of an older group has died
                 threads_set = asyncio.create_task(waiter.model.set_threads(grant.n_threads))
-                self._running[waiter.spec] = _Group(grant.n_threads, threads_set)
-            self._running[waiter.spec].leases += 1
+                group = self._running[waiter.spec] = _Group(waiter.model, grant.n_threads, threads_set)
+            group.leases += 1
+            waiter.group = group
             waiter.granted.set()
 
     def _state(self) -> State:

@@ -64,11 +64,8 @@ def test_drafts_are_made_where_they_were_faster_and_the_other_way_stays_measured
     assert (late.count(True) > 90) is pays
 
 
-def judged(loop: Loop, *, drafts: bool, sampling: Sampling = GREEDY) -> tuple[Completion, int]:
-    """What the micro judge writes, and in how many steps."""
-    question = "What do the sources say about Skerry?"
-    messages = (Message("user", question, fields={"question": question, "answers": ANSWERS}),)
-    request = GenerateRequest(f"{drafts} {sampling.seed}", messages, sampling=sampling, max_tokens=400, drafts=drafts)
+def write(loop: Loop, request: GenerateRequest) -> tuple[Completion, int]:
+    """What comes of a request, and in how many steps."""
     replies = loop.submit(Generate(1, request))
     n_steps = 0
     while not loop.is_idle:
@@ -76,6 +73,16 @@ def judged(loop: Loop, *, drafts: bool, sampling: Sampling = GREEDY) -> tuple[Co
         n_steps += 1
     (done,) = [r.item for r in replies if isinstance(r, Output) and isinstance(r.item, Completion)]
     return done, n_steps
+
+
+QUESTION = "What do the sources say about Skerry?"
+ASKED = Message("user", QUESTION, fields={"question": QUESTION, "answers": ANSWERS})
+
+
+def judged(loop: Loop, *, drafts: bool, sampling: Sampling = GREEDY) -> tuple[Completion, int]:
+    """What the micro judge writes, and in how many steps."""
+    name = "drafted" if drafts else "plain"
+    return write(loop, GenerateRequest(name, (ASKED,), sampling=sampling, max_tokens=400, drafts=drafts))
 
 
 @pytest.fixture
@@ -98,30 +105,13 @@ def test_drafts_change_the_steps_and_not_the_text(
 def test_what_was_guessed_wrongly_is_not_kept(judge: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pace, "should_draft", lambda _: True)
     first, _ = judged(judge, drafts=True)
-    question = "What do the sources say about Skerry?"
-    messages = (
-        Message("user", question, fields={"question": question, "answers": ANSWERS}),
-        Message("assistant", first.content),
-        Message("user", "", fields={"task": "answer"}),
-    )
-    texts = []
-    for sequence in ("True 0", "fresh"):
-        request = GenerateRequest(sequence, messages, max_tokens=200)
-        replies = judge.submit(Generate(2, request))
-        while not judge.is_idle:
-            replies += judge.step()
-        (done,) = [r.item for r in replies if isinstance(r, Output) and isinstance(r.item, Completion)]
-        texts.append(done.content)
-    assert texts[0] == texts[1]
+    messages = (ASKED, Message("assistant", first.content), Message("user", "", fields={"task": "answer"}))
+    kept, fresh = (write(judge, GenerateRequest(name, messages, max_tokens=200))[0] for name in ("drafted", "fresh"))
+    assert kept.content == fresh.content
 
 
 def test_a_recurrent_model_does_without(tmp_path: Path) -> None:
     path = write_tiny_gguf(tmp_path / "mamba.gguf", TinyModel(architecture="mamba"))
     loop = Loop(ModelSpec("mamba", path, n_ctx=512), {})
-    replies = loop.submit(Generate(1, GenerateRequest("s", (Message("user", "ab " * 30),), max_tokens=40, drafts=True)))
-    n_steps = 0
-    while not loop.is_idle:
-        replies += loop.step()
-        n_steps += 1
-    (done,) = [r.item for r in replies if isinstance(r, Output) and isinstance(r.item, Completion)]
+    done, n_steps = write(loop, GenerateRequest("s", (Message("user", "ab " * 30),), max_tokens=40, drafts=True))
     assert n_steps >= done.usage.completion_tokens

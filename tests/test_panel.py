@@ -206,7 +206,8 @@ def test_the_oldest_results_make_room_for_the_newest(steps: tuple[ToolStep, ...]
 def test_only_what_is_shown_can_be_quoted() -> None:
     old, new = read(1, 2), read(2, 2)
     spec = PanelistSpec("a", ModelSpec("m", Path("m.gguf")))
-    request = panel.next_request(spec, info=info(None), tools=Tools(), question="?", steps=(old, new), n_left_out=1)
+    steps = panel.leave_out((old, new), 1)
+    request = panel.next_request(spec, info=info(None), tools=AsShown(), question="?", steps=steps)
     assert request.grammar is not None
     assert admits(request.grammar, "ANSWER: “The height of Beacon0 is 20 metres.” [2]")
     assert not admits(request.grammar, "ANSWER: “The height of Beacon0 is 10 metres.” [1]")

@@ -319,6 +319,31 @@ def test_a_worker_that_dies_while_its_threads_are_set_is_told_to_all_of_its_leas
     asyncio.run(scenario())
 
 
+def test_a_new_worker_is_not_taken_for_the_dead_one_that_another_lease_still_holds() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        seats = Seats(shelf.scheduler(8))
+        holds_the_dead = seats.sit(A)
+        await settle()
+        with pytest.raises(WorkerDied):
+            async with seats.scheduler.lease(A):
+                raise WorkerDied("a", "the worker of a ended by itself", exit_code=1)
+        again = seats.sit(A)
+        await settle()
+        assert [model.threads for model in shelf.loaded] == [[8], [8]]
+        await leave(holds_the_dead)
+        assert [model.closed for model in shelf.loaded] == [True, False]
+        other = seats.sit(B)
+        await settle()
+        assert seats.inside == ["a", "a"]
+        await leave(again)
+        await settle()
+        assert seats.inside == ["a", "a", "b"]
+        await leave(other)
+
+    asyncio.run(scenario())
+
+
 def test_the_first_that_is_loaded_leaves_cores_to_those_that_still_load() -> None:
     async def scenario() -> None:
         shelf = Shelf()

@@ -7,7 +7,7 @@ import click
 
 from localfusion.catalog import Choice, resolve
 from localfusion.cli.live import Emit
-from localfusion.cli.options import check_paths, file_option, json_option, read_question
+from localfusion.cli.options import check_paths, file_option, json_option, models_option, read_question
 from localfusion.cli.running import Output, carry_out
 from localfusion.config import Surroundings, find_models_file, load_models_file
 from localfusion.outcome import Outcome
@@ -31,12 +31,7 @@ MAX_SEED = 2**32 - 1 - 8
     help="1 to 8 panelists instead of the preset's: names of models.yaml or .gguf files. The same may come twice.",
 )
 @click.option("--judge", metavar="NAME", help="The judge instead of the preset's: a name, or a .gguf file.")
-@click.option(
-    "--models",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The models.yaml to use.  [default: LOCALFUSION_MODELS, ./models.yaml, the packaged one]",
-)
+@models_option
 @click.option(
     "--seed", type=click.IntRange(0, MAX_SEED), metavar="N", default=0, show_default=True, help="The run's seed."
 )

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import click
 
+from localfusion.cli.options import models_option
 from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, find_models_file, load_models_file
 from localfusion.doctor import REBUILD, PresetFit, Report, examine
 
 
 @click.command()
-@click.option(
-    "--models",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The models.yaml to look at.  [default: LOCALFUSION_MODELS, ./models.yaml, the packaged one]",
-)
+@models_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
 def doctor(*, models: Path | None, as_json: bool) -> None:
     """Say what this machine offers and which presets fit.

@@ -29,6 +29,12 @@ def file_option(command: Callable[P, R]) -> Callable[P, R]:
     )
 
 
+def models_option(command: Callable[P, R]) -> Callable[P, R]:
+    """--models FILE."""
+    help_text = "The models.yaml to use.  [default: LOCALFUSION_MODELS, ./models.yaml, the packaged one]"
+    return click.option("--models", type=click.Path(path_type=Path), metavar="FILE", help=help_text)(command)
+
+
 def read_question(argument: str) -> str:
     """The question as it is asked; `-` is read from stdin. Raises ConfigError for one that cannot be asked."""
     # In the C locale Python takes no byte of an argument beyond ASCII for text.

@@ -336,25 +336,23 @@ async def describe(*, environ: Mapping[str, str] | None = None) -> EngineFacts:
     """How the engine on this machine was built; raises ModelLoadError where it does not even start."""
     worker = Worker(await start_process(environ, model="llama.cpp"), "llama.cpp", lambda _: None)
     try:
-        queue = worker.open_queue(0)
-        worker.send(Describe())
-        reply = await queue.get()
-        if isinstance(reply, Described):
-            return reply.facts
-        raise await worker.death(is_loading=True)
+        reply = await first_reply(worker, Describe())
     finally:
         await asyncio.shield(worker.close())
+    assert isinstance(reply, Described)
+    return reply.facts
 
 
-async def first_reply(worker: Worker, command: Load | Measure) -> Loaded | Measured:
+async def first_reply(worker: Worker, command: Load | Measure | Describe) -> Loaded | Measured | Described:
     """The answer to a worker's first command; raises ModelLoadError."""
     queue = worker.open_queue(0)
     worker.send(command)
     match await queue.get():
-        case Loaded() | Measured() as reply:
+        case Loaded() | Measured() | Described() as reply:
             return reply
         case LoadFailed(message, hint):
-            raise ModelLoadError(worker.name, f"the model file {command.spec.path}: {message}", hint=hint)
+            file = worker.name if isinstance(command, Describe) else command.spec.path
+            raise ModelLoadError(worker.name, f"the model file {file}: {message}", hint=hint)
         case _:
             raise await worker.death(is_loading=True)
 
