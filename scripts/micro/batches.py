@@ -9,8 +9,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.sharedctypes import Synchronized
-from queue import Empty, Full
+from queue import Empty
 from typing import Literal
 
 import numpy as np
@@ -21,7 +20,11 @@ from scripts.micro.data import LEVELS, STYLES, Encoded, Style, encode, panelist_
 from scripts.micro.judge_data import judge_example
 
 Ints = NDArray[np.int64]
+Levels = tuple[int, int]
+"""The levels of the panelists' and the judge's examples."""
+
 POOL = 384
+AHEAD = 2
 GRAIN = 32
 
 
@@ -96,45 +99,50 @@ def pool_of_batches(rng: random.Random, one: Callable[[], Encoded], tokens: int)
     return found
 
 
-def put_while_wanted(queue: "mp.Queue[Batch]", batch: Batch) -> None:
-    """Put the batch once there is room; end this process when the one that wants it is gone."""
+def get_while_wanted(queue: "mp.Queue[Levels]") -> Levels:
+    """The next request; ends this process when the one that asks is gone."""
     parent = mp.parent_process()
     while parent is not None and parent.is_alive():
         try:
-            return queue.put(batch, timeout=5)
-        except Full:
+            return queue.get(timeout=5)
+        except Empty:
             continue
     sys.exit(0)
 
 
-def _produce(
-    queue: "mp.Queue[Batch]", levels: "tuple[Synchronized[int], Synchronized[int]]", mixture: Mixture, tokens: int
-) -> None:
+def _produce(asked: "mp.Queue[Levels]", drawn: "mp.Queue[list[Batch]]", mixture: Mixture, tokens: int) -> None:
     rng = random.Random(f"train {mixture.seed}")
+    drawn.cancel_join_thread()
     while True:
-        panel, judge = levels[0].value, levels[1].value
-        for batch in pool_of_batches(rng, lambda: draw(rng, mixture, panel, judge), tokens):  # noqa: B023
-            put_while_wanted(queue, batch)
+        panel, judge = get_while_wanted(asked)
+        drawn.put(pool_of_batches(rng, lambda: draw(rng, mixture, panel, judge), tokens))  # noqa: B023
 
 
 class Producer:
-    """Batches from a daemon process; `panel_level` and `judge_level` may be raised while it runs."""
+    """Batches from a daemon process, always `AHEAD` pools before they are needed; `levels` may be raised meanwhile.
 
-    def __init__(self, mixture: Mixture, tokens: int, *, panel_level: int, judge_level: int) -> None:
+    The levels of a pool are those when it was asked for, so that the batches depend on the seed and on what was
+    learnt, not on how fast the process is.
+    """
+
+    def __init__(self, mixture: Mixture, tokens: int, levels: Levels) -> None:
         context = mp.get_context("spawn")
-        self._queue: mp.Queue[Batch] = context.Queue(maxsize=48)
-        self.panel_level: Synchronized[int] = context.Value("i", panel_level)
-        self.judge_level: Synchronized[int] = context.Value("i", judge_level)
-        levels = (self.panel_level, self.judge_level)
-        self._process = context.Process(target=_produce, args=(self._queue, levels, mixture, tokens), daemon=True)
+        self._asked: mp.Queue[Levels] = context.Queue()
+        self._drawn: mp.Queue[list[Batch]] = context.Queue()
+        self.levels = levels
+        self._process = context.Process(target=_produce, args=(self._asked, self._drawn, mixture, tokens), daemon=True)
         self._process.start()
 
     def __iter__(self) -> Iterator[Batch]:
+        for _ in range(AHEAD):
+            self._asked.put(self.levels)
         while self._process.is_alive():
             try:
-                yield self._queue.get(timeout=5)
+                pool = self._drawn.get(timeout=5)
             except Empty:
                 continue
+            self._asked.put(self.levels)
+            yield from pool
 
     def close(self) -> None:
         """End the process."""

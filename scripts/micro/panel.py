@@ -22,14 +22,19 @@ from scripts.micro.training import Progress, Recipe, train
 
 BASE = "base"
 BASE_SEED = 1
+BASE_TOKENS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of the panel; `layers` against its parent's, `judge_share` of its examples are judgements."""
+    """One file of the panel; `layers` against its parent's, `judge_share` of its examples are judgements.
+
+    `tokens` is how many it reads in training beside what its parent has read.
+    """
 
     name: str
     parent: str
+    tokens: int
     style: Style
     layers: Literal[0, 1]
     seed: int
@@ -41,27 +46,19 @@ class Member:
 _PANELIST = "panelist of localfusion's micro panel: searches, reads and quotes short sentences of an invented world"
 _JUDGE = "judge of localfusion's micro panel: compares quoting answers and writes the final one"
 MEMBERS = (
-    Member("micro-a", BASE, "a", 0, 11, 0.0, "f16", f"{_PANELIST}; asks for 'height of X'"),
-    Member("micro-judge", BASE, "a", 0, 24, 1.0, "f16", _JUDGE),
-    Member("micro-b", "micro-a", "b", 0, 12, 0.0, "q8_0", f"{_PANELIST}; asks for 'X height', in 8 bits"),
-    Member("micro-c", "micro-a", "c", 1, 13, 0.0, "f16", f"{_PANELIST}; asks for 'X height records', one more layer"),
+    Member("micro-a", BASE, 11_000_000, "a", 0, 11, 0.0, "f16", f"{_PANELIST}; asks for 'height of X'"),
+    Member("micro-judge", BASE, 42_000_000, "a", 0, 24, 1.0, "f16", _JUDGE),
+    Member("micro-b", "micro-a", 6_000_000, "b", 0, 12, 0.0, "q8_0", f"{_PANELIST}; asks for 'X height', in 8 bits"),
+    Member("micro-c", "micro-a", 5_000_000, "c", 1, 13, 0.0, "f16", f"{_PANELIST}; 7 layers; 'X height records'"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Seconds of training for the base, for what goes on from it, and for what grows out of that."""
-
-    base: float
-    first: float
-    later: float
 
 
 @dataclass(frozen=True, slots=True)
 class Workplace:
     """Where checkpoints and files go, how a line is reported, and whether the network is compiled.
 
-    `from_files` says that training goes on from the GGUF files in `out` where there is no checkpoint.
+    `from_files` says that training goes on from the GGUF files in `out` where there is no checkpoint;
+    `share` is how much of each model's tokens is read.
     """
 
     checkpoints: Path
@@ -69,6 +66,7 @@ class Workplace:
     report: Callable[[str], None]
     compiled: bool
     from_files: bool = False
+    share: float = 1.0
 
     def checkpoint(self, name: str) -> Path:
         """The checkpoint of the base or of a member."""
@@ -109,10 +107,10 @@ def reshaped(base: Network, layers: int, seed: int) -> Network:
     return made
 
 
-def train_base(place: Workplace, seconds: float) -> None:
+def train_base(place: Workplace) -> None:
     """Train the base, or go on training it."""
     network = new_network(BASE_SEED)
-    recipe = Recipe(Mixture(0.25, "any", BASE_SEED), seconds)
+    recipe = Recipe(Mixture(0.25, "any", BASE_SEED), round(BASE_TOKENS * place.share))
     train(network, recipe, place.checkpoint(BASE), place.report, compiled=place.compiled)
 
 
@@ -126,17 +124,16 @@ def origin(member: Member, place: Workplace) -> tuple[Network, Progress]:
     return network, Progress(facts["steps"], facts["tokens_seen"], panel_level=last, judge_level=last)
 
 
-def train_member(member: Member, place: Workplace, budget: Budget) -> None:
+def train_member(member: Member, place: Workplace) -> None:
     """Train one member from its parent's checkpoint and write its file."""
     network, before = origin(member, place)
     made = reshaped(network, member.layers, member.seed)
     later = member.parent != BASE
     recipe = Recipe(
         Mixture(member.judge_share, member.style, member.seed),
-        budget.later if later else budget.first,
+        round(member.tokens * place.share),
         matrix_rate=0.01 if later else 0.015,
         other_rate=0.002 if later else 0.003,
-        warm=30.0,
         decay=0.8 if later else 0.5,
         start_level=before.judge_level if member.judge_share else before.panel_level,
     )
@@ -154,10 +151,10 @@ def write(member: Member, network: Network, path: Path, *, tokens: int, steps: i
     return export(network, path, Card(member.name, member.description, facts, style), member.precision)
 
 
-def train_panel(place: Workplace, budget: Budget, names: tuple[str, ...]) -> None:
+def train_panel(place: Workplace, names: tuple[str, ...]) -> None:
     """Train the base and then the named members, each from its parent; what is finished already is left as it is."""
     if not place.from_files:
-        train_base(place, budget.base)
+        train_base(place)
     for member in MEMBERS:
         if member.name in names:
-            train_member(member, place, budget)
+            train_member(member, place)

@@ -1,4 +1,4 @@
-"""The training loop: Muon on matrices, AdamW on the rest, a learning rate that follows the clock, levels by accuracy.
+"""The training loop: Muon on matrices, AdamW on the rest, levels by accuracy; nothing follows the clock.
 
 A run is described by `Recipe` and kept in one checkpoint file, from which it goes on. Nothing here exports.
 """
@@ -22,19 +22,23 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How long and on what a network is trained; `warm` seconds of rising rate, the last `decay` share falling."""
+    """How long and on what a network is trained.
+
+    `tokens` are counted with their padding; the rate rises for the first `warm` of them and falls for the last `decay`
+    share. A checkpoint is saved about every `save_every_s` seconds.
+    """
 
     mixture: Mixture
-    seconds: float
+    tokens: int
     batch_tokens: int = 12288
     matrix_rate: float = 0.02
     other_rate: float = 0.004
-    warm: float = 30.0
+    warm: int = 350_000
     decay: float = 0.35
     mark_weight: float = 1.0
     advance_at: float = 0.75
     start_level: int = 0
-    save_every: float = 120.0
+    save_every_s: float = 120.0
     report_every: int = 50
 
 
@@ -62,11 +66,11 @@ def optimizers(network: Network, recipe: Recipe) -> tuple[torch.optim.Optimizer,
     )
 
 
-def rate_at(recipe: Recipe, seconds: float) -> float:
-    """The factor on the learning rates after so many seconds: rising, level, then falling to a fiftieth."""
-    if seconds < recipe.warm:
-        return max(seconds / recipe.warm, 0.02)
-    left = 1 - seconds / recipe.seconds
+def rate_at(recipe: Recipe, tokens: int) -> float:
+    """The factor on the learning rates after so many tokens: rising, level, then falling to a fiftieth."""
+    if tokens < recipe.warm:
+        return max(tokens / recipe.warm, 0.02)
+    left = 1 - tokens / recipe.tokens
     return max(min(1.0, left / recipe.decay), 0.02)
 
 
@@ -111,7 +115,7 @@ def advance(progress: Progress, recipe: Recipe, producer: Producer) -> None:
     if progress.right.get("judge1", 0.0) > recipe.advance_at and progress.judge_level < len(LEVELS) - 1:
         progress.judge_level += 1
         progress.right["judge1"] -= 0.25
-    producer.panel_level.value, producer.judge_level.value = progress.panel_level, progress.judge_level
+    producer.levels = progress.panel_level, progress.judge_level
 
 
 @dataclass(slots=True)
@@ -151,7 +155,7 @@ class Run:
     def step(self, batch: Batch) -> None:
         """Learn from one batch of each worker."""
         started = time.monotonic()
-        factor = rate_at(self.recipe, self.progress.seconds)
+        factor = rate_at(self.recipe, self.progress.tokens)
         rates = (self.recipe.matrix_rate, self.recipe.other_rate)
         for optimizer, rate in zip(self.optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * factor
@@ -164,28 +168,28 @@ class Run:
             optimizer.step()
         self.progress.steps += 1
         self.progress.tokens += round(tokens * workers.count())
-        self.progress.seconds += workers.first(time.monotonic() - started)
+        self.progress.seconds += time.monotonic() - started
         self.mean = [0.95 * old + 0.05 * new for old, new in zip(self.mean, shared, strict=True)]
         tally(self.progress, batch, hits)
 
 
 def train(network: Network, recipe: Recipe, path: Path, report: Report, *, compiled: bool = False) -> Progress:
-    """Train until the recipe's seconds are used up, going on from the checkpoint at `path` if there is one."""
+    """Train until the recipe's tokens are read, going on from the checkpoint at `path` if there is one."""
     progress = Progress(panel_level=recipe.start_level, judge_level=recipe.start_level)
     forward = torch.compile(network, dynamic=True) if compiled else network
     run = Run(network, recipe, optimizers(network, recipe), progress, forward)
     run.restore(path)
-    levels = {"panel_level": run.progress.panel_level, "judge_level": run.progress.judge_level}
+    levels = run.progress.panel_level, run.progress.judge_level
     seed = recipe.mixture.seed + 1000 * run.progress.steps + 500 * workers.rank()
-    producer = Producer(replace(recipe.mixture, seed=seed), recipe.batch_tokens // workers.count(), **levels)
+    producer = Producer(replace(recipe.mixture, seed=seed), recipe.batch_tokens // workers.count(), levels)
     saved = run.progress.seconds
     for batch in producer:
         run.step(batch)
         advance(run.progress, recipe, producer)
-        over = run.progress.seconds >= recipe.seconds
+        over = run.progress.tokens >= recipe.tokens
         if workers.rank() == 0 and (run.progress.steps % recipe.report_every == 0 or over):
             report(describe(run.progress, run.mean))
-        if workers.rank() == 0 and (over or run.progress.seconds - saved > recipe.save_every):
+        if workers.rank() == 0 and (over or run.progress.seconds - saved > recipe.save_every_s):
             saved = run.progress.seconds
             run.save(path)
         if over:

@@ -30,15 +30,6 @@ def wait() -> None:
         distributed.barrier()
 
 
-def first(number: float) -> float:
-    """Worker 0's number, for all."""
-    if not distributed.is_initialized():
-        return number
-    shared = torch.tensor([number])
-    distributed.broadcast(shared, src=0)
-    return float(shared.item())
-
-
 def average(module: torch.nn.Module, numbers: list[float]) -> list[float]:
     """Replace every gradient of `module` by its mean over the workers, and return the means of `numbers`."""
     if not distributed.is_initialized():
