@@ -144,7 +144,8 @@ class ToolSyntax:
 class ModelSpec:
     """A GGUF file and the settings it is loaded with; spelt as llama.cpp spells them.
 
-    `n_threads` bounds what the scheduler may give; "auto" leaves it to the scheduler.
+    `n_threads` bounds what the scheduler may give; "auto" leaves it to the scheduler. `use_mmap` and `kv_type` "auto"
+    are chosen before the file is loaded, so that it fits (`scheduler.fitting`).
     """
 
     name: str
@@ -155,7 +156,8 @@ class ModelSpec:
     n_ubatch: int = 512
     n_threads: int | Literal["auto"] = "auto"
     flash_attn: bool = True
-    kv_type: Literal["f16", "q8_0"] = "f16"
+    kv_type: Literal["f16", "q8_0", "auto"] = "f16"
+    use_mmap: bool | Literal["auto"] = True
     n_gpu_layers: int = 0
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from localfusion.messages import EngineFacts, ModelSpec
 
-KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
+KV_TYPES = {"auto": llama_cpp.GGML_TYPE_F16, "f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 N_CTX_PADDING = 256
 N_CTX_AUTO = 8192
 PIECE_BYTES = 4096
