@@ -135,17 +135,20 @@ async def open_session(
     home = make_home(surroundings) if stored else None
     index = home / DOCUMENTS_FILE if home else None
     with closing(Store(home)) as store, closing(DocumentIndex(index)) as documents:
-        scheduler = Scheduler(
-            Engine(
-                load=partial(client.load, environ=surroundings.variables),
-                measure=partial(client.footprint, environ=surroundings.variables),
-            ),
-            limits(memory_bytes),
-        )
-        try:
+        async with open_scheduler(surroundings, memory_bytes=memory_bytes) as scheduler:
             yield Session(store, documents, scheduler)
-        finally:
-            await scheduler.close()
+
+
+@asynccontextmanager
+async def open_scheduler(surroundings: Surroundings, *, memory_bytes: int | None) -> AsyncIterator[Scheduler]:
+    """A scheduler over the engine of this machine; its workers end with it."""
+    load = partial(client.load, environ=surroundings.variables)
+    measure = partial(client.footprint, environ=surroundings.variables)
+    scheduler = Scheduler(Engine(load, measure), limits(memory_bytes))
+    try:
+        yield scheduler
+    finally:
+        await scheduler.close()
 
 
 def limits(memory_bytes: int | None) -> Limits:
