@@ -9,7 +9,7 @@ import mmap
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -40,19 +40,20 @@ BLOCKS: Mapping[int, tuple[int, int]] = {
 }  # fmt: skip
 """Elements and bytes of a block of each ggml type."""
 
-REPACKED = frozenset({2, 8, 10, 12, 13, 14, 20, 39})
-"""Types that llama.cpp may keep a second, rearranged copy of on a CPU: Q4_0, Q8_0, Q2/4/5/6_K, IQ4_NL, MXFP4."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor's place: `offset` from the start of its file; `n_bytes` is 0 for a type not known here."""
+    """A tensor's place: `offset` from the start of its file; `n_bytes` is 0 for a type not known here.
+
+    `shape` begins with the length of a row. `part` says which file of a split GGUF it is in, counted from 0.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: int
     offset: int
     n_bytes: int
+    part: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Header:
     metadata: Mapping[str, Value]
     tensors: tuple[Tensor, ...]
     file_bytes: int
+    paths: tuple[Path, ...] = ()
 
 
 class _MalformedError(Exception):
@@ -135,10 +137,11 @@ class _Cursor:
 
 def read_header(path: Path, *, model: str) -> Header:
     """The header of a whole, readable GGUF, all parts of a split one together; raises ModelLoadError naming `model`."""
-    header = _read_file(path, model=model)
-    for part in _other_parts(path, header, model=model):
-        more = _read_file(part, model=model)
-        header = Header(header.metadata, header.tensors + more.tensors, header.file_bytes + more.file_bytes)
+    first = _read_file(path, model=model)
+    paths = (path, *_other_parts(path, first, model=model))
+    headers = [first, *(_read_file(part, model=model) for part in paths[1:])]
+    tensors = tuple(replace(t, part=part) for part, header in enumerate(headers) for t in header.tensors)
+    header = Header(first.metadata, tensors, sum(part.file_bytes for part in headers), paths)
     if not header.tensors or "general.architecture" not in header.metadata:
         raise _refusal(model, "is damaged", path, "it holds no model")
     return header
@@ -223,11 +226,3 @@ def _tensor(cursor: _Cursor) -> Tensor:
     kind, offset = cursor.number("<I"), cursor.number("<Q")
     elements, size = BLOCKS.get(kind, (1, 0))
     return Tensor(name, shape, kind, offset, prod(shape) // elements * size)
-
-
-def weights_bytes(header: Header, *, on_cpu: bool) -> int:
-    """At most what the weights take in memory, repacked copies included; the file's size where a type is unknown."""
-    if any(tensor.n_bytes == 0 for tensor in header.tensors):
-        return header.file_bytes
-    copies = sum(t.n_bytes for t in header.tensors if on_cpu and t.type in REPACKED and len(t.shape) > 1)
-    return sum(t.n_bytes for t in header.tensors) + copies

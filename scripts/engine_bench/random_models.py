@@ -227,10 +227,10 @@ def byte_alphabet() -> list[str]:
 
 def _add_vocabulary(writer: gguf.GGUFWriter, model: RandomModel) -> None:
     start = [*CONTROL, *ADDED, *byte_alphabet()]
-    used = list(itertools.islice(merges(), model.n_vocab - len(start)))
+    used = list(itertools.islice(merges(), max(0, model.n_vocab - len(start))))
     tokens = [*start, *(left + right for left, right in used)]
     if len(tokens) != model.n_vocab:
-        raise ValueError(f"a vocabulary has {len(start)} to {len(tokens)} tokens, not {model.n_vocab}")
+        raise ValueError(f"a vocabulary of {model.n_vocab} tokens cannot be made; {len(tokens)} is the nearest")
     types = dict.fromkeys(CONTROL, gguf.TokenType.CONTROL) | dict.fromkeys(ADDED, gguf.TokenType.USER_DEFINED)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
