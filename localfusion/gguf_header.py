@@ -1,7 +1,7 @@
 """Reads the header of a GGUF file: metadata and the table of tensors; refuses what is no whole GGUF.
 
 Sound bounds only: what a value means, and whether the vocabulary is sound, is llama.cpp's to judge (in the
-worker, where it may die of it). Lists, such as the vocabulary, are walked over and not kept.
+worker, where it may die of it). Lists, such as the vocabulary, are walked over, and only their sizes kept.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -9,7 +9,7 @@ import mmap
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
@@ -23,6 +23,7 @@ DEFAULT_ALIGNMENT = 32
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 STRING, LIST = 8, 9
 SIZE = struct.Struct("<Q")
+LENGTH_BYTES = SIZE.size
 CUT_SHORT = "it ends within its header"
 FETCH_AGAIN = "fetch the file again or choose another"
 
@@ -57,6 +58,14 @@ class Tensor:
 
 
 @dataclass(frozen=True, slots=True)
+class ListSize:
+    """How many values a list has, and the bytes they take in the file; a text takes LENGTH_BYTES more than it has."""
+
+    count: int = 0
+    n_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What stands before the weights; of a split GGUF, what stands before the weights of all parts."""
 
@@ -64,6 +73,7 @@ class Header:
     tensors: tuple[Tensor, ...]
     file_bytes: int
     paths: tuple[Path, ...] = ()
+    lists: Mapping[str, ListSize] = field(default_factory=dict)
 
 
 class _MalformedError(Exception):
@@ -106,8 +116,8 @@ class _Cursor:
         scalar: Value = value
         return scalar
 
-    def skip_list(self, depth: int = 0) -> None:
-        kind, count = self.number("<I"), self.count()
+    def skip_list(self, depth: int = 0) -> ListSize:
+        kind, count, start = self.number("<I"), self.count(), self.at
         if depth >= NESTING_LIMIT:
             raise _MalformedError("its header nests too deeply")
         if kind == STRING:
@@ -119,6 +129,7 @@ class _Cursor:
             self._skip(struct.calcsize(SCALARS[kind]) * count)
         else:
             raise _MalformedError("its header holds a value of an unknown type")
+        return ListSize(count, self.at - start)
 
     def _skip_texts(self, count: int) -> None:
         """A vocabulary has some 150 000 texts, and its merges are as many: this loop is what reading a header takes."""
@@ -141,7 +152,7 @@ def read_header(path: Path, *, model: str) -> Header:
     paths = (path, *_other_parts(path, first, model=model))
     headers = [first, *(_read_file(part, model=model) for part in paths[1:])]
     tensors = tuple(replace(t, part=part) for part, header in enumerate(headers) for t in header.tensors)
-    header = Header(first.metadata, tensors, sum(part.file_bytes for part in headers), paths)
+    header = replace(first, tensors=tensors, file_bytes=sum(part.file_bytes for part in headers), paths=paths)
     if not header.tensors or "general.architecture" not in header.metadata:
         raise _refusal(model, "is damaged", path, "it holds no model")
     return header
@@ -194,7 +205,7 @@ def _parse(cursor: _Cursor, size: int) -> Header:
     if version not in VERSIONS:
         raise _MalformedError(f"it is GGUF version {version}, and versions 2 and 3 can be read")
     n_tensors, n_values = cursor.count(), cursor.count()
-    metadata = _metadata(cursor, n_values)
+    metadata, lists = _metadata(cursor, n_values)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or isinstance(alignment, bool) or not 0 < alignment <= COUNT_LIMIT:
         raise _MalformedError("its alignment is impossible")
@@ -204,18 +215,19 @@ def _parse(cursor: _Cursor, size: int) -> Header:
     end = max((t.offset + t.n_bytes for t in tensors), default=0)
     if end > size:
         raise _MalformedError(f"{end} bytes are named in its header and {size} are there")
-    return Header(metadata, tensors, size)
+    return Header(metadata, tensors, size, lists=lists)
 
 
-def _metadata(cursor: _Cursor, n_values: int) -> dict[str, Value]:
+def _metadata(cursor: _Cursor, n_values: int) -> tuple[dict[str, Value], dict[str, ListSize]]:
     metadata: dict[str, Value] = {}
+    lists: dict[str, ListSize] = {}
     for _ in range(n_values):
         key, kind = cursor.text(), cursor.number("<I")
         if kind == LIST:
-            cursor.skip_list()
+            lists[key] = cursor.skip_list()
         else:
             metadata[key] = cursor.scalar(kind)
-    return metadata
+    return metadata, lists
 
 
 def _tensor(cursor: _Cursor) -> Tensor:

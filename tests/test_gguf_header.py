@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localfusion.errors import ModelLoadError
-from localfusion.gguf_header import Header, read_header
+from localfusion.gguf_header import LENGTH_BYTES, Header, ListSize, read_header
 from tests.tiny_gguf import N_EMBD, vocabulary, write_tiny_gguf
 
 
@@ -24,6 +24,8 @@ def test_reads_metadata_and_tensors(tiny: Path) -> None:
     assert header.metadata["general.architecture"] == "llama"
     assert header.metadata["llama.embedding_length"] == N_EMBD
     assert "tokenizer.ggml.tokens" not in header.metadata
+    texts = [text.encode() for text in vocabulary()]
+    assert header.lists["tokenizer.ggml.tokens"] == ListSize(len(texts), sum(LENGTH_BYTES + len(t) for t in texts))
     embedding = next(tensor for tensor in header.tensors if tensor.name == "token_embd.weight")
     assert embedding.shape == (N_EMBD, len(vocabulary()))
     assert embedding.n_bytes == 4 * N_EMBD * len(vocabulary())
