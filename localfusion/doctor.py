@@ -9,7 +9,7 @@ from typing import Literal
 
 from localfusion import machine
 from localfusion.catalog import Choice, resolve
-from localfusion.config import ModelsFile, Surroundings
+from localfusion.config import ModelsFile, Surroundings, make_home
 from localfusion.engine import client
 from localfusion.errors import ConfigError, ModelLoadError, OutOfMemory
 from localfusion.messages import EngineFacts
@@ -53,7 +53,7 @@ class Report:
 async def examine(models: ModelsFile, surroundings: Surroundings, *, memory_bytes: int | None = None) -> Report:
     """Look at everything; raises ModelLoadError where llama.cpp does not start at all."""
     engine = await client.describe(environ=surroundings.variables)
-    async with open_scheduler(surroundings, memory_bytes=memory_bytes) as scheduler:
+    async with open_scheduler(surroundings, make_home(surroundings), memory_bytes=memory_bytes) as scheduler:
         return Report(
             cores=machine.usable_cores(),
             memory_bytes=machine.total_bytes(),

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from localfusion import deliberation, machine
 from localfusion.analysis import Page
@@ -16,6 +17,7 @@ from localfusion.catalog import check_files
 from localfusion.config import Surroundings, make_home
 from localfusion.deliberation import Question, World
 from localfusion.engine import client
+from localfusion.engine.measurements import Measurements
 from localfusion.errors import ConfigError, WebError
 from localfusion.events import Event, RunEnded, RunResumed, RunStarted, WarningRaised
 from localfusion.messages import PanelistSpec, PanelSpec
@@ -29,6 +31,7 @@ from localfusion.tools import Toolbox
 from localfusion.wire import document
 
 DOCUMENTS_FILE = "documents.sqlite3"
+MEASUREMENTS_FOLDER = "measurements"
 NO_DOCUMENTS = "no documents were named, so there is nothing to search"
 
 Emit = Callable[[Event], None]
@@ -135,15 +138,21 @@ async def open_session(
     home = make_home(surroundings) if stored else None
     index = home / DOCUMENTS_FILE if home else None
     with closing(Store(home)) as store, closing(DocumentIndex(index)) as documents:
-        async with open_scheduler(surroundings, memory_bytes=memory_bytes) as scheduler:
+        async with open_scheduler(surroundings, home, memory_bytes=memory_bytes) as scheduler:
             yield Session(store, documents, scheduler)
 
 
 @asynccontextmanager
-async def open_scheduler(surroundings: Surroundings, *, memory_bytes: int | None) -> AsyncIterator[Scheduler]:
-    """A scheduler over the engine of this machine; its workers end with it."""
-    load = partial(client.load, environ=surroundings.variables)
-    measure = partial(client.footprint, environ=surroundings.variables)
+async def open_scheduler(
+    surroundings: Surroundings, home: Path | None, *, memory_bytes: int | None
+) -> AsyncIterator[Scheduler]:
+    """A scheduler over the engine of this machine; its workers end with it.
+
+    What is found out of files is kept under `home`, or nowhere.
+    """
+    measurements = Measurements(home / MEASUREMENTS_FOLDER if home else None)
+    load = partial(client.load, environ=surroundings.variables, cache=measurements)
+    measure = partial(client.footprint, environ=surroundings.variables, cache=measurements)
     scheduler = Scheduler(Engine(load, measure), limits(memory_bytes))
     try:
         yield scheduler

@@ -95,7 +95,7 @@ class Shelf:
         if spec.name == "unreadable":
             raise ModelLoadError("unreadable", "unreadable cannot be read")
         weights = self.sizes.get(spec.path.stem, 10)
-        return Footprint(weights, 20 if spec.kv_type == "q8_0" else 40, 0, 0)
+        return Footprint(weights_copied_bytes=weights, kv_bytes=20 if spec.kv_type == "q8_0" else 40)
 
     def closed(self) -> list[str]:
         return [model.spec.name for model in self.loaded if model.closed]

@@ -27,7 +27,7 @@ MAPPED, READ = replace(AUTO, use_mmap=True), replace(AUTO, use_mmap=False)
 
 
 def sized(total: int) -> Footprint:
-    return Footprint(weights_bytes=total, kv_bytes=0, compute_bytes=0, output_bytes=0)
+    return Footprint(weights_copied_bytes=total)
 
 
 def test_variants_are_what_was_left_open() -> None:
@@ -108,7 +108,7 @@ def test_a_file_of_which_nothing_is_known_is_left_to_its_load() -> None:
 
 
 def test_the_window_that_would_fit() -> None:
-    footprint = Footprint(weights_bytes=1000, kv_bytes=1024 * 10, compute_bytes=500, output_bytes=0)
+    footprint = Footprint(weights_mapped_bytes=1000, kv_bytes=1024 * 10, compute_bytes=500)
     assert n_ctx_that_fits(AUTO, footprint, budget_bytes=1500 + 5200) == 512
     assert n_ctx_that_fits(AUTO, footprint, budget_bytes=1500 + 200) is None
     assert n_ctx_that_fits(AUTO, footprint, budget_bytes=1500) is None

@@ -28,7 +28,16 @@ DEFAULT = "default"
 MAX_SEATS = len(SEAT_IDS)
 
 
-AGREED = ("n_batch", "n_ubatch", "n_threads", "flash_attn", "kv_type", "use_mmap", "n_gpu_layers")
+AGREED = (
+    "n_batch",
+    "n_ubatch",
+    "n_threads",
+    "flash_attn",
+    "kv_type",
+    "n_gpu_layers",
+    "use_mmap",
+    "use_extra_bufts",
+)
 """The settings that all users of one file must have alike, since one worker loads it for all of them."""
 
 

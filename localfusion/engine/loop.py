@@ -14,7 +14,7 @@ from llguidance import LLTokenizer
 from localfusion.engine.batch import plan_batch
 from localfusion.engine.chat import ChatTemplate, TemplateError
 from localfusion.engine.constrain import Constraint, GrammarError, build_tokenizer
-from localfusion.engine.drafting import Pace
+from localfusion.engine.drafting import LONGEST, Pace
 from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights
 from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
@@ -49,7 +49,12 @@ class Loop:
     """A loaded file and the requests over it."""
 
     def __init__(self, spec: ModelSpec, tools: Mapping[str, str]) -> None:
-        self._weights = Weights(spec.path, n_gpu_layers=spec.n_gpu_layers)
+        self._weights = Weights(
+            spec.path,
+            n_gpu_layers=spec.n_gpu_layers,
+            use_mmap=bool(spec.use_mmap),
+            use_extra_bufts=spec.use_extra_bufts,
+        )
         self.vocabulary = self._weights.vocabulary
         self.context = Context(self._weights, spec)
         self._slots = Slots(self.context, spec.n_seq_max, only_whole=self._weights.facts.only_whole_sequences)
@@ -189,7 +194,7 @@ class Loop:
             [g.n_pending for g in writing], [g.n_pending for g in reading], n_batch=self.context.n_batch
         )
         taken = {g.id: n for g, n in zip([*writing, *reading], [*counts[0], *counts[1]], strict=True)}
-        room = 0 if reading or not self._can_draft else self.context.n_batch - sum(taken.values())
+        room = 0 if reading or not self._can_draft else min(LONGEST, self.context.n_batch - sum(taken.values()))
         if room and not self._pace.should_draft():
             room = 0
         shares = []

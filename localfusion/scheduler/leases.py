@@ -155,8 +155,7 @@ class Scheduler:
         """
         asked = {replace(spec, name=""): spec for spec in specs}
         for kv_type in KV_TYPES:  # the second only where the first does not fit: a footprint takes a process
-            wanted = {v: spec for key, spec in asked.items() for v in variants(key, kv_type)}
-            await asyncio.gather(*(self._try_footprint(replace(v, name=spec.name)) for v, spec in wanted.items()))
+            await asyncio.gather(*(self._try_footprints(spec, variants(key, kv_type)) for key, spec in asked.items()))
             found = fitting.fit(list(asked), self._footprints, budget_bytes=self._limits.memory_bytes)
             if isinstance(found, Fit) and found.is_side_by_side:
                 return found
@@ -164,9 +163,11 @@ class Scheduler:
             raise _too_large(asked[found.spec].name, found, self._limits.memory_bytes)
         return found
 
-    async def _try_footprint(self, spec: ModelSpec) -> None:
-        with suppress(ModelLoadError):
-            await self.footprint(spec)
+    async def _try_footprints(self, spec: ModelSpec, found: Iterable[ModelSpec]) -> None:
+        """One after another: what is found out of the first serves the others."""
+        for variant in found:
+            with suppress(ModelLoadError):
+                await self.footprint(replace(variant, name=spec.name))
 
     @asynccontextmanager
     async def lease(
