@@ -78,7 +78,7 @@ def test_this_machine_and_the_micro_preset() -> None:
 
 
 def test_less_memory_makes_waves_and_then_refusals() -> None:
-    for memory, fits in (("30MiB", "in waves"), ("2MiB", "no")):
+    for memory, fits in (("100MiB", "in waves"), ("2MiB", "no")):
         done = examined("--memory", memory, "--json")
         assert done.returncode == 0, done.stderr
         (micro,) = [preset for preset in json.loads(done.stdout)["presets"] if preset["name"] == "micro"]
