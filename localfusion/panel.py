@@ -47,7 +47,7 @@ To answer, write ANSWER: and then the answer as plain text."""
 
 LEFT_OUT = "this result was left out to make room for newer ones"
 ANSWER_MARKER = "ANSWER:"
-_MAX_ARGUMENT = 400
+_MAX_ARGUMENT_TOKENS = 128
 
 VERSION = hashlib.sha256((INSTRUCTIONS + GENERIC_PROTOCOL + LEFT_OUT).encode()).hexdigest()[:8]
 """Changes whenever the prompt does; stored with each run."""
@@ -180,11 +180,10 @@ def step_grammar(info: ModelInfo, tools: Tools, steps: Sequence[ToolStep], *, ma
     marker = f"{grammar.literal(ANSWER_MARKER + ' ')} " if _marker(info, tools) else ""
     rules = [
         f"start: {' | '.join([*choices, 'answer'])}\n",
-        f"answer: {marker}UNMISTAKABLE\n",
+        f"answer: {marker}prose\n",
         *(f"call_{index}: {body}\n" for index, body in enumerate(calls)),
-        _argument_rule(info),
-        _unmistakable_rule(info),
-        grammar.prose("ANSWER", quotable),
+        grammar.line_of_text("argument", barred=_argument_ends(info), max_tokens=_MAX_ARGUMENT_TOKENS),
+        grammar.prose("prose", quotable, barred=_call_starts(info)),
     ]
     return "".join(rules)
 
@@ -264,7 +263,7 @@ def _call_rules(info: ModelInfo, tools: Tools) -> list[str]:
     rules: list[str] = []
     for spec in callable_tools(info.tool_syntax, tools.specs):
         before, after, _ = _call_frame(info.tool_syntax, spec)
-        argument = "ARGUMENT"
+        argument = "argument"
         if spec.name == "web_fetch":
             if not tools.addresses:
                 continue
@@ -275,21 +274,17 @@ def _call_rules(info: ModelInfo, tools: Tools) -> list[str]:
     return rules
 
 
-def _argument_rule(info: ModelInfo) -> str:
-    """One line of text with a word in it; what could end the argument early is left out of it."""
-    stop = ""
-    if info.tool_syntax is not None and not info.tool_syntax.escaped:
-        ends = {after[0] for after in info.tool_syntax.after.values() if after}
-        stop = "".join(f"\\x{ord(end):02x}" for end in sorted(ends) if ord(end) < 0x80)
-    return f'ARGUMENT: /[^"\\\\\\x00-\\x1f{stop}]{{1,{_MAX_ARGUMENT}}}/ & /.*\\w.*/\n'
+def _argument_ends(info: ModelInfo) -> str:
+    """What could end an argument early, where it is not escaped."""
+    if info.tool_syntax is None or info.tool_syntax.escaped:
+        return ""
+    return "".join(after[0] for after in info.tool_syntax.after.values() if after)
 
 
-def _unmistakable_rule(info: ModelInfo) -> str:
-    """An answer that cannot be mistaken for a call; one that begins with a control token never can."""
+def _call_starts(info: ModelInfo) -> str:
+    """How no answer may begin, lest it is mistaken for a call; a call that begins with a control token never can be."""
     befores = info.tool_syntax.before.values() if info.tool_syntax else ()
-    starts = {before[0] for before in befores if not before.startswith(tuple(info.special_tokens))}
-    barred = "".join(f"\\x{ord(start):02x}" for start in sorted(starts) if ord(start) < 0x80)
-    return f"UNMISTAKABLE: ANSWER & /(?s:[^{barred}].*)/\n" if barred else "UNMISTAKABLE: ANSWER\n"
+    return "".join(before[0] for before in befores if not before.startswith(tuple(info.special_tokens)))
 
 
 def _unescape(argument: str, escaped: bool, model: str) -> str:

@@ -40,6 +40,7 @@ class Generation:
         self.id, self.request, self.slot = id, request, slot
         self.n_prompt, self.n_cached = len(slot.ids), slot.n_past
         self.finish_reason: FinishReason | None = None
+        self.has_begun = False
         self._writing, self._vocabulary = writing, vocabulary
         room = n_ctx - self.n_prompt
         self._n_max = room if request.max_tokens is None else min(request.max_tokens, room)
@@ -99,8 +100,14 @@ class Generation:
             self._lookup.learn(len(draft), n_same)
         return n_same
 
+    @property
+    def can_begin(self) -> bool:
+        """`begin` will not wait for a grammar that is still being compiled."""
+        return self._constraint is None or self._splitter.is_thinking or self._constraint.is_ready
+
     def begin(self) -> None:
-        """Append what the grammar forces from the start, before any logits are there."""
+        """Append what the grammar forces from the start, before any logits are there; may raise GrammarError."""
+        self.has_begun = True
         if self._constraint is not None and not self._splitter.is_thinking and self.finish_reason is None:
             self._append_forced(self._constraint)
 
