@@ -177,28 +177,32 @@ def step_grammar(info: ModelInfo, tools: Tools, steps: Sequence[ToolStep], *, ma
     quotable = citations.passages_by_number(read_passages(steps))
     calls = _call_rules(info, tools) if may_call else []
     choices = [f"call_{index}" for index in range(len(calls))]
-    marker = f"{grammar.literal(ANSWER_MARKER + ' ')} " if _marker(info, tools) else ""
+    marker = _marker(info, tools)
+    answer_start = grammar.with_special_tokens(f"{marker} " if marker == ANSWER_MARKER else marker, info.special_tokens)
     rules = [
         f"start: {' | '.join([*choices, 'answer'])}\n",
-        f"answer: {marker}prose\n",
+        f"answer: {answer_start} prose\n" if marker else "answer: prose\n",
         *(f"call_{index}: {body}\n" for index, body in enumerate(calls)),
         grammar.line_of_text("argument", barred=_argument_ends(info), max_tokens=_MAX_ARGUMENT_TOKENS),
-        grammar.prose("prose", quotable, barred=_call_starts(info)),
+        grammar.prose("prose", quotable, barred="" if marker else _call_starts(info)),
     ]
     return "".join(rules)
 
 
 def parse_turn(text: str, syntax: ToolSyntax | None, specs: Sequence[ToolSpec], *, model: str) -> Turn:
     """The step that `text` is; raises MalformedOutput for a call that breaks off."""
+    text = text.lstrip()
     for spec in callable_tools(syntax, specs):
         before, after, escaped = _call_frame(syntax, spec)
+        before = before.lstrip()
         if text.startswith(before):
             argument = text[len(before) :]
             argument = argument.removesuffix(after) if after else argument
             return Turn(ToolCall(spec.name, {spec.parameter: _unescape(argument, escaped, model)}), "")
         if text and before.startswith(text):
             raise MalformedOutput(model, f"{model} wrote a tool call that breaks off", text=text)
-    return Turn(None, text.removeprefix(ANSWER_MARKER).strip() if syntax is None else text.strip())
+    marker = ANSWER_MARKER if syntax is None else syntax.answer.strip()
+    return Turn(None, text.removeprefix(marker).strip())
 
 
 def callable_tools(syntax: ToolSyntax | None, specs: Sequence[ToolSpec]) -> tuple[ToolSpec, ...]:
@@ -221,8 +225,10 @@ async def _write(
 ) -> Completion:
     """Generate one step, showing the answer as it is written and never a tool call."""
     frames = [
-        _call_frame(model.info.tool_syntax, tool)[0] for tool in callable_tools(model.info.tool_syntax, request.tools)
+        _call_frame(model.info.tool_syntax, tool)[0].lstrip()
+        for tool in callable_tools(model.info.tool_syntax, request.tools)
     ]
+    marker = marker.lstrip()
     shown = 0
     written = ""
     async with aclosing(model.generate(request)) as stream:
@@ -234,8 +240,8 @@ async def _write(
             elif item.kind == "thinking":
                 emit(TextWritten(spec.id, "thinking", item.text))
             else:
-                written += item.text
-                if _is_answer(written, frames, marker):
+                written = f"{written}{item.text}".lstrip()
+                if written and _is_answer(written, frames, marker):
                     shown = max(shown, len(marker))
                     emit(TextWritten(spec.id, "content", written[shown:]))
                     shown = len(written)
@@ -249,7 +255,10 @@ def _is_answer(written: str, frames: Sequence[str], marker: str) -> bool:
 
 
 def _marker(info: ModelInfo, tools: Tools) -> str:
-    return ANSWER_MARKER if info.tool_syntax is None and tools.specs else ""
+    """What stands before an answer where there might have been a call: ours, or the template's own if it has one."""
+    if not tools.specs:
+        return ""
+    return ANSWER_MARKER if info.tool_syntax is None else info.tool_syntax.answer
 
 
 def _call_frame(syntax: ToolSyntax | None, spec: ToolSpec) -> tuple[str, str, bool]:

@@ -17,16 +17,15 @@ from localfusion.engine.llama import Vocabulary
 from localfusion.engine.sampling import Sampler
 from localfusion.engine.sequences import Slot, common_prefix
 from localfusion.engine.text import CharacterDecoder, StopMatcher
-from localfusion.engine.thinking import Kind, ThinkingSplitter, ThinkingTags
+from localfusion.engine.thinking import Kind, ThinkingSplitter
 from localfusion.messages import Completion, Delta, FinishReason, GenerateRequest, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """What a generation needs beside its request: the rendered prompt, the tags, the grammar in force."""
+    """What a generation needs beside its request: the rendered prompt, the grammar in force."""
 
     prompt: Prompt
-    tags: ThinkingTags | None
     constraint: Constraint | None
     started: float
 
@@ -47,7 +46,7 @@ class Generation:
         self._sampler = Sampler(request.sampling)
         self._sampler.accept(slot.ids)
         self._constraint = writing.constraint
-        tags = writing.tags if writing.prompt.inside or self._constraint is None else None
+        tags = writing.prompt.tags if writing.prompt.inside or self._constraint is None else None
         self._splitter = ThinkingSplitter(tags, inside=writing.prompt.inside)
         self._characters = CharacterDecoder()
         self._stops = StopMatcher(request.stop)
@@ -119,8 +118,8 @@ class Generation:
             self._write(logits)
 
     def _think(self, logits: NDArray[np.float32]) -> None:
-        assert self._writing.tags is not None
-        tags = self._writing.tags
+        assert self._writing.prompt.tags is not None
+        tags = self._writing.prompt.tags
         token = self._sampler.choose(logits)
         if self.n_written >= self._n_max // 2 or token in self._vocabulary.eog:
             self._append(self._vocabulary.tokenize(f"\n{tags.close}{tags.gap}", parse_special=True))

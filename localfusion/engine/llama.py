@@ -81,6 +81,13 @@ class Vocabulary:
         ids = self.tokenize(text, parse_special=False)
         return bool(ids) and all(0 <= token < self.n_tokens for token in ids)
 
+    def end_at(self, text: str) -> None:
+        """Let the special token that `text` begins with, if any, end a generation: the template ends turns with it."""
+        start = text.lstrip()
+        ends = [name for name in self.special_tokens() if start.startswith(name)]
+        if ends:
+            self.eog |= {self.special_tokens()[max(ends, key=len)]}
+
     def go_on_after(self, text: str) -> None:
         """Let no token of `text` end a generation: llama.cpp guesses ends by name ("<|call|>"), the template knows."""
         declared = {self.eos, int(llama_cpp.llama_vocab_eot(self.pointer))}

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from time import monotonic
 
 from localfusion.engine.batch import plan_batch
-from localfusion.engine.chat import ChatTemplate, TemplateError
+from localfusion.engine.chat import ChatTemplate
 from localfusion.engine.constrain import GrammarError, Grammars
 from localfusion.engine.drafting import Pace
 from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights
 from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
+from localfusion.engine.template_sandbox import TemplateError
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Completion, GenerateRequest, ModelInfo, ModelSpec, Progress, Usage
 
@@ -56,6 +57,7 @@ class Loop:
             eos=self.vocabulary.token_text(self.vocabulary.eos),
             special_tokens=self.vocabulary.control_texts(),
         )
+        self.vocabulary.end_at(self.template.turn_end)
         ends = [self.vocabulary.token_text(token) for token in self.vocabulary.eog]
         syntax = adapt_to_tools(self.template, tools, ends=ends)
         if syntax is not None:
@@ -89,7 +91,7 @@ class Loop:
         except TemplateError as error:
             return [_refused(command.id, error)]
         constraint = None if request.grammar is None else self._grammars.constraint(request.grammar)
-        writing = Writing(prompt, self.template.tags, constraint, started)
+        writing = Writing(prompt, constraint, started)
         self._waiting.append(Waiting(command.id, request, writing))
         return []
 
