@@ -34,19 +34,23 @@ def build_tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
     """llguidance's view of a vocabulary (about half a second at 152k tokens: build it once a worker).
 
     Control tokens and ends are never text, whatever their pieces say: to llguidance a leading 0xff says so.
+    Raises GrammarError for a vocabulary without tokens for single bytes, as encoders have.
     """
     ends = sorted(vocabulary.eog, key=lambda token: (token != vocabulary.eos, token)) or [vocabulary.eos]
     pieces = vocabulary.all_bytes()
     for token in vocabulary.special_tokens().values():
         pieces[token] = b"\xff" + pieces[token]
     make = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]
-    tokenizer: LLTokenizer = make(
-        tokens=pieces,
-        vocab_ptr=vocabulary.pointer,
-        tokenize_fptr=vocabulary.tokenize_address,
-        eos_token=ends,
-        slices=SLICES,
-    )
+    try:
+        tokenizer: LLTokenizer = make(
+            tokens=pieces,
+            vocab_ptr=vocabulary.pointer,
+            tokenize_fptr=vocabulary.tokenize_address,
+            eos_token=ends,
+            slices=SLICES,
+        )
+    except ValueError as error:
+        raise GrammarError(f"no grammar can be followed with this vocabulary: {error}") from error
     return tokenizer
 
 
