@@ -198,13 +198,12 @@ def test_forced_tokens_are_those_that_the_mask_admits(vocabulary: Vocabulary, gr
     lark = 'start: "{\\"harbour\\": [" /[a-z]{2}/ ", 1890, größer]}"'
     forced, masked = grammars.constraint(lark), grammars.constraint(lark)
     written: list[int] = []
-    while not forced.is_stopped:
+    while True:
         for token in forced.take_forced():
             assert token in masked.allowed()
-            if token in vocabulary.eog:
-                continue
-            masked.consume([token])
-            written.append(token)
+            if token not in vocabulary.eog:
+                masked.consume([token])
+                written.append(token)
         if forced.is_stopped:
             break
         token = int(forced.allowed().ids()[-1])
