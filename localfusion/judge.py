@@ -114,16 +114,16 @@ def analysis_grammar(ids: Sequence[str], quotable: grammar.Quotable) -> str:
     return f"""\
 start: "{{\\"consensus\\":[" texts "],\\"contradictions\\":[" contradictions \
 "],\\"partial_coverage\\":[" partials "],\\"unique_insights\\":[" insights "],\\"blind_spots\\":[" texts "]}}"
-texts: (STRING ("," STRING){some})?
+texts: (string ("," string){some})?
 contradictions: (contradiction ("," contradiction){some})?
-contradiction: "{{\\"topic\\":" STRING ",\\"stances\\":[" stance ("," stance){{1,{_MAX_ENTRIES}}} "]}}"
-stance: "{{\\"model\\":" id ",\\"stance\\":" STRING "}}"
+contradiction: "{{\\"topic\\":" string ",\\"stances\\":[" stance ("," stance){{1,{_MAX_ENTRIES}}} "]}}"
+stance: "{{\\"model\\":" id ",\\"stance\\":" string "}}"
 partials: (partial ("," partial){some})?
-partial: "{{\\"models\\":[" id{others} "],\\"point\\":" STRING "}}"
+partial: "{{\\"models\\":[" id{others} "],\\"point\\":" string "}}"
 insights: (insight ("," insight){some})?
-insight: "{{\\"model\\":" id ",\\"insight\\":" STRING "}}"
+insight: "{{\\"model\\":" id ",\\"insight\\":" string "}}"
 id: {" | ".join(grammar.literal(json.dumps(panelist)) for panelist in ids)}
-{grammar.json_prose("STRING", quotable)}"""
+{grammar.json_prose("string", quotable)}"""
 
 
 def parse_analysis(text: str, ids: Sequence[str], *, model: str) -> Analysis:

@@ -132,12 +132,14 @@ class Completion:
 class ToolSyntax:
     """How a model's own template writes a call of each tool: the text before and after the argument.
 
-    `escaped` says that the argument stands inside a JSON string.
+    `escaped` says that the argument stands inside a JSON string. `answer` is what the template writes before an
+    answer where it might have been a call, "" for most.
     """
 
     before: Mapping[str, str]
     after: Mapping[str, str]
     escaped: bool
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)

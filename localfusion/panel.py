@@ -47,7 +47,7 @@ To answer, write ANSWER: and then the answer as plain text."""
 
 LEFT_OUT = "this result was left out to make room for newer ones"
 ANSWER_MARKER = "ANSWER:"
-_MAX_ARGUMENT = 400
+_MAX_ARGUMENT_TOKENS = 128
 
 VERSION = hashlib.sha256((INSTRUCTIONS + GENERIC_PROTOCOL + LEFT_OUT).encode()).hexdigest()[:8]
 """Changes whenever the prompt does; stored with each run."""
@@ -177,29 +177,32 @@ def step_grammar(info: ModelInfo, tools: Tools, steps: Sequence[ToolStep], *, ma
     quotable = citations.passages_by_number(read_passages(steps))
     calls = _call_rules(info, tools) if may_call else []
     choices = [f"call_{index}" for index in range(len(calls))]
-    marker = f"{grammar.literal(ANSWER_MARKER + ' ')} " if _marker(info, tools) else ""
+    marker = _marker(info, tools)
+    answer_start = grammar.with_special_tokens(f"{marker} " if marker == ANSWER_MARKER else marker, info.special_tokens)
     rules = [
         f"start: {' | '.join([*choices, 'answer'])}\n",
-        f"answer: {marker}UNMISTAKABLE\n",
+        f"answer: {answer_start} prose\n" if marker else "answer: prose\n",
         *(f"call_{index}: {body}\n" for index, body in enumerate(calls)),
-        _argument_rule(info),
-        _unmistakable_rule(info),
-        grammar.prose("ANSWER", quotable),
+        grammar.line_of_text("argument", barred=_argument_ends(info), max_tokens=_MAX_ARGUMENT_TOKENS),
+        grammar.prose("prose", quotable, barred="" if marker else _call_starts(info)),
     ]
     return "".join(rules)
 
 
 def parse_turn(text: str, syntax: ToolSyntax | None, specs: Sequence[ToolSpec], *, model: str) -> Turn:
     """The step that `text` is; raises MalformedOutput for a call that breaks off."""
+    text = text.lstrip()
     for spec in callable_tools(syntax, specs):
         before, after, escaped = _call_frame(syntax, spec)
+        before = before.lstrip()
         if text.startswith(before):
             argument = text[len(before) :]
             argument = argument.removesuffix(after) if after else argument
             return Turn(ToolCall(spec.name, {spec.parameter: _unescape(argument, escaped, model)}), "")
         if text and before.startswith(text):
             raise MalformedOutput(model, f"{model} wrote a tool call that breaks off", text=text)
-    return Turn(None, text.removeprefix(ANSWER_MARKER).strip() if syntax is None else text.strip())
+    marker = ANSWER_MARKER if syntax is None else syntax.answer.strip()
+    return Turn(None, text.removeprefix(marker).strip())
 
 
 def callable_tools(syntax: ToolSyntax | None, specs: Sequence[ToolSpec]) -> tuple[ToolSpec, ...]:
@@ -222,8 +225,10 @@ async def _write(
 ) -> Completion:
     """Generate one step, showing the answer as it is written and never a tool call."""
     frames = [
-        _call_frame(model.info.tool_syntax, tool)[0] for tool in callable_tools(model.info.tool_syntax, request.tools)
+        _call_frame(model.info.tool_syntax, tool)[0].lstrip()
+        for tool in callable_tools(model.info.tool_syntax, request.tools)
     ]
+    marker = marker.lstrip()
     shown = 0
     written = ""
     async with aclosing(model.generate(request)) as stream:
@@ -235,8 +240,8 @@ async def _write(
             elif item.kind == "thinking":
                 emit(TextWritten(spec.id, "thinking", item.text))
             else:
-                written += item.text
-                if _is_answer(written, frames, marker):
+                written = f"{written}{item.text}".lstrip()
+                if written and _is_answer(written, frames, marker):
                     shown = max(shown, len(marker))
                     emit(TextWritten(spec.id, "content", written[shown:]))
                     shown = len(written)
@@ -250,7 +255,10 @@ def _is_answer(written: str, frames: Sequence[str], marker: str) -> bool:
 
 
 def _marker(info: ModelInfo, tools: Tools) -> str:
-    return ANSWER_MARKER if info.tool_syntax is None and tools.specs else ""
+    """What stands before an answer where there might have been a call: ours, or the template's own if it has one."""
+    if not tools.specs:
+        return ""
+    return ANSWER_MARKER if info.tool_syntax is None else info.tool_syntax.answer
 
 
 def _call_frame(syntax: ToolSyntax | None, spec: ToolSpec) -> tuple[str, str, bool]:
@@ -264,7 +272,7 @@ def _call_rules(info: ModelInfo, tools: Tools) -> list[str]:
     rules: list[str] = []
     for spec in callable_tools(info.tool_syntax, tools.specs):
         before, after, _ = _call_frame(info.tool_syntax, spec)
-        argument = "ARGUMENT"
+        argument = "argument"
         if spec.name == "web_fetch":
             if not tools.addresses:
                 continue
@@ -275,21 +283,17 @@ def _call_rules(info: ModelInfo, tools: Tools) -> list[str]:
     return rules
 
 
-def _argument_rule(info: ModelInfo) -> str:
-    """One line of text with a word in it; what could end the argument early is left out of it."""
-    stop = ""
-    if info.tool_syntax is not None and not info.tool_syntax.escaped:
-        ends = {after[0] for after in info.tool_syntax.after.values() if after}
-        stop = "".join(f"\\x{ord(end):02x}" for end in sorted(ends) if ord(end) < 0x80)
-    return f'ARGUMENT: /[^"\\\\\\x00-\\x1f{stop}]{{1,{_MAX_ARGUMENT}}}/ & /.*\\w.*/\n'
+def _argument_ends(info: ModelInfo) -> str:
+    """What could end an argument early, where it is not escaped."""
+    if info.tool_syntax is None or info.tool_syntax.escaped:
+        return ""
+    return "".join(after[0] for after in info.tool_syntax.after.values() if after)
 
 
-def _unmistakable_rule(info: ModelInfo) -> str:
-    """An answer that cannot be mistaken for a call; one that begins with a control token never can."""
+def _call_starts(info: ModelInfo) -> str:
+    """How no answer may begin, lest it is mistaken for a call; a call that begins with a control token never can be."""
     befores = info.tool_syntax.before.values() if info.tool_syntax else ()
-    starts = {before[0] for before in befores if not before.startswith(tuple(info.special_tokens))}
-    barred = "".join(f"\\x{ord(start):02x}" for start in sorted(starts) if ord(start) < 0x80)
-    return f"UNMISTAKABLE: ANSWER & /(?s:[^{barred}].*)/\n" if barred else "UNMISTAKABLE: ANSWER\n"
+    return "".join(before[0] for before in befores if not before.startswith(tuple(info.special_tokens)))
 
 
 def _unescape(argument: str, escaped: bool, model: str) -> str:

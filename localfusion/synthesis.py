@@ -31,7 +31,7 @@ def answer_request(
         messages=conversation(judged, analysis),
         sampling=GREEDY,
         max_tokens=spec.max_tokens,
-        grammar="start: ANSWER\n" + grammar.prose("ANSWER", quotable),
+        grammar="start: answer\n" + grammar.prose("answer", quotable),
         thinking=spec.thinking,
         drafts=True,
     )

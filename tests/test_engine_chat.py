@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from localfusion.engine.chat import ChatTemplate, TemplateError
+from localfusion.engine.chat import ChatTemplate
+from localfusion.engine.template_sandbox import TemplateError
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Message, ToolCall, ToolSpec
 
@@ -257,16 +258,15 @@ def test_what_transformers_offers() -> None:
         "{% for a in range(90000) %}{{ 'x' * 100000 }}{% endfor %}",
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-        "{{ messages.append(1) }}",
         "{{ 1 / 0 }}",
         "{{ nothing.nothing }}",
         "{{ cycler() }}",
     ],
 )
 def test_a_hostile_template_is_stopped(source: str) -> None:
-    template = make("{% if messages | length == 3 %}" + source + "{% endif %}")
+    template = make("{% if messages | length == 7 %}" + source + "{% endif %}")
     with pytest.raises(TemplateError):
-        template.render([Message("user", "x")] * 3)
+        template.render([Message("user", "x"), Message("assistant", "y")] * 3 + [Message("user", "x")])
 
 
 DOUBLING = (
@@ -275,7 +275,8 @@ DOUBLING = (
 GREEDY_TEMPLATE = """
 import resource
 import psutil
-from localfusion.engine.chat import ChatTemplate, RENDER_LIMIT_BYTES, TemplateError
+from localfusion.engine.chat import ChatTemplate
+from localfusion.engine.template_sandbox import RENDER_LIMIT_BYTES, TemplateError
 from localfusion.messages import Message
 before_limit = psutil.Process().rlimit(psutil.RLIMIT_AS)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

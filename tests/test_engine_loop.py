@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llama_cpp import Llama
 
 from localfusion.engine import grammar
-from localfusion.engine.constrain import Constraint, build_tokenizer
+from localfusion.engine.constrain import Grammars
 from localfusion.engine.llama import send_log_to
 from localfusion.engine.loop import Loop
 from localfusion.engine.protocol import Cancel, Done, Failed, Forget, Generate, Output, Overflowed, Reply
@@ -288,7 +288,7 @@ def test_forcing_changes_nothing_but_the_work(path: Path) -> None:
     rules = 'start: "[:" /[a-d]{4}/ "!?;" /[k-n]{5}/ "];"'
     (forced,) = run_all(make_loop(path), GenerateRequest("s", user("x"), grammar=rules))
     loop = make_loop(path)
-    constraint = Constraint(build_tokenizer(loop.vocabulary), rules)
+    constraint = Grammars(loop.vocabulary).constraint(rules)
     ids = loop.vocabulary.tokenize(loop.template.render(user("x")), parse_special=True)
     text, n_past = b"", 0
     while not constraint.is_stopped:
@@ -305,11 +305,11 @@ def test_forcing_changes_nothing_but_the_work(path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_quote_cannot_be_invented(loop: Loop, seed: int) -> None:
-    text = grammar.prose("ANSWER", {1: [SOURCE.replace("“Old Tom”", "Old Tom")], 2: ["The owner is Mary."]})
+    text = grammar.prose("answer", {1: [SOURCE.replace("“Old Tom”", "Old Tom")], 2: ["The owner is Mary."]})
     request = GenerateRequest(
         "s",
         user("Quote"),
-        grammar=f"start: ANSWER\n{text}",
+        grammar=f"start: answer\n{text}",
         sampling=Sampling(temperature=1.5, top_k=0, top_p=1.0, min_p=0.0, seed=seed),
         max_tokens=300,
     )
@@ -319,12 +319,27 @@ def test_a_quote_cannot_be_invented(loop: Loop, seed: int) -> None:
 
 
 def test_a_broken_grammar_fails_its_request_only(loop: Loop) -> None:
-    (reply,) = loop.submit(Generate(1, GenerateRequest("s", user("x"), grammar="start: nothing")))
-    assert isinstance(reply, Failed)
-    assert "grammar" in reply.message
-    (reply,) = loop.submit(Generate(2, GenerateRequest("s", user("x"), grammar='{"type": "nonsense"}')))
-    assert isinstance(reply, Failed)
+    for id, text in enumerate(("start: nothing", '{"type": "nonsense"}', "{not JSON")):
+        assert not loop.submit(Generate(id, GenerateRequest("s", user("x"), grammar=text)))
+        (reply,) = loop.step()
+        assert isinstance(reply, Failed)
+        assert "the grammar is not valid" in reply.message
+        assert loop.is_idle
     assert run_all(loop, GenerateRequest("s", user("x"), max_tokens=3))
+
+
+def test_a_grammar_that_is_being_compiled_holds_up_nobody_else(loop: Loop) -> None:
+    words = " ".join(f"word{number}" for number in range(20_000))
+    slow = f"start: answer\n{grammar.prose('answer', {1: [words]})}"
+    loop.submit(Generate(1, GenerateRequest("free", user("Write."), max_tokens=400)))
+    loop.step()
+    loop.submit(Generate(2, GenerateRequest("held", user("Quote."), grammar=slow, max_tokens=8)))
+    replies = loop.step()
+    assert any(isinstance(reply, Output) and reply.id == 1 for reply in replies)
+    while not loop.is_idle:
+        replies += loop.step()
+    done = [reply.id for reply in replies if isinstance(reply, Output) and isinstance(reply.item, Completion)]
+    assert sorted(done) == [1, 2]
 
 
 def test_thinking_is_bounded_and_apart(loop: Loop) -> None:

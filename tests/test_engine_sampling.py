@@ -1,7 +1,7 @@
 """Sampling follows llama.cpp's definitions; where llama.cpp has the step, it is the judge."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import llama_cpp
 import numpy as np
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from localfusion.engine.sampling import Sampler, apply_penalty, distribution
+from localfusion.engine.sampling import Mask, Sampler, apply_penalty, distribution, top_k
 from localfusion.messages import GREEDY, Sampling
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
@@ -20,15 +20,65 @@ def logits_of(seed: int, n_vocab: int = 50) -> NDArray[np.float32]:
     return (np.random.default_rng(seed).standard_normal(n_vocab) * 3).astype(np.float32)
 
 
+def mask_of(tokens: Sequence[int], n_vocab: int = 50) -> Mask:
+    bits = np.zeros(-(-n_vocab // 32) * 32, np.uint8)
+    bits[list(tokens)] = 1
+    return Mask(np.packbits(bits, bitorder="little"))
+
+
 def test_greedy_takes_the_lowest_of_equals() -> None:
     assert Sampler(GREEDY).choose(np.array([0.0, 2.0, 2.0], np.float32)) == 1
 
 
 def test_mask_comes_first() -> None:
-    allowed = np.array([True, False, False])
+    allowed = mask_of([0])
     assert Sampler(GREEDY).choose(np.array([0.0, 2.0, 2.0], np.float32), allowed) == 0
     hot = Sampler(Sampling(temperature=5.0, seed=1))
     assert {hot.choose(np.zeros(3, np.float32), allowed) for _ in range(20)} == {0}
+
+
+@given(
+    seed=st.integers(0, 1000),
+    n_vocab=st.integers(1, 3000),
+    share=st.sampled_from([0.0, 0.01, 0.5, 0.99, 1.0]),
+    sampling=st.builds(
+        Sampling,
+        temperature=st.sampled_from([0.0, 0.7, 2.0]),
+        top_k=st.integers(0, 60),
+        top_p=st.floats(0.0, 1.0),
+        min_p=st.floats(0.0, 1.0),
+        repeat_penalty=st.sampled_from([1.0, 1.2]),
+        seed=st.integers(0, 3),
+    ),
+)
+def test_a_mask_is_as_if_the_others_had_no_chance(seed: int, n_vocab: int, share: float, sampling: Sampling) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.integers(-30, 30, n_vocab).astype(np.float32)
+    admitted = np.flatnonzero(random.random(n_vocab) < share)
+    if not len(admitted):
+        admitted = np.array([n_vocab - 1])
+    mask = mask_of(admitted.tolist(), n_vocab)
+    assert mask.ids().tolist() == admitted.tolist()
+    assert [token for token in range(n_vocab) if token in mask] == admitted.tolist()
+    masked, plain = Sampler(sampling), Sampler(sampling)
+    for sampler in (masked, plain):
+        sampler.accept(range(0, n_vocab, 3))
+    alone = np.where(np.isin(np.arange(n_vocab), admitted), logits, np.float32(-np.inf))
+    assert [masked.choose(logits, mask) for _ in range(5)] == [plain.choose(alone) for _ in range(5)]
+
+
+def test_an_empty_mask_admits_nothing() -> None:
+    assert not mask_of([]).any()
+    assert mask_of([49]).any()
+
+
+@given(st.integers(0, 1000), st.integers(1, 2000), st.integers(1, 300), st.integers(1, 40))
+def test_top_k_is_the_head_of_the_sorted_whole(seed: int, n_vocab: int, k: int, n_levels: int) -> None:
+    logits = np.random.default_rng(seed).integers(0, n_levels, n_vocab).astype(np.float32)
+    logits[seed % n_vocab] = -np.inf
+    whole = sorted(range(n_vocab), key=lambda token: (-logits[token], token))
+    finite = [token for token in whole if token != seed % n_vocab]
+    assert top_k(logits, k).tolist() == finite[:k]
 
 
 def test_seed_decides() -> None:

@@ -1,5 +1,6 @@
 """Thinking and stop strings are split off the same way however the text arrives in pieces."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localfusion.engine.text import CharacterDecoder, StopMatcher
-from localfusion.engine.thinking import KNOWN_TAGS, ThinkingSplitter, ThinkingTags, find_tags
+from localfusion.engine.thinking import HARMONY, ThinkingSplitter, ThinkingTags, find_tags
 
 THINK = ThinkingTags("<think>", "</think>")
 PARTS = ["<think>", "</think>", "<", "/", "think", ">", "</thi", " ", "\n", "a", "<b>", "“x”"]
@@ -57,11 +58,11 @@ def test_nothing_is_shown_that_must_be_taken_back(parts: list[str]) -> None:
 
 
 def test_tags_are_found_in_template_or_vocabulary() -> None:
-    assert find_tags("{{ '<think>\\n' }}", []) == THINK
-    assert find_tags("plain", ["<think>", "</think>"]) == THINK
-    assert find_tags("plain", ["[THINK]", "[/THINK]"]) == ThinkingTags("[THINK]", "[/THINK]", gap="")
-    assert find_tags("plain", ["<|start|>", "<|channel|>", "<|message|>", "<|end|>"]) == KNOWN_TAGS[-1]
-    assert find_tags("plain", ["<think>"]) is None
+    assert find_tags(["{{ '<think>\\n' }}"], []) == THINK
+    assert find_tags(["plain"], ["<think>", "</think>"]) == THINK
+    assert find_tags(["plain"], ["[THINK]", "[/THINK]"]) == ThinkingTags("[THINK]", "[/THINK]", gap="")
+    assert find_tags(["plain"], ["<|start|>", "<|channel|>", "<|message|>", "<|end|>"]) == HARMONY
+    assert find_tags(["plain"], ["<think>"]) is None
 
 
 @given(
@@ -81,3 +82,17 @@ def test_stop_strings_cut_in_any_pieces(text: str, stop: str, cuts: list[int]) -
 def test_characters_are_whole(text: str) -> None:
     decoder = CharacterDecoder()
     assert "".join(decoder.feed(bytes([byte])) for byte in text.encode()) == text
+
+
+@given(st.lists(st.integers(1, 9), max_size=30), st.sampled_from(["", " ", "\n\n"]))
+def test_what_opens_the_next_turn_is_neither_thinking_nor_content(cuts: list[int], space: str) -> None:
+    tags = replace(HARMONY, gap=f"{HARMONY.gap}<|channel|>final<|message|>")
+    text = f"deep{space}{tags.close}{tags.gap}{space}<|start|> is said"
+    splitter = ThinkingSplitter(tags, inside=True)
+    pieces = []
+    for cut in [*cuts, len(text)]:
+        pieces += splitter.feed(text[:cut])
+        text = text[cut:]
+    pieces += splitter.finish()
+    assert "".join(piece for kind, piece in pieces if kind == "thinking").strip() == "deep"
+    assert "".join(piece for kind, piece in pieces if kind == "content") == "<|start|> is said"

@@ -13,8 +13,8 @@ QUOTABLE = {
     1: ('The height of Skerry is 40 metres. He said "no" there.', "A second passage"),
     2: ("The height of Skerry—tall is 44 metres.",),
 }
-PROSE = "start: ANSWER\n" + grammar.prose("ANSWER", QUOTABLE)
-STRING = "start: STRING\n" + grammar.json_prose("STRING", QUOTABLE)
+PROSE = "start: answer\n" + grammar.prose("answer", QUOTABLE)
+STRING = "start: string\n" + grammar.json_prose("string", QUOTABLE)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ STRING = "start: STRING\n" + grammar.json_prose("STRING", QUOTABLE)
 )
 def test_a_quotation_holds_whole_numbers(quote: str, admitted: bool) -> None:
     source = "It cost 1,250 crowns and -4.5 m in 1890.[3] O'Brien was 12th."
-    lark = "start: ANSWER\n" + grammar.prose("ANSWER", {1: (source,)})
+    lark = "start: answer\n" + grammar.prose("answer", {1: (source,)})
     assert admits(lark, f"“{quote}” [1]") is admitted
 
 
@@ -75,7 +75,7 @@ def test_json_string(value: str, admitted: bool) -> None:
 
 
 def test_without_sources_nothing_can_be_quoted() -> None:
-    lark = "start: ANSWER\n" + grammar.prose("ANSWER", {})
+    lark = "start: answer\n" + grammar.prose("answer", {})
     assert admits(lark, "Words alone.")
     assert not admits(lark, "“Words” [1]")
 
@@ -88,7 +88,34 @@ def test_every_run_of_words_of_any_source_can_be_quoted(source: str, draws: st.D
         return
     start = draws.draw(st.integers(0, len(words) - 1))
     run = " ".join(words[start : draws.draw(st.integers(start + 1, len(words)))])
-    assert admits("start: ANSWER\n" + grammar.prose("ANSWER", {1: (source,)}), f"“{run}” [1]")
+    assert admits("start: answer\n" + grammar.prose("answer", {1: (source,)}), f"“{run}” [1]")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text('ab "\\\x01.1', min_size=1, max_size=12), st.data())
+def test_what_a_json_string_may_quote_is_json(source: str, draws: st.DataObject) -> None:
+    escaped = json.dumps(" ".join(source.split()))[1:-1]
+    start = draws.draw(st.integers(0, len(escaped)))
+    end = draws.draw(st.integers(start, len(escaped)))
+    text = f'"“{escaped[start:end]}” [1]"'
+    if admits("start: string\n" + grammar.json_prose("string", {1: (source,)}), text):
+        assert json.loads(text)[1:-5] in " ".join(source.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "admitted"),
+    [("“a” [1]", True), ("b “a” [1] c", True), ("{“a” [1]", False), ("{", False), ("b {“a” [1]{", True)],
+)
+def test_how_prose_may_not_begin(text: str, admitted: bool) -> None:
+    assert admits("start: answer\n" + grammar.prose("answer", {1: ("a",)}, barred="<{"), text) is admitted
+
+
+@pytest.mark.parametrize(
+    ("text", "admitted"),
+    [("a line", True), (" - x", True), (" - ", False), ("", False), ("a<b", False), ("a\nb", False), ("a" * 17, False)],
+)
+def test_a_line_of_text(text: str, admitted: bool) -> None:
+    assert admits("start: line\n" + grammar.line_of_text("line", barred="<", max_tokens=16), text) is admitted
 
 
 def test_special_tokens_are_named_by_id() -> None:

@@ -31,6 +31,12 @@ PLAIN_JSON = ToolSyntax(
     after={"web_search": '"}', "web_fetch": '"}'},
     escaped=True,
 )
+OWN_CHANNELS = ToolSyntax(
+    before={"web_search": " to=web_search<arg>", "web_fetch": " to=web_fetch<arg>"},
+    after={"web_search": "<call>", "web_fetch": "<call>"},
+    escaped=False,
+    answer=" to=user<arg>",
+)
 STEP = ToolStep(
     ToolCall("web_search", {"query": "height"}),
     (Passage(1, "doc://h/a.md", "A", "The height of Skerry is 40 metres."),),
@@ -57,7 +63,7 @@ class Tools:
 
 
 def info(syntax: ToolSyntax | None) -> ModelInfo:
-    return ModelInfo("", 1024, 1024, 300, 0, 0, SPECIAL_TOKENS if syntax is OWN_TOKENS else {}, syntax)
+    return ModelInfo("", 1024, 1024, 300, 0, 0, {} if syntax is PLAIN_JSON else SPECIAL_TOKENS, syntax)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +83,10 @@ def info(syntax: ToolSyntax | None) -> ModelInfo:
         (PLAIN_JSON, '{"name": "web_search", "q": "height"}', True),
         (PLAIN_JSON, '{"name": "web_search", "q": "height"', False),
         (PLAIN_JSON, "forty metres", True),
+        (OWN_CHANNELS, " to=web_search<arg>height<call>", True),
+        (OWN_CHANNELS, " to=user<arg>forty metres", True),
+        (OWN_CHANNELS, " to=user<arg> to be forty metres", True),
+        (OWN_CHANNELS, "forty metres", False),
     ],
 )
 def test_first_step(syntax: ToolSyntax | None, text: str, admitted: bool) -> None:
@@ -111,6 +121,8 @@ def test_the_last_step_is_the_answer_and_may_quote_what_was_read(syntax: ToolSyn
         ),
         (OWN_TOKENS, "<call>web_fetch<arg> 2 ", panel.Turn(ToolCall("web_fetch", {"url": "2"}), "")),
         (OWN_TOKENS, " forty ", panel.Turn(None, "forty")),
+        (OWN_CHANNELS, "to=user<arg>forty", panel.Turn(None, "forty")),
+        (OWN_CHANNELS, " to=web_search<arg>more<call>", panel.Turn(ToolCall("web_search", {"query": "more"}), "")),
     ],
 )
 def test_a_step_is_read_back(syntax: ToolSyntax | None, text: str, turn: panel.Turn) -> None:

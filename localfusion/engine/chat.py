@@ -1,166 +1,75 @@
-"""Renders conversations with the chat template of a GGUF, in a sandbox, and learns what the template can do.
+"""Renders conversations with the chat template of a GGUF, and learns what the template can do by rendering some.
 
-A template is data from a file of unknown origin: it runs in Jinja's immutable sandbox, only in the worker
-process, with bounded time (an asynchronous exception raised in the rendering thread by a timer, which stops
-any loop of the template), bounded memory (on Linux), bounded repetition and bounded output. Without a
-template ChatML is used. Not here: tokens, and how tool calls are written (tool_syntax).
+What a template cannot take is folded into what it can: nothing that was said is lost. Without a template
+ChatML is used. Not here: running the template (template_sandbox), tokens, how calls are written (tool_syntax).
 """
 
-import ctypes
-import datetime as dt
 import json
 import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
-import jinja2
-import jinja2.ext
-import jinja2.nodes
-import jinja2.parser
-import jinja2.sandbox
-
+from localfusion.engine.template_sandbox import (
+    RENDER_LIMIT_S,
+    TemplateBoundsError,
+    TemplateError,
+    compile_template,
+    date_of_today,
+    run_template,
+)
 from localfusion.engine.thinking import ThinkingTags, find_tags
-from localfusion.machine import limited_memory
 from localfusion.messages import Json, Message, ToolSpec
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-RENDER_LIMIT_S = 5.0
-RENDER_LIMIT_BYTES = 1 << 29
-"""Address space that a rendering may take beyond what the process has."""
-OUTPUT_LIMIT_CHARACTERS = 8_000_000
-REPEAT_LIMIT = 1_000_000
 MARK = "QzMarkQz"
 """Text that no template has of its own."""
+QUESTION = "QzQuestionQz"
+USER = Message("user", QUESTION, fields={"question": QUESTION})
+REPLY = Message("assistant", MARK)
+THOUGHTS: dict[str, Json] = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), "thought")
+TOOLS_TOLD = "You can call these tools:\n{tools}"
+LONGEST_FRAME = 200
+"""Characters of a template's own between a prompt and what is said; more is no frame but a text."""
 
 Turn = dict[str, Json]
 """One message as chat templates see it."""
 
 
-class TemplateError(Exception):
-    """The template refused the conversation, failed, or ran beyond its bounds; the message says which."""
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a template was seen to do.
 
+    `system`: keeps a system turn where it stands. `neighbours`: takes two turns of one role in a row.
+    `tool_turns`: shows calls and results, calls with `arguments_as_text` or not, with `no_content` (None) or "".
+    `lists_tools`: tells the model which tools there are.
+    """
 
-class TemplateTimeoutError(TemplateError):
-    """The template ran beyond its time."""
-
-
-class _OutOfTime(BaseException):
-    """Raised inside a template that runs too long; no template can catch it."""
-
-
-class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}...{% endgeneration %}` marks text for training; for rendering it is its content."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """The sandbox, with repetition bounded too."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: object, right: object) -> object:
-        numbers = [side for side in (left, right) if isinstance(side, int)]
-        sequences = [side for side in (left, right) if isinstance(side, str | list | tuple)]
-        if operator == "**" or any(abs(n) * max(len(s), 1) > REPEAT_LIMIT for n in numbers for s in sequences):
-            raise jinja2.TemplateRuntimeError("the template multiplies beyond its bounds")
-        return super().call_binop(context, operator, left, right)
-
-
-def _raise_exception(message: object) -> NoReturn:
-    raise jinja2.TemplateError(str(message))
-
-
-def _to_json(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _now(form: str) -> str:
-    return dt.datetime.now().astimezone().strftime(form)
-
-
-@contextmanager
-def limited_time(seconds: float) -> Iterator[None]:
-    """Raise _OutOfTime in the calling thread when the block runs longer; needs bytecode to run, not a signal."""
-    thread = ctypes.c_ulong(threading.get_ident())
-    lock, over = threading.Lock(), threading.Event()
-
-    def interrupt() -> None:
-        with lock:
-            if not over.is_set():
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_OutOfTime))
-
-    timer = threading.Timer(seconds, interrupt)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        with lock:
-            over.set()
-        timer.cancel()
-
-
-def compile_template(source: str) -> jinja2.Template:
-    """The template with what transformers offers it; raises TemplateError."""
-    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag])
-    environment.filters["tojson"] = _to_json
-    environment.globals.update(raise_exception=_raise_exception, strftime_now=_now)
-    try:
-        return environment.from_string(source)
-    except (jinja2.TemplateError, RecursionError) as error:
-        raise TemplateError(f"the chat template does not parse: {error}") from error
-
-
-def run_template(template: jinja2.Template, variables: Mapping[str, object], *, limit_s: float) -> str:
-    """The rendered text; raises TemplateError for whatever goes wrong inside the template."""
-    parts: list[str] = []
-    size = 0
-    try:
-        with limited_memory(RENDER_LIMIT_BYTES), limited_time(limit_s):
-            for part in template.generate(**variables):
-                size += len(part)
-                if size > OUTPUT_LIMIT_CHARACTERS:
-                    raise TemplateError("the chat template writes without end")
-                parts.append(part)
-    except _OutOfTime as error:
-        raise TemplateTimeoutError(f"the chat template ran for more than {limit_s} s") from error
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise TemplateError(f"the chat template failed: {error}") from error
-    except (RecursionError, MemoryError) as error:
-        raise TemplateError("the chat template ran beyond its bounds") from error
-    except RuntimeError as error:
-        raise TemplateError(f"the chat template failed: {error}") from error
-    return "".join(parts)
+    system: bool = True
+    neighbours: bool = True
+    tool_turns: bool = True
+    lists_tools: bool = True
+    arguments_as_text: bool = False
+    no_content: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Abilities:
-    """What a template was seen to do: take a system turn, take calls with arguments as text, take tool turns."""
+class Prompt:
+    """A rendered prompt; `inside` says that it ends within thinking, which `tags` end."""
 
-    system: bool
-    tool_turns: bool
-    arguments_as_text: bool
+    text: str
+    inside: bool
+    tags: ThinkingTags | None
 
 
 class ChatTemplate:
-    """The chat template of one model: conversations in, prompt text out."""
+    """The chat template of one model: conversations in, prompt text out.
+
+    `answer_start` is what the model writes of its own before an answer ("" for most), `turn_end` what the template
+    writes behind one: it begins with the text of the token that ends a turn.
+    """
 
     def __init__(
         self,
@@ -172,23 +81,43 @@ class ChatTemplate:
         limit_s: float = RENDER_LIMIT_S,
     ) -> None:
         self._limit_s = limit_s
-        self._template = compile_template(CHATML if source is None else source)
+        self._source = CHATML if source is None else source
+        self._template = compile_template(self._source)
         self._tokens = {"bos_token": bos, "eos_token": eos}
-        specials = sorted((token for token in special_tokens if len(token) > 1), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, specials))) if specials else None
-        self.tags: ThinkingTags | None = find_tags(CHATML if source is None else source, specials)
-        self.abilities = Abilities(system=True, tool_turns=True, arguments_as_text=False)
-        system = self.shows([Message("system", MARK), Message("user", "question")], MARK)
-        self.abilities = replace(self.abilities, system=system)
+        self._specials = sorted((token for token in special_tokens if len(token) > 1), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, self._specials))) if self._specials else None
+        self.tags: ThinkingTags | None = None
+        self.abilities = Abilities()
+        self.answer_start = self.turn_end = ""
+        self._learn()
 
-    def shows(self, messages: Sequence[Message], mark: str) -> bool:
-        """Whether the template renders the conversation, and `mark` is in what it makes of it."""
+    def _learn(self) -> None:
+        self.abilities = Abilities(neighbours=bool(self.try_render([USER, Message("user", MARK)], MARK)))
+        long = [Message("system", MARK), USER, Message("assistant", "answer"), Message("user", "more")]
+        text = self.try_render(long, MARK)
+        self.abilities = replace(self.abilities, system=MARK in text.partition(QUESTION)[0])
+        thoughtful = replace(REPLY, fields=THOUGHTS)
+        samples = [self.try_render([USER], QUESTION), self.try_render([USER, thoughtful], MARK, thinking=True)]
+        self.tags = find_tags([self._source, *samples], self._specials)
+        written = (self.try_written(REPLY) or "").partition(MARK)
+        self.answer_start = written[0] if written[0].strip() and len(written[0]) < LONGEST_FRAME else ""
+        closed = self.try_render([USER, REPLY, Message("user", "more")], MARK)
+        self.turn_end = closed.partition(MARK)[2][:LONGEST_FRAME]
+
+    def try_render(
+        self, messages: Sequence[Message], mark: str, *, tools: Sequence[ToolSpec] = (), thinking: bool = False
+    ) -> str:
+        """The prompt text, or "" where the template refuses the conversation or leaves `mark` out of it.
+
+        A template that runs beyond its bounds is not asked again: that is raised.
+        """
         try:
-            return mark in self.render(messages)
-        except TemplateTimeoutError:
+            text = self.render(messages, tools=tools, thinking=thinking)
+        except TemplateBoundsError:
             raise
         except TemplateError:
-            return False
+            return ""
+        return text if mark in text else ""
 
     def render(
         self,
@@ -199,28 +128,66 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
     ) -> str:
         """The prompt text; raises TemplateError. Text of control tokens in what users and tools say is broken up."""
-        turns = to_turns(messages, self.abilities, break_up=self._break_up)
+        functions: list[Json] = [to_function(tool) for tool in tools] if self.abilities.tool_turns else []
+        if functions and not self.abilities.lists_tools:
+            messages = tell_tools(messages, functions)
         variables: dict[str, object] = {
-            "messages": turns,
+            "messages": to_turns(messages, self.abilities, break_up=self._break_up),
             "add_generation_prompt": add_generation_prompt,
-            "enable_thinking": thinking,
+            "functions": json.dumps(functions, ensure_ascii=False) if functions else "",
+            "datetime": date_of_today(),
+            **_thinking_switches(thinking),
             **self._tokens,
         }
-        if tools and self.abilities.tool_turns:
-            variables["tools"] = [to_function(tool) for tool in tools]
+        if functions:
+            variables["tools"] = functions
         return run_template(self._template, variables, limit_s=self._limit_s)
 
-    def render_prompt(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec], thinking: bool) -> "Prompt":
-        """The text to generate from, thinking opened or closed as asked; raises TemplateError."""
+    def render_prompt(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec], thinking: bool) -> Prompt:
+        """The text to generate from, thinking opened or closed as asked; raises TemplateError.
+
+        Without tools an answer is all that can follow, so its start is there already.
+        """
         text = self.render(messages, tools=tools, thinking=thinking)
+        start = "" if tools else self.answer_start
         if self.tags is None:
-            return Prompt(text, inside=False)
-        opened = text.rstrip().endswith(self.tags.open)
-        if opened and not thinking:
-            return Prompt(f"{text.rstrip()}\n\n{self.tags.close}{self.tags.gap}", inside=False)
-        if thinking and not opened:
-            return Prompt(f"{text}{self.tags.open}", inside=True)
-        return Prompt(text, inside=opened)
+            return Prompt(f"{text}{start}", inside=False, tags=None)
+        tags = replace(self.tags, gap=f"{self.tags.gap}{start}")
+        opened = text.rstrip().endswith(tags.open.rstrip())
+        if not thinking:
+            closed = f"{text.rstrip()}\n\n{tags.close}{tags.gap}" if opened else f"{text}{start}"
+            return Prompt(closed, inside=False, tags=tags)
+        return Prompt(text if opened else f"{self.without_thought(text)}{tags.open}", inside=True, tags=tags)
+
+    def try_written(self, message: Message, *, tools: Sequence[ToolSpec] = ()) -> str | None:
+        """What the assistant wrote after the prompt to make this turn, without thinking, and what follows it.
+
+        None where the template refuses it or its rendering of the turn does not extend the prompt. White space
+        in front is left out, but for one space that belongs to the first word.
+        """
+        try:
+            prompt = self.render([USER], tools=tools)
+            whole = self.render([USER, message], tools=tools, add_generation_prompt=False)
+        except TemplateBoundsError:
+            raise
+        except TemplateError:
+            return None
+        if not whole.startswith(prompt):
+            prompt = self.without_thought(prompt)
+            if not whole.startswith(prompt):
+                return None
+        written = whole[len(prompt) :]
+        if self.tags is not None and written.lstrip().startswith((self.tags.open, self.tags.close)):
+            written = written.partition(self.tags.close)[2]
+        return written if re.match(r" ?\S", written) else written.lstrip()
+
+    def without_thought(self, prompt: str) -> str:
+        """The prompt without the (empty or opened) thinking at its end."""
+        if self.tags is None:
+            return prompt
+        head, opened, tail = prompt.rpartition(self.tags.open)
+        thought = tail.replace(f"{self.tags.close}{self.tags.gap}", "").replace(self.tags.close, "")
+        return head if opened and not thought.strip() else prompt
 
     def _break_up(self, text: str) -> str:
         if self._special is None:
@@ -228,12 +195,14 @@ class ChatTemplate:
         return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A rendered prompt; `inside` says that it ends within thinking."""
-
-    text: str
-    inside: bool
+def _thinking_switches(thinking: bool) -> dict[str, object]:
+    """How templates are told whether to think, each family by a name of its own."""
+    switches: dict[str, object] = {
+        "enable_thinking": thinking,
+        "thinking": thinking,
+        "thinking_mode": "enabled" if thinking else "disabled",
+    }
+    return switches if thinking else {**switches, "reasoning_effort": "low"}
 
 
 def to_function(tool: ToolSpec) -> Turn:
@@ -244,6 +213,14 @@ def to_function(tool: ToolSpec) -> Turn:
         "type": "function",
         "function": {"name": tool.name, "description": tool.description, "parameters": parameters},
     }
+
+
+def tell_tools(messages: Sequence[Message], functions: Sequence[Json]) -> list[Message]:
+    """The messages with the tools in the system turn, for a template that knows calls but shows no tools."""
+    told = TOOLS_TOLD.format(tools="\n".join(json.dumps(function, ensure_ascii=False) for function in functions))
+    if messages and messages[0].role == "system":
+        return [replace(messages[0], content=f"{messages[0].content}\n\n{told}"), *messages[1:]]
+    return [Message("system", told), *messages]
 
 
 def to_turns(messages: Sequence[Message], abilities: Abilities, *, break_up: Callable[[str], str]) -> list[Turn]:
@@ -262,6 +239,8 @@ def to_turns(messages: Sequence[Message], abilities: Abilities, *, break_up: Cal
                 function: Json = {"name": call.name, "arguments": arguments}
                 calls.append({"id": f"call{n_calls:05d}", "type": "function", "function": function})
             turn["tool_calls"] = calls
+            if abilities.no_content and not message.content:
+                turn["content"] = None
         if message.role == "tool" and abilities.tool_turns:
             turn["tool_call_id"] = f"call{n_calls:05d}"
         turns.append(turn)
@@ -269,10 +248,10 @@ def to_turns(messages: Sequence[Message], abilities: Abilities, *, break_up: Cal
 
 
 def _to_turn(message: Message, break_up: Callable[[str], str]) -> Turn:
-    turn: Turn = {**message.fields, "role": message.role, "content": message.content}
-    if message.role in ("user", "tool"):
-        turn = {key: value if key == "role" else _in_texts(value, break_up) for key, value in turn.items()}
-    return turn
+    """A copy that the template may do with what it likes."""
+    change = break_up if message.role in ("user", "tool") else str
+    fields = {key: _in_texts(value, change) for key, value in message.fields.items()}
+    return {**fields, "role": message.role, "content": change(message.content)}
 
 
 def _in_texts(value: Json, change: Callable[[str], str]) -> Json:
@@ -287,22 +266,20 @@ def _in_texts(value: Json, change: Callable[[str], str]) -> Json:
 
 def _fold(turns: list[Turn], abilities: Abilities) -> list[Turn]:
     if not abilities.tool_turns:
-        turns = _merge([{**turn, "role": "user"} if turn["role"] == "tool" else turn for turn in turns])
-    if abilities.system or not turns or turns[0]["role"] != "system":
-        return turns
-    system, rest = turns[0], turns[1:]
-    if not rest or rest[0]["role"] != "user":
-        return [{**system, "role": "user"}, *rest]
-    return [{**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
+        turns = [{**turn, "role": "user"} if turn["role"] == "tool" else turn for turn in turns]
+    if not abilities.system and turns and turns[0]["role"] == "system":
+        turns = [*_merge([{**turns[0], "role": "user"}, *turns[1:2]]), *turns[2:]]
+    return turns if abilities.tool_turns and abilities.neighbours else _merge(turns)
 
 
 def _merge(turns: list[Turn]) -> list[Turn]:
-    """Neighbours of one role as one turn: many templates demand that roles alternate."""
+    """Neighbours of one role as one turn: many templates demand that roles alternate. A call stays on its own."""
     merged: list[Turn] = []
     for turn in turns:
-        if merged and merged[-1]["role"] == turn["role"]:
-            content = f"{merged[-1]['content']}\n\n{turn['content']}"
-            merged[-1] = {**merged[-1], **turn, "content": content}
+        before = merged[-1] if merged else {}
+        if turn["role"] in ("user", "assistant") and before.get("role") == turn["role"] and "tool_calls" not in before:
+            content = "\n\n".join(text for text in (before["content"], turn["content"]) if isinstance(text, str))
+            merged[-1] = {**before, **turn, "content": content}
         else:
             merged.append(turn)
     return merged

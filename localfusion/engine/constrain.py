@@ -2,61 +2,119 @@
 
 The one module where llguidance is imported. Grammars arrive as text (Lark, or a JSON schema if they start
 with "{"); what they say is the caller's business. Thinking is not constrained: a Constraint begins after it.
+What takes long, the tables of a vocabulary (once) and the compilation of a grammar, is done on a thread of
+its own, while the prompt is being read: a Constraint can be made at once and is waited for when it is used.
 """
 
-import warnings
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
-from llguidance.llamacpp import lltokenizer_from_vocab
-from numpy.typing import NDArray
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from localfusion.engine.llama import Vocabulary
+from localfusion.engine.sampling import Mask
+
+LIMITS = LLParserLimits(initial_lexer_fuel=50_000_000, step_lexer_fuel=5_000_000)
+"""Room for quotations out of some 200 000 characters of sources; llguidance's own limits end at 20 000."""
+
+SLICES = [r'[^"\\\x00-\x1F\x7F\u201c\u201d]+']
+"""Tokens that are looked at once for all: those that may stand anywhere in prose and in a JSON string.
+
+What our grammars leave free excludes quotation marks, so llguidance's own slices would never fit; each takes memory.
+"""
 
 
 class GrammarError(Exception):
-    """llguidance refused the grammar or gave up on it; the message is its own."""
+    """llguidance refused the grammar or gave up on it; the message is a sentence that ends in its own words."""
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
-    """llguidance's view of a vocabulary (1 to 2 s at 152k tokens: build it once a worker)."""
-    ends = sorted(vocabulary.eog) or [vocabulary.eos]
-    ends.sort(key=lambda token: token != vocabulary.eos)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # llguidance still calls llama_token_get_attr
-        return lltokenizer_from_vocab(vocabulary.pointer, eos_token=ends)
+    """llguidance's view of a vocabulary (about half a second at 152k tokens: build it once a worker).
+
+    Control tokens and ends are never text, whatever their pieces say: to llguidance a leading 0xff says so.
+    Raises GrammarError for a vocabulary without tokens for single bytes, as encoders have.
+    """
+    ends = sorted(vocabulary.eog, key=lambda token: (token != vocabulary.eos, token)) or [vocabulary.eos]
+    pieces = vocabulary.all_bytes()
+    for token in vocabulary.special_tokens().values():
+        pieces[token] = b"\xff" + pieces[token]
+    make = LLTokenizer.from_llamacpp  # type: ignore[attr-defined]
+    try:
+        tokenizer: LLTokenizer = make(
+            tokens=pieces,
+            vocab_ptr=vocabulary.pointer,
+            tokenize_fptr=vocabulary.tokenize_address,
+            eos_token=ends,
+            slices=SLICES,
+        )
+    except ValueError as error:
+        raise GrammarError(f"no grammar can be followed with this vocabulary: {error}") from error
+    return tokenizer
+
+
+class Grammars:
+    """Constraints over one vocabulary. The tables are made when the first is asked for."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
+
+    @cached_property
+    def tokenizer(self) -> LLTokenizer:
+        """The tables; made where they are first used, which is on the thread unless a test asks."""
+        return build_tokenizer(self._vocabulary)
+
+    def constraint(self, grammar: str) -> "Constraint":
+        """A text under this grammar, compiled meanwhile; one that is not valid is found out at its first use."""
+        return Constraint(self._thread.submit(lambda: compile_grammar(self.tokenizer, grammar)))
+
+
+def compile_grammar(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+    """The matcher at the start of its text; raises GrammarError."""
+    if grammar.lstrip().startswith("{"):
+        try:
+            source = LLMatcher.grammar_from_json_schema(grammar, defaults={"whitespace_flexible": False})
+        except ValueError as error:
+            raise GrammarError(f"the grammar is not valid: {error}") from error
+    else:
+        source = LLMatcher.grammar_from_lark(grammar)
+    matcher = LLMatcher(tokenizer, source, log_level=0, limits=LIMITS)
+    if matcher.is_error():
+        raise GrammarError(f"the grammar is not valid: {_first_line(matcher)}")
+    return matcher
 
 
 class Constraint:
-    """One text that is being written under one grammar."""
+    """One text that is being written under one grammar. Any use may raise GrammarError, the first may wait."""
 
-    def __init__(self, tokenizer: LLTokenizer, grammar: str) -> None:
-        if grammar.lstrip().startswith("{"):
-            try:
-                compiled = LLMatcher.grammar_from_json_schema(grammar, defaults={"whitespace_flexible": False})
-            except ValueError as error:
-                raise GrammarError(str(error)) from error
-        else:
-            compiled = LLMatcher.grammar_from_lark(grammar)
-        self._matcher = LLMatcher(tokenizer, compiled, log_level=0)
-        self._n_vocab = tokenizer.vocab_size
-        self._check()
+    def __init__(self, compiled: Future[LLMatcher]) -> None:
+        self._compiled = compiled
+
+    @property
+    def is_ready(self) -> bool:
+        """The first use will not wait."""
+        return self._compiled.done()
+
+    @cached_property
+    def _matcher(self) -> LLMatcher:
+        return self._compiled.result()
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarError(self._matcher.get_error().strip().split("\n")[0])
+            raise GrammarError(f"the grammar cannot be followed: {_first_line(self._matcher)}")
 
     @property
     def is_stopped(self) -> bool:
         """Nothing but the end may follow."""
         return self._matcher.is_stopped()
 
-    def allowed(self) -> NDArray[np.bool_]:
-        """Which tokens (n_vocab) may come next; ends of generation where the text is complete."""
+    def allowed(self) -> Mask:
+        """Which tokens may come next; ends of generation where the text is complete."""
         packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
-        return np.unpackbits(packed, count=self._n_vocab, bitorder="little").view(np.bool_)
+        return Mask(packed)
 
     def n_possible(self, tokens: Sequence[int]) -> int:
         """How many of these tokens, from the first on, could come next."""
@@ -73,3 +131,7 @@ class Constraint:
         if forced:
             self.consume(forced)
         return forced
+
+
+def _first_line(matcher: LLMatcher) -> str:
+    return matcher.get_error().strip().split("\n")[0]

@@ -17,16 +17,15 @@ from localfusion.engine.llama import Vocabulary
 from localfusion.engine.sampling import Sampler
 from localfusion.engine.sequences import Slot, common_prefix
 from localfusion.engine.text import CharacterDecoder, StopMatcher
-from localfusion.engine.thinking import Kind, ThinkingSplitter, ThinkingTags
+from localfusion.engine.thinking import Kind, ThinkingSplitter
 from localfusion.messages import Completion, Delta, FinishReason, GenerateRequest, Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Writing:
-    """What a generation needs beside its request: the rendered prompt, the tags, the grammar in force."""
+    """What a generation needs beside its request: the rendered prompt, the grammar in force."""
 
     prompt: Prompt
-    tags: ThinkingTags | None
     constraint: Constraint | None
     started: float
 
@@ -40,13 +39,14 @@ class Generation:
         self.id, self.request, self.slot = id, request, slot
         self.n_prompt, self.n_cached = len(slot.ids), slot.n_past
         self.finish_reason: FinishReason | None = None
+        self.has_begun = False
         self._writing, self._vocabulary = writing, vocabulary
         room = n_ctx - self.n_prompt
         self._n_max = room if request.max_tokens is None else min(request.max_tokens, room)
         self._sampler = Sampler(request.sampling)
         self._sampler.accept(slot.ids)
         self._constraint = writing.constraint
-        tags = writing.tags if writing.prompt.inside or self._constraint is None else None
+        tags = writing.prompt.tags if writing.prompt.inside or self._constraint is None else None
         self._splitter = ThinkingSplitter(tags, inside=writing.prompt.inside)
         self._characters = CharacterDecoder()
         self._stops = StopMatcher(request.stop)
@@ -99,8 +99,14 @@ class Generation:
             self._lookup.learn(len(draft), n_same)
         return n_same
 
+    @property
+    def can_begin(self) -> bool:
+        """`begin` will not wait for a grammar that is still being compiled."""
+        return self._constraint is None or self._splitter.is_thinking or self._constraint.is_ready
+
     def begin(self) -> None:
-        """Append what the grammar forces from the start, before any logits are there."""
+        """Append what the grammar forces from the start, before any logits are there; may raise GrammarError."""
+        self.has_begun = True
         if self._constraint is not None and not self._splitter.is_thinking and self.finish_reason is None:
             self._append_forced(self._constraint)
 
@@ -112,8 +118,8 @@ class Generation:
             self._write(logits)
 
     def _think(self, logits: NDArray[np.float32]) -> None:
-        assert self._writing.tags is not None
-        tags = self._writing.tags
+        assert self._writing.prompt.tags is not None
+        tags = self._writing.prompt.tags
         token = self._sampler.choose(logits)
         if self.n_written >= self._n_max // 2 or token in self._vocabulary.eog:
             self._append(self._vocabulary.tokenize(f"\n{tags.close}{tags.gap}", parse_special=True))

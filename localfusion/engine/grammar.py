@@ -2,8 +2,9 @@
 
 Pure strings: no tokenizer, no llguidance here, so that the parent process can compose them. What a piece
 of prose may hold: any text, in which a “quotation” is a run of whole words of one source and is followed
-by that source's number. The whole of it is ONE terminal: a lexer cannot back up over the bytes that “, ”
-and a dash share, one regular expression never has to.
+by that source's number. A lexer cannot back up over the bytes that “, ” and a dash share, so text up to and with
+the “ is one lexeme and the quotation with its number is the next: each ends where nothing else could follow.
+All quotations are alternatives of one lexeme, so that its automaton is made once, when the grammar is compiled.
 
 The dialect: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 """
@@ -20,10 +21,11 @@ Quotable = Mapping[int, Sequence[str]]
 
 _CHUNK = re.compile(r"(?:(?<!\S)[-\u2212](?=\d))?\w+(?:(?<=\d)[.,]\d\w*)*|\W", re.DOTALL)
 """A whole word, a whole number with its sign, or one other character: a quotation is a run of these."""
+_JSON_CHUNK = re.compile(rf"\\(?:u[0-9a-f]{{4}}|.)|{_CHUNK.pattern}", re.DOTALL)
+"""The same in the text of a JSON string, where an escape is one character too."""
 
-_FREE_TEXT = r"/[^\u201c\u201d\x00-\x08\x0b-\x1f]*/"
-_NOT_BLANK = r"/(?s:.*\S.*)/"
-_FREE_JSON_TEXT = r"/([^\u201c\u201d\x22\\\x00-\x1f]|\\[\x22\\n])*/"
+_FREE_TEXT = r"[^\u201c\u201d\x00-\x08\x0b-\x1f]"
+_FREE_JSON_TEXT = r"([^\u201c\u201d\x22\\\x00-\x1f]|\\[\x22\\n])"
 
 
 def literal(text: str) -> str:
@@ -42,15 +44,28 @@ def with_special_tokens(text: str, special_tokens: Mapping[str, int]) -> str:
     )
 
 
-def prose(name: str, quotable: Quotable) -> str:
-    """The terminal `name`: text that is not blank, in which every “...” is a run of words of source n, then ` [n]`."""
-    return _prose(name, quotable, free=_FREE_TEXT, escape=str)
+def prose(name: str, quotable: Quotable, *, barred: str = "") -> str:
+    """The rule `name`: text that is not blank, in which every “...” is a run of words of source n, then ` [n]`.
+
+    It begins with none of the ASCII characters `barred`.
+    """
+    begins = f"/(?s:[^{_as_class(barred)}].*)/" if barred else ""
+    return _prose(name, quotable, free=_FREE_TEXT, begins=begins, to_chunks=_CHUNK.findall)
 
 
 def json_prose(name: str, quotable: Quotable) -> str:
-    """The terminal `name`: the same as `prose`, as a JSON string with its quotation marks."""
-    inner = _prose(f"{name}_INNER", quotable, free=_FREE_JSON_TEXT, escape=_json_escape)
-    return f'{inner}{name}: "\\"" {name}_INNER "\\""\n'
+    """The rule `name`: the same as `prose`, as a JSON string with its quotation marks."""
+    inner = _prose(f"{name}_inner", quotable, free=_FREE_JSON_TEXT, begins="", to_chunks=_json_chunks)
+    return f'{inner}{name}: "\\"" {name}_inner "\\""\n'
+
+
+def line_of_text(name: str, *, barred: str, max_tokens: int) -> str:
+    """The rule `name`: one line of text with a word in it, without the ASCII characters `barred`, `"` and a backslash.
+
+    Its length is bounded in tokens: a bound in characters would be a state for each, and masks are made by state.
+    """
+    free = f'[^"\\\\\\x00-\\x1f{_as_class(barred)}]'
+    return f"{name}[max_tokens={max_tokens}]: /{free}*\\w{free}*/\n"
 
 
 def one_of(options: Iterable[str]) -> str:
@@ -65,21 +80,35 @@ def repeated(item: str, *, at_least: int, at_most: int) -> str:
     return f'({item} ("," {item}){{0,{at_most - 1}}})?'
 
 
-def _prose(name: str, quotable: Quotable, *, free: str, escape: Callable[[str], str]) -> str:
-    lines = [f"{name}_TEXT: {free}\n"]
-    quotes: list[str] = []
+def _prose(name: str, quotable: Quotable, *, free: str, begins: str, to_chunks: Callable[[str], list[str]]) -> str:
+    terminal = name.upper()
+    also = f" & {begins}" if begins else ""
+    lines = [f"{terminal}_ALONE: /{free}*/ & /(?s:.*\\S.*)/{also}\n"]
+    quotations: list[str] = []
     for number, texts in sorted(quotable.items()):
-        runs = [run for run in (escape(" ".join(text.split())) for text in texts) if run]
-        for position, run in enumerate(runs):
-            terminal = f"{name}_Q{number}_{position}"
-            lines.append(
-                f'{terminal}: %regex {{ "substring_chunks": {json.dumps(_CHUNK.findall(run))} }} & /(?s:.+)/\n'
-            )
-            quotes.append(f'{terminal} "{CLOSE_QUOTE} [{number}]"')
-    quoted = f' ("{OPEN_QUOTE}" ({" | ".join(quotes)}) {name}_TEXT)*' if quotes else ""
-    lines.append(f"{name}: ({name}_TEXT{quoted}) & {_NOT_BLANK}\n")
+        runs = [chunks for text in texts if (chunks := to_chunks(" ".join(text.split())))]
+        names = [f"{terminal}_Q{number}_{position}" for position in range(len(runs))]
+        for run_name, chunks in zip(names, runs, strict=True):
+            lines.append(f'{run_name}: %regex {{ "substring_chunks": {json.dumps(chunks)} }}\n')
+        if names:
+            quotations.append(f'({" | ".join(names)}) "{CLOSE_QUOTE} [{number}]"')
+    if not quotations:
+        return "".join([*lines, f"{name}: {terminal}_ALONE\n"])
+    lines += [
+        f"{terminal}_FIRST: /{free}*{OPEN_QUOTE}/{also}\n",
+        f"{terminal}_NEXT: /{free}*{OPEN_QUOTE}/\n",
+        f"{terminal}_REST: /{free}+/\n",
+        f"{terminal}_QUOTATION: ({' | '.join(quotations)}) & /[^{CLOSE_QUOTE}](?s:.*)/\n",
+        f"{name}_quotation[lazy]: {terminal}_QUOTATION\n",
+        f"{name}_quoting: {terminal}_FIRST {name}_quotation ({terminal}_NEXT {name}_quotation)* {terminal}_REST?\n",
+        f"{name}: {terminal}_ALONE | {name}_quoting\n",
+    ]
     return "".join(lines)
 
 
-def _json_escape(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)[1:-1]
+def _as_class(characters: str) -> str:
+    return "".join(f"\\x{ord(character):02x}" for character in sorted(set(characters)) if character.isascii())
+
+
+def _json_chunks(text: str) -> list[str]:
+    return _JSON_CHUNK.findall(json.dumps(text, ensure_ascii=False)[1:-1])

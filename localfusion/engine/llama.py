@@ -8,6 +8,7 @@ import ctypes
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,10 @@ class Vocabulary:
         self.n_tokens = int(llama_cpp.llama_vocab_n_tokens(pointer))
         self.bos = int(llama_cpp.llama_vocab_bos(pointer))
         self.eos = int(llama_cpp.llama_vocab_eos(pointer))
-        attributes = [int(llama_cpp.llama_vocab_get_attr(pointer, token)) for token in range(self.n_tokens)]
-        self.control = frozenset(t for t, a in enumerate(attributes) if a & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL)
-        self._named = frozenset(t for t, a in enumerate(attributes) if a & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        get_attribute = llama_cpp.llama_vocab_get_attr
+        attributes = np.fromiter(map(get_attribute, repeat(pointer), range(self.n_tokens)), np.int32, self.n_tokens)
+        self.control = frozenset(np.flatnonzero(attributes & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL).tolist())
+        self._named = frozenset(np.flatnonzero(attributes & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED).tolist())
         ends = self.control | {self.eos, int(llama_cpp.llama_vocab_eot(pointer))}
         self.eog = frozenset(t for t in ends if t >= 0 and llama_cpp.llama_vocab_is_eog(pointer, t))
         self.add_bos = bool(llama_cpp.llama_vocab_get_add_bos(pointer))
@@ -78,6 +80,13 @@ class Vocabulary:
         """Whether `text` becomes tokens that exist. On some broken vocabularies llama.cpp ends the process here."""
         ids = self.tokenize(text, parse_special=False)
         return bool(ids) and all(0 <= token < self.n_tokens for token in ids)
+
+    def end_at(self, text: str) -> None:
+        """Let the special token that `text` begins with, if any, end a generation: the template ends turns with it."""
+        start = text.lstrip()
+        ends = [name for name in self.special_tokens() if start.startswith(name)]
+        if ends:
+            self.eog |= {self.special_tokens()[max(ends, key=len)]}
 
     def go_on_after(self, text: str) -> None:
         """Let no token of `text` end a generation: llama.cpp guesses ends by name ("<|call|>"), the template knows."""
@@ -93,6 +102,24 @@ class Vocabulary:
             if n >= 0:
                 return buffer.raw[:n]
             size = -n
+
+    def all_bytes(self) -> list[bytes]:
+        """The bytes of every token in order of their ids: one loop that calls llama.cpp and little else."""
+        to_piece, pointer, buffer = (
+            llama_cpp.llama_token_to_piece,
+            self.pointer,
+            ctypes.create_string_buffer(PIECE_BYTES),
+        )
+        pieces: list[bytes] = []
+        for token in range(self.n_tokens):
+            n = to_piece(pointer, token, buffer, PIECE_BYTES, 0, True)
+            pieces.append(buffer.raw[:n] if n >= 0 else self.token_bytes(token))
+        return pieces
+
+    @property
+    def tokenize_address(self) -> int:
+        """Where llama.cpp's tokenize stands in memory, for a library that calls it with `pointer`."""
+        return ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value or 0  # noqa: SLF001
 
     def token_text(self, token: int) -> str:
         """The text of a token, "" for an id that the vocabulary does not have (llama.cpp's -1)."""

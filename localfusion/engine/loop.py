@@ -6,19 +6,17 @@ directly. Continuous batching: a request joins and leaves between any two steps.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from time import monotonic
 
-from llguidance import LLTokenizer
-
 from localfusion.engine.batch import plan_batch
-from localfusion.engine.chat import ChatTemplate, TemplateError
-from localfusion.engine.constrain import Constraint, GrammarError, build_tokenizer
+from localfusion.engine.chat import ChatTemplate
+from localfusion.engine.constrain import GrammarError, Grammars
 from localfusion.engine.drafting import LONGEST, Pace
 from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights
 from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
+from localfusion.engine.template_sandbox import TemplateError
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Completion, GenerateRequest, ModelInfo, ModelSpec, Progress, Usage
 
@@ -64,6 +62,7 @@ class Loop:
             eos=self.vocabulary.token_text(self.vocabulary.eos),
             special_tokens=self.vocabulary.control_texts(),
         )
+        self.vocabulary.end_at(self.template.turn_end)
         ends = [self.vocabulary.token_text(token) for token in self.vocabulary.eog]
         syntax = adapt_to_tools(self.template, tools, ends=ends)
         if syntax is not None:
@@ -82,11 +81,8 @@ class Loop:
         self._waiting: list[Waiting] = []
         self._active: list[Generation] = []
         self._pace = Pace()
+        self._grammars = Grammars(self.vocabulary)
         self._can_draft = not (facts.only_whole_sequences or facts.has_window)
-
-    @cached_property
-    def _constraint_tokenizer(self) -> LLTokenizer:
-        return build_tokenizer(self.vocabulary)
 
     @property
     def is_idle(self) -> bool:
@@ -97,12 +93,10 @@ class Loop:
         request, started = command.request, monotonic()
         try:
             prompt = self.template.render_prompt(request.messages, tools=request.tools, thinking=request.thinking)
-            constraint = None if request.grammar is None else Constraint(self._constraint_tokenizer, request.grammar)
         except TemplateError as error:
             return [_refused(command.id, error)]
-        except GrammarError as error:
-            return [Failed(command.id, f"the grammar is not valid: {error}", "")]
-        writing = Writing(prompt, self.template.tags, constraint, started)
+        constraint = None if request.grammar is None else self._grammars.constraint(request.grammar)
+        writing = Writing(prompt, constraint, started)
         self._waiting.append(Waiting(command.id, request, writing))
         return []
 
@@ -132,7 +126,7 @@ class Loop:
 
     def step(self) -> list[Reply]:
         """Let the waiting in, evaluate one batch, choose tokens; returns all there is to tell."""
-        replies = self._admit()
+        replies = self._admit() + self._begin_texts()
         if not self._active:
             return replies
         started = monotonic()
@@ -167,11 +161,11 @@ class Loop:
             slot = self._slots.try_take(waiting.request.sequence, waiting.ids)
             if slot is not None:
                 self._waiting.remove(waiting)
-                replies += self._begin(waiting, slot)
+                self._active.append(self._to_generation(waiting, slot))
         return replies + self._retire()
 
-    def _begin(self, waiting: Waiting, slot: Slot) -> list[Reply]:
-        generation = Generation(
+    def _to_generation(self, waiting: Waiting, slot: Slot) -> Generation:
+        return Generation(
             waiting.id,
             request=waiting.request,
             slot=slot,
@@ -179,16 +173,27 @@ class Loop:
             vocabulary=self.vocabulary,
             n_ctx=self.context.n_ctx,
         )
-        self._active.append(generation)
-        try:
-            generation.begin()
-        except GrammarError as error:
-            return [self._fail(generation, f"the grammar cannot be followed: {error}")]
-        return []
+
+    def _begin_texts(self) -> list[Reply]:
+        """Append what grammars force to the prompts that the next batch may finish.
+
+        Grammars are compiled while prompts are read; one is waited for when there is nothing else to do.
+        """
+        replies: list[Reply] = []
+        for generation in [g for g in self._active if self._is_held(g)]:
+            if generation.can_begin or all(map(self._is_held, self._active)):
+                try:
+                    generation.begin()
+                except GrammarError as error:
+                    replies.append(self._fail(generation, str(error)))
+        return replies + self._retire()
+
+    def _is_held(self, generation: Generation) -> bool:
+        return not generation.has_begun and generation.n_pending <= self.context.n_batch
 
     def _fill_batch(self) -> list[Share]:
         """Fill the context's batch; for each active generation what it gave."""
-        reading = [g for g in self._active if g.is_reading]
+        reading = [g for g in self._active if g.is_reading and not self._is_held(g)]
         writing = [g for g in self._active if not g.is_reading]
         counts = plan_batch(
             [g.n_pending for g in writing], [g.n_pending for g in reading], n_batch=self.context.n_batch
@@ -199,12 +204,10 @@ class Loop:
             room = 0
         shares = []
         for generation in self._active:
-            is_whole = taken[generation.id] == generation.n_pending
-            draft = generation.draft(room) if is_whole and room else []
+            n_taken = taken.get(generation.id, 0)
+            draft = generation.draft(room) if n_taken == generation.n_pending and room else []
             room -= len(draft)
-            shares.append(
-                Share(taken[generation.id], draft, self._add_tokens(generation.slot, taken[generation.id], draft))
-            )
+            shares.append(Share(n_taken, draft, self._add_tokens(generation.slot, n_taken, draft)))
         return shares
 
     def _add_tokens(self, slot: Slot, n_tokens: int, draft: Sequence[int]) -> list[int]:
@@ -231,7 +234,7 @@ class Loop:
             try:
                 n_same = generation.advance_over(share.draft, lambda n: self.context.logits(share.rows[n]))
             except GrammarError as error:
-                return [self._fail(generation, f"the grammar cannot be followed: {error}")]
+                return [self._fail(generation, str(error))]
             if n_same < len(share.draft):
                 self.context.truncate(generation.slot.index, generation.slot.n_past)
         return replies + [Output(generation.id, delta) for delta in generation.take_deltas()]

@@ -2,10 +2,14 @@
 
 Order: mask of the constraint, repeat penalty, then (unless greedy) top-k, top-p, min-p, temperature, draw.
 Greedy takes the highest logit, the lowest id among equals. Not here: the constraint itself.
+
+A vocabulary has up to 260 000 tokens and a step of a small model takes ten milliseconds: nothing here sorts
+or copies the whole of it where a look at it will do.
 """
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +17,42 @@ from numpy.typing import NDArray
 from localfusion.messages import Sampling
 
 Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
 PENALTY_LAST_N = 64
 """llama.cpp's default: how many of the last tokens the repeat penalty looks at."""
+BLOCK = 64
+"""Logits whose highest stands for them all in the search for the top k."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which tokens a constraint admits: one bit a token, the lowest bit of the first byte for token 0."""
+
+    packed: NDArray[np.uint8]
+
+    def __contains__(self, token: int) -> bool:
+        return bool(self.packed[token >> 3] >> (token & 7) & 1)
+
+    def any(self) -> bool:
+        """Whether it admits a token at all."""
+        return bool(self.packed.any())
+
+    @property
+    def is_narrow(self) -> bool:
+        """It admits so few tokens that they are better looked at one by one."""
+        return int(np.count_nonzero(self.packed)) * 8 < len(self.packed)
+
+    def ids(self) -> Ids:
+        """The tokens it admits, in order."""
+        filled = np.flatnonzero(self.packed)
+        bits = np.flatnonzero(np.unpackbits(self.packed[filled], bitorder="little"))
+        ids: Ids = (filled[bits >> 3] << 3) + (bits & 7)
+        return ids
+
+    def applied_to(self, logits: Floats) -> Floats:
+        """The logits (n_vocab) with minus infinity for all that it does not admit."""
+        admitted = np.unpackbits(self.packed, count=len(logits), bitorder="little").view(np.bool_)
+        return np.where(admitted, logits, np.float32(-np.inf))
 
 
 class Sampler:
@@ -29,11 +67,19 @@ class Sampler:
         """Count tokens that now stand in the text, chosen or forced, prompt included."""
         self._recent.extend(tokens)
 
-    def choose(self, logits: Floats, allowed: NDArray[np.bool_] | None = None) -> int:
-        """The next token of `logits` (n_vocab); `allowed` (n_vocab) names those that the constraint admits."""
+    def choose(self, logits: Floats, allowed: Mask | None = None) -> int:
+        """The next token of `logits` (n_vocab); `allowed` names those that the constraint admits."""
         logits = apply_penalty(logits, self._recent, self._sampling.repeat_penalty)
-        if allowed is not None:
-            logits = np.where(allowed, logits, np.float32(-np.inf))
+        if self._sampling.temperature <= 0.0 and (allowed is None or int(np.argmax(logits)) in allowed):
+            return int(np.argmax(logits))
+        if allowed is None:
+            return self._pick(logits)
+        if allowed.is_narrow:
+            ids = allowed.ids()
+            return int(ids[self._pick(logits[ids])])
+        return self._pick(allowed.applied_to(logits))
+
+    def _pick(self, logits: Floats) -> int:
         if self._sampling.temperature <= 0.0:
             return int(np.argmax(logits))
         ids, probabilities = distribution(logits, self._sampling)
@@ -51,19 +97,49 @@ def apply_penalty(logits: Floats, recent: Iterable[int], penalty: float) -> Floa
     return penalized
 
 
-def distribution(logits: Floats, sampling: Sampling) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def distribution(logits: Floats, sampling: Sampling) -> tuple[Ids, NDArray[np.float64]]:
     """The candidates that are left, most likely first, and their probabilities (sum 1)."""
-    k = sampling.top_k if 0 < sampling.top_k < len(logits) else len(logits)
-    ids = np.argpartition(-logits, k - 1)[:k] if k < len(logits) else np.arange(len(logits))
-    ids = ids[np.isfinite(logits[ids])]
-    ids = ids[np.lexsort((ids, -logits[ids]))]
+    if 0 < sampling.top_k < len(logits):
+        ids = top_k(logits, sampling.top_k)
+        total = sum_of_exponents(logits[ids], logits[ids[0]])
+    else:
+        ids = in_order(np.flatnonzero(np.isfinite(logits)), logits, at_least=_floor(logits, sampling.min_p))
+        total = sum_of_exponents(logits, logits[ids[0]]) if sampling.top_p < 1.0 else 1.0
     kept = logits[ids].astype(np.float64)
     if sampling.top_p < 1.0:
-        before = np.cumsum(softmax(kept)) - softmax(kept)
-        kept = kept[before < max(sampling.top_p, 0.0)] if sampling.top_p > 0 else kept[:1]
+        shares = np.exp(kept - kept[0]) / total
+        n_kept = int(np.count_nonzero(np.cumsum(shares) - shares < max(sampling.top_p, 0.0)))
+        kept = kept[: max(n_kept, 1)]
     if sampling.min_p > 0.0:
         kept = kept[kept >= kept[0] + np.log(sampling.min_p)]
-    return ids[: len(kept)].astype(np.int64), softmax(kept / sampling.temperature)
+    return ids[: len(kept)], softmax(kept / sampling.temperature)
+
+
+def top_k(logits: Floats, k: int) -> Ids:
+    """The ids of the k highest logits (fewer where fewer are finite), highest first, the lowest id among equals."""
+    n_blocks = len(logits) // BLOCK
+    at_least = np.finfo(np.float32).min
+    if k < n_blocks:
+        heights = logits[: n_blocks * BLOCK].reshape(BLOCK, n_blocks).max(axis=0)
+        at_least = max(at_least, np.partition(heights, n_blocks - k)[n_blocks - k])  # k blocks reach it, so k logits do
+    return in_order(np.flatnonzero(logits >= at_least), logits)[:k]
+
+
+def in_order(ids: Ids, logits: Floats, *, at_least: float = -np.inf) -> Ids:
+    """Those of `ids` whose logits reach `at_least`, highest logit first, the lowest id among equals."""
+    if at_least > -np.inf:
+        ids = ids[logits[ids] >= at_least]
+    return ids[np.lexsort((ids, -logits[ids]))]
+
+
+def _floor(logits: Floats, min_p: float) -> float:
+    """The logit that min-p asks for; what top-p keeps and what min-p keeps both are the head of one order."""
+    return float(logits.max()) + float(np.log(min_p)) if min_p > 0.0 else -np.inf
+
+
+def sum_of_exponents(logits: Floats, highest: np.float32) -> float:
+    """What probabilities are shares of, with the highest logit taken as 0."""
+    return float(np.exp(logits - highest).sum(dtype=np.float64))
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

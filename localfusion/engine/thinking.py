@@ -20,34 +20,45 @@ class ThinkingTags:
     gap: str = "\n\n"
 
 
+HARMONY = ThinkingTags("<|channel|>analysis<|message|>", "<|end|>", gap="<|start|>assistant")
+HARMONY_TOKENS = {"<|channel|>", "<|message|>", "<|start|>"}
 KNOWN_TAGS = (
+    ThinkingTags("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]", gap="\n"),
     ThinkingTags("<think>", "</think>"),
     ThinkingTags("<thinking>", "</thinking>"),
     ThinkingTags("<thought>", "</thought>"),
     ThinkingTags("<reasoning>", "</reasoning>"),
     ThinkingTags("<seed:think>", "</seed:think>"),
+    ThinkingTags("<mm:think>", "</mm:think>", gap=""),
+    ThinkingTags("<think:opensource>", "</think:opensource>", gap=""),
     ThinkingTags("[THINK]", "[/THINK]", gap=""),
+    ThinkingTags("<|START_THINKING|>", "<|END_THINKING|>", gap=""),
+    ThinkingTags("<|inner_prefix|>", "<|inner_suffix|>", gap=""),
     ThinkingTags("<|channel>thought", "<channel|>", gap=""),
-    ThinkingTags("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>", gap=""),
+    HARMONY,
+    ThinkingTags("<|open|>think<|sep|>", "<|close|>think<|sep|>", gap="<|open|>response<|sep|>"),
+    ThinkingTags("<|think|>", "<|end|>", gap="<|begin|>assistant"),
+    ThinkingTags(" to=self<|message|>", "<|eom|>", gap="<|start|>assistant"),
 )
+"""A pair that ends in a turn of its own has the start of the next turn as its gap."""
 
 
-def find_tags(template: str, special_tokens: Iterable[str]) -> ThinkingTags | None:
-    """The pair whose opening the template writes, or whose two ends are tokens of the vocabulary."""
+def find_tags(texts: Iterable[str], special_tokens: Iterable[str]) -> ThinkingTags | None:
+    """The pair that the template and what it renders have, or whose two ends are tokens of the vocabulary."""
     tokens = set(special_tokens)
+    whole = "\n".join(texts)
     for tags in KNOWN_TAGS:
-        if tags.open in template or {tags.open, tags.close} <= tokens:
+        is_written = tags.open in whole and (tags.close in whole or tags.close == f"</{tags.open[1:]}")
+        if is_written or {tags.open, tags.close} <= tokens:
             return tags
-    if {"<|channel|>", "<|message|>", "<|start|>"} <= tokens:
-        return KNOWN_TAGS[-1]
-    return None
+    return HARMONY if tokens >= HARMONY_TOKENS else None
 
 
 class ThinkingSplitter:
     """Splits text that arrives in pieces of any size into thinking and content.
 
     Thinking is recognized only at the start (or where the prompt opened it, `inside`), once. The white
-    space around the tags belongs to neither.
+    space around the tags and the gap behind them belong to neither.
     """
 
     def __init__(self, tags: ThinkingTags | None, *, inside: bool = False) -> None:
@@ -57,6 +68,7 @@ class ThinkingSplitter:
             self._state = "content"
         elif inside:
             self._state = "inside"
+        self._gap = "" if tags is None else tags.gap.strip()
         self._held = ""
 
     @property
@@ -72,8 +84,8 @@ class ThinkingSplitter:
             self._leave_start()
         if self._state == "inside":
             self._take_thinking(pieces)
-        if self._state == "after" and self._held.lstrip():
-            self._held, self._state = self._held.lstrip(), "content"
+        if self._state == "after":
+            self._leave_gap()
         if self._state == "content" and self._held:
             pieces.append(("content", self._held))
             self._held = ""
@@ -92,6 +104,13 @@ class ThinkingSplitter:
         if start.startswith(self._tags.open):
             self._held, self._state = start[len(self._tags.open) :], "inside"
         elif not self._tags.open.startswith(start):
+            self._state = "content"
+
+    def _leave_gap(self) -> None:
+        self._held = self._held.lstrip()
+        if self._gap and self._held.startswith(self._gap):
+            self._held, self._gap = self._held.removeprefix(self._gap).lstrip(), ""
+        if self._held and not (self._gap and self._gap.startswith(self._held)):
             self._state = "content"
 
     def _take_thinking(self, pieces: list[tuple[Kind, str]]) -> None:

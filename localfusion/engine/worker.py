@@ -16,7 +16,6 @@ from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
 from localfusion.engine import llama
-from localfusion.engine.chat import TemplateError
 from localfusion.engine.footprint import DryRun, read_context
 from localfusion.engine.loop import Loop
 from localfusion.engine.protocol import (
@@ -41,6 +40,7 @@ from localfusion.engine.protocol import (
     read_command,
     to_frame,
 )
+from localfusion.engine.template_sandbox import TemplateError
 
 
 @dataclass

@@ -1,0 +1,142 @@
+"""Runs a chat template, data from a file of unknown origin, in a sandbox; what it is given is the caller's business.
+
+Only in the worker process, with bounded time (an asynchronous exception raised in the rendering thread by a
+timer, which stops any loop of the template), bounded memory (on Linux), bounded repetition and bounded output.
+"""
+
+import ctypes
+import datetime as dt
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import GeneratorType
+from typing import NoReturn
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+
+from localfusion.machine import limited_memory
+
+RENDER_LIMIT_S = 5.0
+RENDER_LIMIT_BYTES = 1 << 29
+"""Address space that a rendering may take beyond what the process has."""
+OUTPUT_LIMIT_CHARACTERS = 8_000_000
+REPEAT_LIMIT = 1_000_000
+
+
+class TemplateError(Exception):
+    """The template refused the conversation, failed, or ran beyond its bounds; the message says which."""
+
+
+class TemplateBoundsError(TemplateError):
+    """The template ran beyond its time, its memory, its depth or its output."""
+
+
+class _OutOfTime(BaseException):
+    """Raised inside a template that runs too long; no template can catch it."""
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """`{% generation %}...{% endgeneration %}` marks text for training; for rendering it is its content."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Sandbox(jinja2.sandbox.SandboxedEnvironment):
+    """The sandbox, with repetition bounded too. Lists may be appended to: what a template is given is made for it."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: object, right: object) -> object:
+        numbers = [side for side in (left, right) if isinstance(side, int)]
+        sequences = [side for side in (left, right) if isinstance(side, str | list | tuple)]
+        if operator == "**" or any(abs(n) * max(len(s), 1) > REPEAT_LIMIT for n in numbers for s in sequences):
+            raise jinja2.TemplateRuntimeError("the template multiplies beyond its bounds")
+        return super().call_binop(context, operator, left, right)
+
+
+def _raise_exception(message: object) -> NoReturn:
+    raise jinja2.TemplateError(str(message))
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    shown = list(value) if isinstance(value, GeneratorType) else value  # what `map` and `select` make in a template
+    return json.dumps(shown, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _now(form: str) -> str:
+    return dt.datetime.now().astimezone().strftime(form)
+
+
+def date_of_today() -> str:
+    """Today as templates that ask for it want it."""
+    return _now("%Y-%m-%d")
+
+
+@contextmanager
+def limited_time(seconds: float) -> Iterator[None]:
+    """Raise _OutOfTime in the calling thread when the block runs longer; needs bytecode to run, not a signal."""
+    thread = ctypes.c_ulong(threading.get_ident())
+    lock, over = threading.Lock(), threading.Event()
+
+    def interrupt() -> None:
+        with lock:
+            if not over.is_set():
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(_OutOfTime))
+
+    timer = threading.Timer(seconds, interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        with lock:
+            over.set()
+        timer.cancel()
+
+
+def compile_template(source: str) -> jinja2.Template:
+    """The template with what transformers offers it; raises TemplateError."""
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag])
+    environment.filters["tojson"] = _to_json
+    environment.globals.update(raise_exception=_raise_exception, strftime_now=_now)
+    try:
+        return environment.from_string(source)
+    except (jinja2.TemplateError, RecursionError) as error:
+        raise TemplateError(f"the chat template does not parse: {error}") from error
+
+
+def run_template(template: jinja2.Template, variables: Mapping[str, object], *, limit_s: float) -> str:
+    """The rendered text; raises TemplateError for whatever goes wrong inside the template."""
+    parts: list[str] = []
+    size = 0
+    try:
+        with limited_memory(RENDER_LIMIT_BYTES), limited_time(limit_s):
+            for part in template.generate(**variables):
+                size += len(part)
+                if size > OUTPUT_LIMIT_CHARACTERS:
+                    raise TemplateBoundsError("the chat template writes without end")
+                parts.append(part)
+    except _OutOfTime as error:
+        raise TemplateBoundsError(f"the chat template ran for more than {limit_s} s") from error
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise TemplateError(f"the chat template failed: {error}") from error
+    except (RecursionError, MemoryError) as error:
+        raise TemplateBoundsError("the chat template ran beyond its bounds") from error
+    except RuntimeError as error:
+        raise TemplateError(f"the chat template failed: {error}") from error
+    return "".join(parts)
