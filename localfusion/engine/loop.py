@@ -52,7 +52,7 @@ class Loop:
         self._weights = Weights(spec.path, n_gpu_layers=spec.n_gpu_layers)
         self.vocabulary = self._weights.vocabulary
         self.context = Context(self._weights, spec)
-        self._slots = Slots(self.context, spec.n_seq_max, only_whole=self._weights.facts.only_whole_sequences)
+        self._slots = Slots(self.context, spec.n_seq_max, turn_marks=self.vocabulary.control)
         self.template = ChatTemplate(
             self._weights.facts.chat_template,
             bos=self.vocabulary.token_text(self.vocabulary.bos),
@@ -185,9 +185,7 @@ class Loop:
         """Fill the context's batch; for each active generation what it gave."""
         reading = [g for g in self._active if g.is_reading]
         writing = [g for g in self._active if not g.is_reading]
-        counts = plan_batch(
-            [g.n_pending for g in writing], [g.n_pending for g in reading], n_batch=self.context.n_batch
-        )
+        counts = plan_batch([g.n_ready for g in writing], [g.n_ready for g in reading], n_batch=self.context.n_batch)
         taken = {g.id: n for g, n in zip([*writing, *reading], [*counts[0], *counts[1]], strict=True)}
         room = 0 if reading or not self._can_draft else self.context.n_batch - sum(taken.values())
         if room and not self._pace.should_draft():
@@ -218,6 +216,7 @@ class Loop:
     def _move_on(self, generation: Generation, share: Share) -> list[Reply]:
         was_reading = generation.is_reading
         generation.slot.n_past += share.n_tokens
+        self._slots.note_read(generation.slot)
         replies: list[Reply] = []
         if was_reading:
             read = min(generation.slot.n_past, generation.n_prompt)
