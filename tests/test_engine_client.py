@@ -70,6 +70,32 @@ def test_load_generate_close(path: Path) -> None:
     assert any("llama" in line for line in lines)
 
 
+def test_a_worker_started_anew_goes_on_from_the_states_of_one_that_was_killed(path: Path, tmp_path: Path) -> None:
+    request = GenerateRequest("s", (Message("user", "What is the height of Skerry? " * 40),), max_tokens=20)
+
+    async def run() -> tuple[Completion, Completion, Completion]:
+        model = await load(ModelSpec("tiny", path), state_cache=tmp_path)
+        try:
+            first = await model.complete(request)
+            while not list(tmp_path.glob("*.state")):
+                await asyncio.sleep(0.01)
+            os.kill(model.pid, signal.SIGKILL)
+        finally:
+            await model.close()
+        anew = await load(ModelSpec("tiny", path), state_cache=tmp_path)
+        try:
+            second = await anew.complete(request)
+        finally:
+            await anew.close()
+        async with loaded(path) as without:
+            return first, second, await without.complete(request)
+
+    first, second, without = asyncio.run(run())
+    assert first.content == second.content == without.content
+    assert first.usage.cached_tokens == without.usage.cached_tokens == 0
+    assert second.usage.cached_tokens == first.usage.prompt_tokens - 1
+
+
 def test_a_conversation_that_the_template_refuses_is_not_counted(tmp_path: Path) -> None:
     template = "{{ raise_exception('no ' ~ messages[0].role) if messages | length > 1 else messages[0].content }}"
     path = write_tiny_gguf(tmp_path / "strict.gguf", TinyModel(chat_template=template))

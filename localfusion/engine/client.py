@@ -295,15 +295,17 @@ async def load(
     on_log: Callable[[str], None] = lambda _: None,
     environ: Mapping[str, str] | None = None,
     step_limit_s: float = STEP_LIMIT_S,
+    state_cache: Path | None = None,
 ) -> Model:
     """Start a worker and load the file in it; raises ModelLoadError. `on_log` gets llama.cpp's log by lines.
 
+    `state_cache` is the folder where prompts that were read outlive the worker; None: nothing is kept or read back.
     A worker that has work and says nothing for `step_limit_s` is ended. Cancelling the task leaves no process behind.
     """
     await asyncio.to_thread(read_header, spec.path, model=spec.name)
     worker = Worker(await start_process(environ, model=spec.name), spec.name, on_log)
     try:
-        reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS)))
+        reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS), state_cache))
         assert isinstance(reply, Loaded)
         return Model(spec, reply.info, worker, step_limit_s=step_limit_s)
     except BaseException:

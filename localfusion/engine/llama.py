@@ -274,6 +274,26 @@ class Context:
             return False
         return True
 
+    def state_bytes(self, sequence: int) -> int:
+        """What `write_state` would write."""
+        return int(llama_cpp.llama_state_seq_get_size(self.pointer, sequence))
+
+    def write_state(self, sequence: int, target: memoryview) -> bool:
+        """Put all that is evaluated of a sequence into memory of `state_bytes`."""
+        raw = (ctypes.c_uint8 * len(target)).from_buffer(target)
+        return int(llama_cpp.llama_state_seq_get_data(self.pointer, raw, len(target), sequence)) == len(target)
+
+    def read_state(self, sequence: int, source: memoryview) -> bool:
+        """Let an empty sequence be what was written; False where it does not fit, then the sequence is empty.
+
+        Only for what `write_state` wrote, of the same file and settings: anything else may end the process.
+        """
+        raw = (ctypes.c_uint8 * len(source)).from_buffer(source)
+        if int(llama_cpp.llama_state_seq_set_data(self.pointer, raw, len(source), sequence)) == len(source):
+            return True
+        self.clear(sequence)
+        return False
+
     def _own_window(self, sequence: int) -> bool:
         """Give a copied sequence a window of its own: cells that two sequences share never fall out of either's."""
         flags = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
@@ -289,6 +309,12 @@ def describe() -> EngineFacts:
     line = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
     features = frozenset(re.findall(r"(\w+) = 1\b", line))
     return EngineFacts(features, has_gpu=bool(llama_cpp.llama_supports_gpu_offload()))
+
+
+def build_name() -> str:
+    """Which llama.cpp this is: what it makes of one file on one machine may differ from build to build."""
+    llama_cpp.llama_backend_init()
+    return f"{llama_cpp.__version__} {llama_cpp.llama_print_system_info().decode('utf-8', 'replace')}"
 
 
 SIZES = {

@@ -7,6 +7,7 @@ directly. Continuous batching: a request joins and leaves between any two steps.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from time import monotonic
 
 from llguidance import LLTokenizer
@@ -16,9 +17,10 @@ from localfusion.engine.chat import ChatTemplate, TemplateError
 from localfusion.engine.constrain import Constraint, GrammarError, build_tokenizer
 from localfusion.engine.drafting import Pace
 from localfusion.engine.generation import Generation, Writing
-from localfusion.engine.llama import Context, DecodeError, Weights
+from localfusion.engine.llama import Context, DecodeError, Weights, build_name
 from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
+from localfusion.engine.state_cache import StateCache, content_key
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Completion, GenerateRequest, ModelInfo, ModelSpec, Progress, Usage
 
@@ -48,11 +50,12 @@ class Share:
 class Loop:
     """A loaded file and the requests over it."""
 
-    def __init__(self, spec: ModelSpec, tools: Mapping[str, str]) -> None:
+    def __init__(self, spec: ModelSpec, tools: Mapping[str, str], *, states: StateCache | None = None) -> None:
         self._weights = Weights(spec.path, n_gpu_layers=spec.n_gpu_layers)
         self.vocabulary = self._weights.vocabulary
         self.context = Context(self._weights, spec)
-        self._slots = Slots(self.context, spec.n_seq_max, turn_marks=self.vocabulary.control)
+        self._states = states
+        self._slots = Slots(self.context, spec.n_seq_max, turn_marks=self.vocabulary.control, states=self._states)
         self.template = ChatTemplate(
             self._weights.facts.chat_template,
             bos=self.vocabulary.token_text(self.vocabulary.bos),
@@ -136,6 +139,7 @@ class Loop:
             self.context.decode()
         except DecodeError as error:
             return replies + self._give_up(error)
+        self._note_reading(shares, monotonic() - started)
         n_before = sum(generation.n_written for generation in self._active)
         is_measured = not any(generation.is_reading for generation in self._active)
         stepped = list(self._active)
@@ -146,6 +150,13 @@ class Loop:
             has_drafts = any(share.draft for share in shares)
             self._pace.note(has_drafts=has_drafts, tokens=n_chosen, seconds=monotonic() - started)
         return replies + self._retire()
+
+    def _note_reading(self, shares: Sequence[Share], seconds: float) -> None:
+        """What reading costs, by its part of a step's tokens: states are kept where the disk takes less."""
+        n_read = sum(s.n_tokens for g, s in zip(self._active, shares, strict=True) if g.is_reading)
+        n_all = sum(share.n_tokens + len(share.draft) for share in shares)
+        if self._states is not None and n_read:
+            self._states.note_reading(n_read, seconds * n_read / n_all)
 
     def _admit(self) -> list[Reply]:
         replies: list[Reply] = []
@@ -250,6 +261,16 @@ class Loop:
             return []
         message = "llama.cpp could not evaluate the text"
         return [self._fail(g, message, f"{error}; a smaller n_ctx or n_batch may help") for g in list(self._active)]
+
+
+def open_states(folder: Path | None, spec: ModelSpec) -> StateCache | None:
+    """The states of this file and these settings in a folder; None where there is none, or no file any more."""
+    if folder is None:
+        return None
+    try:
+        return StateCache(folder, content_key(spec.path, build_name(), spec.kv_type, spec.flash_attn))
+    except OSError:
+        return None
 
 
 def _refused(id: int, error: TemplateError) -> Failed:

@@ -8,6 +8,7 @@ import pickle
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from localfusion.messages import (
@@ -30,11 +31,13 @@ LENGTH = struct.Struct(">I")
 class Load:
     """The first command: load this file; answered by Loaded or LoadFailed.
 
-    `tools` maps the name of each tool to its one argument, for the derivation of the tool syntax.
+    `tools` maps the name of each tool to its one argument, for the derivation of the tool syntax. `state_cache` is
+    the folder where states of sequences outlive the worker; None: nowhere.
     """
 
     spec: ModelSpec
     tools: Mapping[str, str]
+    state_cache: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from localfusion.engine.llama import Context, Vocabulary
+from localfusion.engine.state_cache import StateCache
 
 SHARE_MINIMUM = 32
 """A prefix of another sequence shorter than this is read again rather than copied or waited for."""
@@ -18,8 +19,8 @@ class Slot:
     """One sequence: `ids` are its tokens, of which the first `n_past` are evaluated; `text` is what they say.
 
     `text` is None where the ids do not end at the end of a character. `stops` are lengths at which reading
-    pauses, so that the beginning up to there can be kept for others: by length, the conversation that it is
-    kept for, None where several will start from it.
+    pauses, so that the beginning up to there can be kept: by length, the conversation that it is kept for,
+    None where others will start from it.
     """
 
     index: int
@@ -43,10 +44,19 @@ class Slots:
     Where the memory cannot cut a sequence anywhere (`Context.n_kept`), beginnings are kept in slots of their
     own: where prompts part, and where a conversation's last turn begins, since templates may write that turn
     differently once it is history (thinking is dropped). `turn_marks` are the tokens that can begin a turn.
+    `states` holds beginnings beyond the end of this process; None: nothing outlives it.
     """
 
-    def __init__(self, context: Context, n_seq_max: int, *, turn_marks: Set[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        context: Context,
+        n_seq_max: int,
+        *,
+        turn_marks: Set[int] = frozenset(),
+        states: StateCache | None = None,
+    ) -> None:
         self._context = context
+        self._states = states
         self._slots = [Slot(index) for index in range(n_seq_max)]
         self._kept = [Slot(n_seq_max + index) for index in range(context.n_kept)]
         self._turn_marks = turn_marks
@@ -73,10 +83,11 @@ class Slots:
         if self._is_being_read(slot, ids, max(reusable, shared)):
             return None
         stops = self._stops(name, ids)
-        if donor is not None and shared > reusable + SHARE_MINIMUM:
-            self._start_from(slot, donor, shared)
-        else:
-            self._keep(slot, reusable)
+        if not self._try_restore(slot, ids, max(reusable, shared)):
+            if donor is not None and shared > reusable + SHARE_MINIMUM:
+                self._start_from(slot, donor, shared)
+            else:
+                self._keep(slot, min(reusable, slot.n_past))
         slot.name, slot.ids, slot.text, slot.is_busy, slot.last_used = name, list(ids), None, True, self._tick()
         slot.stops = {n: to for n, to in stops.items() if n >= slot.n_past + (1 if to == name else SHARE_MINIMUM)}
         return slot
@@ -87,7 +98,9 @@ class Slots:
             stop = slot.next_stop
             kept_for = slot.stops.pop(stop)
             if slot.n_past == stop:
-                self._keep_beginning(slot, kept_for)
+                if self._kept:
+                    self._keep_beginning(slot, kept_for)
+                self._offer_state(slot)
 
     def release(self, slot: Slot, text: str | None) -> None:
         """The generation has ended; its ids stay."""
@@ -144,7 +157,7 @@ class Slots:
     def _stops(self, name: str, ids: list[int]) -> dict[int, str | None]:
         """Where to keep the beginning of a prompt: at its last turn, and where it parts from what was read before."""
         if not self._kept:
-            return {}
+            return {} if self._states is None else {len(ids): None}
         marks = (n for n in range(len(ids) - 1, 0, -1) if ids[n] in self._turn_marks)
         stops: dict[int, str | None] = {n: name for n in [next(marks, 0)] if n}
         parted = {common_prefix(slot.ids, ids) for slot in [*self._slots, *self._kept]}
@@ -154,6 +167,34 @@ class Slots:
         self._context.clear(slot.index)
         slot.n_past = n_tokens if self._context.copy(donor.index, slot.index, n_tokens) else 0
         donor.last_used = self._tick()
+
+    def _try_restore(self, slot: Slot, ids: Sequence[int], n_known: int) -> bool:
+        """Let a slot start from a state on disk, where that has more of a prompt than is known."""
+        if self._states is None:
+            return False
+        found = self._states.find(ids, n_known=n_known, is_whole=bool(self._kept))
+        if found is None or len(found[0].ids) > self._context.n_ctx:
+            return False
+        state, n_tokens = found
+
+        def read(source: memoryview) -> bool:
+            self._keep(slot, 0)
+            return self._context.read_state(slot.index, source)
+
+        if not self._states.restore(state, read):
+            return False
+        slot.n_past = len(state.ids)
+        self._keep(slot, n_tokens)
+        return True
+
+    def _offer_state(self, slot: Slot) -> None:
+        if self._states is not None:
+            self._states.offer(
+                slot.ids[: slot.n_past],
+                is_whole=bool(self._kept),
+                n_bytes=self._context.state_bytes(slot.index),
+                write=lambda target: self._context.write_state(slot.index, target),
+            )
 
     def _keep_beginning(self, slot: Slot, kept_for: str | None) -> None:
         ids = slot.ids[: slot.n_past]

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from localfusion.engine import llama
 from localfusion.engine.chat import TemplateError
-from localfusion.engine.loop import Loop
+from localfusion.engine.loop import Loop, open_states
 from localfusion.engine.protocol import (
     Cancel,
     Command,
@@ -85,7 +85,7 @@ def try_load(pipe: Pipe, command: Load) -> Loop | None:
 
     llama.send_log_to(on_line)
     try:
-        loop = Loop(command.spec, command.tools)
+        loop = Loop(command.spec, command.tools, states=open_states(command.state_cache, command.spec))
     except llama.LoadError as error:
         errors = [line for line in complaints if "error" in line.lower()]
         hint = "fetch the file again or choose another"
