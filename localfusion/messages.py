@@ -145,6 +145,9 @@ class ModelSpec:
     """A GGUF file and the settings it is loaded with; spelt as llama.cpp spells them.
 
     `n_threads` bounds what the scheduler may give; "auto" leaves it to the scheduler.
+    `deterministic`: a request's text is a function of the request and these settings alone, whatever else the worker
+    does or did. One sequence at a time, `n_threads` from start to end ("auto": 1), nothing decided by the clock,
+    no drafts; `n_seq_max` then counts for nothing.
     """
 
     name: str
@@ -157,6 +160,7 @@ class ModelSpec:
     flash_attn: bool = True
     kv_type: Literal["f16", "q8_0"] = "f16"
     n_gpu_layers: int = 0
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,11 @@ def test_load_generate_close(path: Path) -> None:
     assert any("llama" in line for line in lines)
 
 
+def wait_for_state(folder: Path) -> None:
+    while not list(folder.glob("*.state")):
+        time.sleep(0.01)
+
+
 def test_a_worker_started_anew_goes_on_from_the_states_of_one_that_was_killed(path: Path, tmp_path: Path) -> None:
     request = GenerateRequest("s", (Message("user", "What is the height of Skerry? " * 40),), max_tokens=20)
 
@@ -77,8 +82,7 @@ def test_a_worker_started_anew_goes_on_from_the_states_of_one_that_was_killed(pa
         model = await load(ModelSpec("tiny", path), state_cache=tmp_path)
         try:
             first = await model.complete(request)
-            while not list(tmp_path.glob("*.state")):
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread(wait_for_state, tmp_path)
             os.kill(model.pid, signal.SIGKILL)
         finally:
             await model.close()

@@ -26,7 +26,7 @@ DEFAULT = "default"
 MAX_SEATS = len(SEAT_IDS)
 
 
-AGREED = ("n_batch", "n_ubatch", "n_threads", "flash_attn", "kv_type", "n_gpu_layers")
+AGREED = ("n_batch", "n_ubatch", "n_threads", "flash_attn", "kv_type", "n_gpu_layers", "deterministic")
 """The settings that all users of one file must have alike, since one worker loads it for all of them."""
 
 

@@ -191,14 +191,16 @@ class Context:
         self.n_ctx = -(-wanted // N_CTX_PADDING) * N_CTX_PADDING
         self.n_batch = spec.n_batch
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = self.n_ctx * spec.n_seq_max
         params.n_batch = spec.n_batch
         params.n_ubatch = min(spec.n_batch, spec.n_ubatch)
         facts = weights.facts
         self._only_whole = facts.only_whole_sequences
         self._n_window = int(llama_cpp.llama_model_n_swa(weights.pointer)) if facts.has_window else 0
-        self.n_kept = spec.n_seq_max + 1 if self._only_whole or self._n_window else 0
-        params.n_seq_max = spec.n_seq_max + self.n_kept
+        self._is_deterministic = spec.deterministic
+        n_seq_max = 1 if spec.deterministic else spec.n_seq_max
+        self.n_kept = n_seq_max + 1 if (self._only_whole or self._n_window) and not spec.deterministic else 0
+        params.n_seq_max = self._n_seq_max = n_seq_max + self.n_kept
+        params.n_ctx = self.n_ctx * n_seq_max
         params.kv_unified = params.n_seq_max > 1
         params.swa_full = False
         params.n_threads = params.n_threads_batch = 1 if spec.n_threads == "auto" else spec.n_threads
@@ -248,7 +250,7 @@ class Context:
         """
         if n_tokens in (0, n_past):
             return True
-        if self._only_whole:
+        if self._only_whole or (self._n_window and self._is_deterministic):  # a window's cells lie as they fell
             return False
         if not self._n_window:
             return True
@@ -259,8 +261,11 @@ class Context:
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, n_keep, -1))
 
     def clear(self, sequence: int) -> None:
-        """Take back all of a sequence."""
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        """Take back all of a sequence; where it is the only one, the memory is as new."""
+        if self._n_seq_max == 1:
+            llama_cpp.llama_memory_clear(self._memory, False)
+        else:
+            llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def copy(self, source: int, target: int, n_tokens: int) -> bool:
         """Let an empty sequence start with the first `n_tokens` of another, which `can_start_at` allows; shares cells.

@@ -54,8 +54,15 @@ class Loop:
         self._weights = Weights(spec.path, n_gpu_layers=spec.n_gpu_layers)
         self.vocabulary = self._weights.vocabulary
         self.context = Context(self._weights, spec)
+        self._spec = spec
         self._states = states
-        self._slots = Slots(self.context, spec.n_seq_max, turn_marks=self.vocabulary.control, states=self._states)
+        self._slots = Slots(
+            self.context,
+            1 if spec.deterministic else spec.n_seq_max,
+            turn_marks=self.vocabulary.control,
+            states=states,
+            grid=spec.n_batch if spec.deterministic else 1,
+        )
         self.template = ChatTemplate(
             self._weights.facts.chat_template,
             bos=self.vocabulary.token_text(self.vocabulary.bos),
@@ -80,7 +87,7 @@ class Loop:
         self._waiting: list[Waiting] = []
         self._active: list[Generation] = []
         self._pace = Pace()
-        self._can_draft = not (facts.only_whole_sequences or facts.has_window)
+        self._can_draft = not (facts.only_whole_sequences or facts.has_window or spec.deterministic)
 
     @cached_property
     def _constraint_tokenizer(self) -> LLTokenizer:
@@ -128,6 +135,11 @@ class Loop:
             self._slots.drop(slot)
         return [Done(id)]
 
+    def set_threads(self, n_threads: int) -> None:
+        """Use this many threads from the next batch on; nothing where the spec's own number is part of the result."""
+        if not self._spec.deterministic:
+            self.context.set_threads(n_threads)
+
     def step(self) -> list[Reply]:
         """Let the waiting in, evaluate one batch, choose tokens; returns all there is to tell."""
         replies = self._admit()
@@ -165,7 +177,8 @@ class Loop:
             if own is not None and own.is_busy:
                 continue
             if waiting.ids is None:
-                waiting.ids = prompt_ids(self.vocabulary, waiting.writing.prompt.text, own)
+                kept = None if self._spec.deterministic else own
+                waiting.ids = prompt_ids(self.vocabulary, waiting.writing.prompt.text, kept)
             if len(waiting.ids) >= self.context.n_ctx:
                 self._waiting.remove(waiting)
                 replies.append(Overflowed(waiting.id, len(waiting.ids), self.context.n_ctx))
@@ -265,7 +278,7 @@ class Loop:
 
 def open_states(folder: Path | None, spec: ModelSpec) -> StateCache | None:
     """The states of this file and these settings in a folder; None where there is none, or no file any more."""
-    if folder is None:
+    if folder is None or spec.deterministic:
         return None
     try:
         return StateCache(folder, content_key(spec.path, build_name(), spec.kv_type, spec.flash_attn))

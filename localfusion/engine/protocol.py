@@ -94,7 +94,7 @@ class CountPrompt:
 
 @dataclass(frozen=True, slots=True)
 class SetThreads:
-    """Use this many threads from the next decode on; answered by Done."""
+    """Use this many threads from the next decode on, unless the file is deterministic; answered by Done."""
 
     id: int
     n_threads: int

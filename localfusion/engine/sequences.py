@@ -18,9 +18,9 @@ SHARE_MINIMUM = 32
 class Slot:
     """One sequence: `ids` are its tokens, of which the first `n_past` are evaluated; `text` is what they say.
 
-    `text` is None where the ids do not end at the end of a character. `stops` are lengths at which reading
-    pauses, so that the beginning up to there can be kept: by length, the conversation that it is kept for,
-    None where others will start from it.
+    `text` is None where the ids do not end at the end of a character. The first `n_prompt` ids were a prompt.
+    `stops` are lengths at which reading pauses, so that the beginning up to there can be kept: by length, the
+    conversation that it is kept for, None where others will start from it.
     """
 
     index: int
@@ -30,6 +30,7 @@ class Slot:
     text: str | None = None
     is_busy: bool = False
     last_used: int = 0
+    n_prompt: int = 0
     stops: dict[int, str | None] = field(default_factory=dict)
 
     @property
@@ -44,7 +45,9 @@ class Slots:
     Where the memory cannot cut a sequence anywhere (`Context.n_kept`), beginnings are kept in slots of their
     own: where prompts part, and where a conversation's last turn begins, since templates may write that turn
     differently once it is history (thinking is dropped). `turn_marks` are the tokens that can begin a turn.
-    `states` holds beginnings beyond the end of this process; None: nothing outlives it.
+    `states` holds beginnings beyond the end of this process; None: nothing outlives it. `grid`: a prompt is reused
+    only in multiples of so many tokens. Where that is what one batch evaluates, cells come from the very batches
+    that a prompt read from its start would be in, bit for bit.
     """
 
     def __init__(
@@ -54,8 +57,10 @@ class Slots:
         *,
         turn_marks: Set[int] = frozenset(),
         states: StateCache | None = None,
+        grid: int = 1,
     ) -> None:
         self._context = context
+        self._grid = grid
         self._states = states
         self._slots = [Slot(index) for index in range(n_seq_max)]
         self._kept = [Slot(n_seq_max + index) for index in range(context.n_kept)]
@@ -89,6 +94,7 @@ class Slots:
             else:
                 self._keep(slot, min(reusable, slot.n_past))
         slot.name, slot.ids, slot.text, slot.is_busy, slot.last_used = name, list(ids), None, True, self._tick()
+        slot.n_prompt = len(ids)
         slot.stops = {n: to for n, to in stops.items() if n >= slot.n_past + (1 if to == name else SHARE_MINIMUM)}
         return slot
 
@@ -131,7 +137,8 @@ class Slots:
 
     def _usable(self, slot: Slot, ids: Sequence[int]) -> int:
         """How many tokens of a prompt a slot has evaluated and can be cut to; the last is always evaluated anew."""
-        common = min(common_prefix(slot.ids, ids), slot.n_past, len(ids) - 1)
+        n_past = slot.n_past if self._grid == 1 else min(slot.n_past, slot.n_prompt)
+        common = min(common_prefix(slot.ids, ids), n_past, len(ids) - 1) // self._grid * self._grid
         return common if self._context.can_start_at(slot.index, common, n_past=slot.n_past) else 0
 
     def _best_donor(self, slot: Slot, ids: Sequence[int]) -> tuple[Slot | None, int]:

@@ -122,7 +122,7 @@ def obey(loop: Loop, command: Command) -> list[Reply]:
         case CountPrompt():
             return [loop.count_prompt(command)]
         case SetThreads(id, n_threads):
-            loop.context.set_threads(n_threads)
+            loop.set_threads(n_threads)
             return [Done(id)]
         case Load() | Measure() | Describe():
             raise ValueError("a worker loads one file, once")
