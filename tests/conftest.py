@@ -1,6 +1,6 @@
-"""Settings of every test: no time is asserted, hypothesis's own limit included."""
+"""Settings of every test: no time is asserted, hypothesis's own limits included."""
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

@@ -209,7 +209,7 @@ def test_a_killed_worker_fails_all_who_wait_and_no_other(path: Path) -> None:
 
 def test_closing_ends_what_still_runs(path: Path) -> None:
     async def run() -> None:
-        model: interface.Model = await load(ModelSpec("tiny", path))
+        model: interface.Resident = await load(ModelSpec("tiny", path))
         stream = model.generate(ask(grammar=LONG, n_max=4000))
         await anext(stream)
         await model.close()

@@ -64,8 +64,8 @@ def evaluate(context: Context, slots: Slots, wanted: list[tuple[Slot, int]]) -> 
             taken[slot.index] = max(0, min(goal, slot.next_stop, slot.n_past + room) - slot.n_past)
             room -= taken[slot.index]
             for position in range(slot.n_past, slot.n_past + taken[slot.index]):
-                token = slot.ids[position]
-                rows[slot.index] = context.add(token, position=position, sequence=slot.index, wants_logits=True)
+                token, is_last = slot.ids[position], position == slot.n_past + taken[slot.index] - 1
+                rows[slot.index] = context.add(token, position=position, sequence=slot.index, wants_logits=is_last)
         try:
             context.decode()
         except DecodeError:

@@ -15,11 +15,11 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from localfusion.engine.drafting import LONGEST
+from localfusion.engine.footprint import N_CTX_AUTO, N_CTX_PADDING
 from localfusion.messages import EngineFacts, ModelSpec
 
-KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
-N_CTX_PADDING = 256
-N_CTX_AUTO = 8192
+KV_TYPES = {"auto": llama_cpp.GGML_TYPE_F16, "f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 PIECE_BYTES = 4096
 PROBE = "The 1st\n"
 
@@ -142,12 +142,22 @@ class Weights:
     `is_dry`: nothing is allocated or read beyond the header; good only for a Context that is never decoded.
     """
 
-    def __init__(self, path: Path, *, n_gpu_layers: int, is_dry: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpu_layers: int,
+        use_mmap: bool = True,
+        use_extra_bufts: bool = True,
+        is_dry: bool = False,
+    ) -> None:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
-        if is_dry:  # any other load mode aborts
-            params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
+        params.use_extra_bufts = use_extra_bufts
+        params.no_alloc = is_dry
+        # The default (AUTO) maps the file wherever the devices can; with no_alloc any mode but NONE aborts.
+        params.load_mode = llama_cpp.LLAMA_LOAD_MODE_AUTO if use_mmap and not is_dry else llama_cpp.LLAMA_LOAD_MODE_NONE
         self.pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.pointer:
             raise LoadError("llama.cpp could not load it")
@@ -197,10 +207,10 @@ class Context:
         self._only_whole = facts.only_whole_sequences
         self._n_window = int(llama_cpp.llama_model_n_swa(weights.pointer)) if facts.has_window else 0
         self._is_deterministic = spec.deterministic
-        n_seq_max = 1 if spec.deterministic else spec.n_seq_max
-        self.n_kept = n_seq_max + 1 if (self._only_whole or self._n_window) and not spec.deterministic else 0
-        params.n_seq_max = self._n_seq_max = n_seq_max + self.n_kept
-        params.n_ctx = self.n_ctx * n_seq_max
+        self.n_kept = spec.n_kept if self._only_whole or self._n_window else 0
+        params.n_seq_max = self._n_seq_max = spec.n_parallel + self.n_kept
+        params.n_outputs_max = spec.n_parallel + LONGEST
+        params.n_ctx = self.n_ctx * spec.n_parallel
         params.kv_unified = params.n_seq_max > 1
         params.swa_full = False
         params.n_threads = params.n_threads_batch = 1 if spec.n_threads == "auto" else spec.n_threads
@@ -322,21 +332,13 @@ def build_name() -> str:
     return f"{llama_cpp.__version__} {llama_cpp.llama_print_system_info().decode('utf-8', 'replace')}"
 
 
-SIZES = {
-    "kv_bytes": re.compile(r"^llama_(?:kv_cache|memory_recurrent)[^:]*: size = +([\d.]+) MiB"),
-    "compute_bytes": re.compile(r" compute buffer size = +([\d.]+) MiB"),
-    "output_bytes": re.compile(r" output buffer size = +([\d.]+) MiB"),
-}
-"""How llama.cpp logs what it allocates, one line a buffer."""
-
-
-def measure_context(spec: ModelSpec) -> dict[str, int]:
-    """Bytes by SIZES that the context of a file would take on this machine, by a dry run; raises LoadError."""
+def dry_run(spec: ModelSpec) -> list[str]:
+    """What llama.cpp logs of a load on this machine that allocates next to nothing; raises LoadError."""
     lines: list[str] = []
     send_log_to(lines.append)
-    Context(Weights(spec.path, n_gpu_layers=spec.n_gpu_layers, is_dry=True), spec)
-    found = {what: [float(hit[1]) for line in lines if (hit := size.search(line))] for what, size in SIZES.items()}
-    return {what: int(sum(sizes) * 2**20) for what, sizes in found.items()}
+    weights = Weights(spec.path, n_gpu_layers=spec.n_gpu_layers, use_extra_bufts=spec.use_extra_bufts, is_dry=True)
+    Context(weights, spec)
+    return lines
 
 
 def token_counts(vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from llguidance import LLTokenizer
 from localfusion.engine.batch import plan_batch
 from localfusion.engine.chat import ChatTemplate, TemplateError
 from localfusion.engine.constrain import Constraint, GrammarError, build_tokenizer
-from localfusion.engine.drafting import Pace
+from localfusion.engine.drafting import LONGEST, Pace
 from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights, build_name
 from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
@@ -51,14 +51,19 @@ class Loop:
     """A loaded file and the requests over it."""
 
     def __init__(self, spec: ModelSpec, tools: Mapping[str, str], *, states: StateCache | None = None) -> None:
-        self._weights = Weights(spec.path, n_gpu_layers=spec.n_gpu_layers)
+        self._weights = Weights(
+            spec.path,
+            n_gpu_layers=spec.n_gpu_layers,
+            use_mmap=bool(spec.use_mmap),
+            use_extra_bufts=spec.use_extra_bufts,
+        )
         self.vocabulary = self._weights.vocabulary
         self.context = Context(self._weights, spec)
         self._spec = spec
         self._states = states
         self._slots = Slots(
             self.context,
-            1 if spec.deterministic else spec.n_seq_max,
+            spec.n_parallel,
             turn_marks=self.vocabulary.control,
             states=states,
             grid=spec.n_batch if spec.deterministic else 1,
@@ -211,7 +216,7 @@ class Loop:
         writing = [g for g in self._active if not g.is_reading]
         counts = plan_batch([g.n_ready for g in writing], [g.n_ready for g in reading], n_batch=self.context.n_batch)
         taken = {g.id: n for g, n in zip([*writing, *reading], [*counts[0], *counts[1]], strict=True)}
-        room = 0 if reading or not self._can_draft else self.context.n_batch - sum(taken.values())
+        room = 0 if reading or not self._can_draft else min(LONGEST, self.context.n_batch - sum(taken.values()))
         if room and not self._pace.should_draft():
             room = 0
         shares = []

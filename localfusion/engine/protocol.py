@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from localfusion.engine.footprint import DryRun
 from localfusion.messages import (
     Completion,
     Delta,
@@ -110,11 +111,9 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the context of a file would take, in bytes; the weights are in the file's own table."""
+    """What llama.cpp said of a load without carrying it out; the weights are in the file's own table."""
 
-    kv_bytes: int
-    compute_bytes: int
-    output_bytes: int
+    dry_run: DryRun
 
 
 @dataclass(frozen=True, slots=True)

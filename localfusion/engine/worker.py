@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from localfusion.engine import llama
 from localfusion.engine.chat import TemplateError
+from localfusion.engine.footprint import DryRun, read_context
 from localfusion.engine.loop import Loop, open_states
 from localfusion.engine.protocol import (
     Cancel,
@@ -101,11 +102,12 @@ def try_load(pipe: Pipe, command: Load) -> Loop | None:
 def measure(pipe: Pipe, command: Measure) -> None:
     """Answer with what loading would take."""
     try:
-        sizes = llama.measure_context(command.spec)
+        log = llama.dry_run(command.spec)
     except llama.LoadError as error:
         pipe.send([LoadFailed(str(error), "fetch the file again or choose another")])
     else:
-        pipe.send([Measured(**sizes)])
+        facts = llama.describe()
+        pipe.send([Measured(DryRun(read_context(log), tuple(sorted(facts.features)), facts.has_gpu))])
 
 
 def obey(loop: Loop, command: Command) -> list[Reply]:
