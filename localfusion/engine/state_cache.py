@@ -21,7 +21,7 @@ from time import time
 import numpy as np
 from numpy.typing import NDArray
 
-from localfusion.gguf_header import PART_NAME
+from localfusion.gguf_header import part_paths
 
 MAX_BYTES = 4 << 30
 """What a folder may hold, all models together; the states that were used longest ago go first."""
@@ -56,20 +56,12 @@ def content_key(path: Path, *settings: object) -> bytes:
     than loading them. A copy with a new time costs one evaluation, never a wrong state.
     """
     digest = blake2b(repr((MAGIC, settings)).encode(), digest_size=DIGEST_BYTES)
-    for part in _parts(path):
+    for part in part_paths(path):
         with part.open("rb") as file:
             status = os.fstat(file.fileno())
             digest.update(f"|{status.st_size}|{status.st_mtime_ns}|".encode())
             digest.update(file.read(FINGERPRINT_BYTES))
     return digest.digest()
-
-
-def _parts(path: Path) -> list[Path]:
-    numbered = PART_NAME.search(path.name)
-    if numbered is None:
-        return [path]
-    count = numbered[0].removesuffix(".gguf").rpartition("-")[2]
-    return sorted(path.parent.glob(f"{path.name[: numbered.start()]}-*-of-{count}.gguf"))
 
 
 @dataclass(frozen=True, slots=True)
