@@ -171,6 +171,16 @@ def _other_parts(path: Path, first: Header, *, model: str) -> list[Path]:
     return [path.with_name(f"{stem}-{part:05}-of-{count:05}.gguf") for part in range(2, count + 1)]
 
 
+def part_paths(path: Path) -> list[Path]:
+    """The files that a model is in, by their names: of a split GGUF, the parts that are there."""
+    numbered = PART_NAME.search(path.name)
+    if numbered is None:
+        return [path]
+    count = numbered[0].removesuffix(".gguf").rpartition("-")[2]
+    names = [f"{path.name[: numbered.start()]}-{part:05}-of-{count}.gguf" for part in range(1, int(count) + 1)]
+    return [part for name in names if (part := path.with_name(name)).exists()]
+
+
 def _read_file(path: Path, *, model: str) -> Header:
     try:
         size = path.stat().st_size

@@ -149,6 +149,9 @@ class ModelSpec:
     `n_threads` bounds what the scheduler may give; "auto" leaves it to the scheduler. `use_mmap` and `kv_type` "auto"
     are chosen before the file is loaded, so that it fits (`scheduler.fitting`). `use_extra_bufts` lets llama.cpp keep
     weights rearranged for the processor (repacked): faster, and a copy where the file is mapped.
+    `deterministic`: a request's text is a function of the request and these settings alone, whatever else the worker
+    does or did. One sequence at a time, `n_threads` from start to end ("auto": 1), nothing decided by the clock,
+    no drafts; `n_seq_max` then counts for nothing.
     """
 
     name: str
@@ -163,6 +166,17 @@ class ModelSpec:
     use_mmap: bool | Literal["auto"] = True
     n_gpu_layers: int = 0
     use_extra_bufts: bool = True
+    deterministic: bool = False
+
+    @property
+    def n_parallel(self) -> int:
+        """Sequences that may be written side by side."""
+        return 1 if self.deterministic else self.n_seq_max
+
+    @property
+    def n_kept(self) -> int:
+        """Further sequences of a model whose memory cannot be cut: one beginning for each conversation, one for all."""
+        return 0 if self.deterministic else self.n_seq_max + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ AGREED = (
     "n_gpu_layers",
     "use_mmap",
     "use_extra_bufts",
+    "deterministic",
 )
 """The settings that all users of one file must have alike, since one worker loads it for all of them."""
 

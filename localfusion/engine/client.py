@@ -54,7 +54,7 @@ from localfusion.engine.protocol import (
     to_reply,
 )
 from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
-from localfusion.gguf_header import Header, read_header
+from localfusion.gguf_header import Header, part_paths, read_header
 from localfusion.messages import (
     Completion,
     Delta,
@@ -77,6 +77,11 @@ STDERR_LINES = 20
 STDERR_LINE_BYTES = 1 << 16
 KILLED = -9
 """What a process returns that SIGKILL ended: the system's way when memory runs out."""
+
+CUT_SHORT = -signal.SIGBUS if hasattr(signal, "SIGBUS") else None
+"""What a process returns that read a page of a mapped file behind its end."""
+
+FileIdentity = tuple[tuple[int, int, int, int], ...]
 
 Died = None
 """What a waiting request finds in its queue when the worker has ended."""
@@ -148,6 +153,8 @@ class Worker:
             hint = "the file is damaged (a broken vocabulary does this); the other models go on without it"
             return ModelLoadError(self.name, message, hint=f"{hint}; last words: {words}" if words else hint)
         message, hint = f"the worker of {self.name} {how}", "the other models go on without it"
+        if code == CUT_SHORT:
+            hint = f"its file was cut short while it was in use, or cannot be read; fetch it again; {hint}"
         return WorkerDied(self.name, message, exit_code=code, hint=f"{hint}; last words: {words}" if words else hint)
 
     async def close(self) -> None:
@@ -207,8 +214,11 @@ class Worker:
 class Model:
     """One loaded GGUF file in its worker process. Any number of tasks may use it at once."""
 
-    def __init__(self, spec: ModelSpec, info: ModelInfo, worker: Worker, *, step_limit_s: float) -> None:
+    def __init__(
+        self, spec: ModelSpec, info: ModelInfo, worker: Worker, *, file: FileIdentity, step_limit_s: float
+    ) -> None:
         self.spec = spec
+        self._file = file
         self._step_limit_s = step_limit_s
         self.info = info
         self._worker = worker
@@ -218,6 +228,10 @@ class Model:
     def pid(self) -> int:
         """The worker's process id."""
         return self._worker.pid
+
+    def is_current(self) -> bool:
+        """Whether the file at the path is still what was loaded; replaced or changed, it has to be loaded anew."""
+        return identity(self.spec.path) == self._file
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Progress | Delta | Completion]:
         """What the model writes, as it is written; the last item is the Completion.
@@ -304,13 +318,16 @@ async def load(
     on_log: Callable[[str], None] = lambda _: None,
     environ: Mapping[str, str] | None = None,
     step_limit_s: float = STEP_LIMIT_S,
+    state_cache: Path | None = None,
     cache: Measurements | None = None,
 ) -> Model:
     """Start a worker and load the file in it; raises ModelLoadError. `on_log` gets llama.cpp's log by lines.
 
+    `state_cache` is the folder where prompts that were read outlive the worker; None: nothing is kept or read back.
     A worker that has work and says nothing for `step_limit_s` is ended. Cancelling the task leaves no process behind.
     `cache` learns where the weights are, for footprints to come.
     """
+    file = identity(spec.path)
     header = await asyncio.to_thread(read_header, spec.path, model=spec.name)
     log: list[str] = []
 
@@ -320,14 +337,24 @@ async def load(
 
     worker = Worker(await start_process(environ, model=spec.name), spec.name, hear if cache else on_log)
     try:
-        reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS)))
+        reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS), state_cache))
         assert isinstance(reply, Loaded)
         if cache and (weights := read_weights(log)):
             cache.keep(weights, header, spec)
-        return Model(spec, reply.info, worker, step_limit_s=step_limit_s)
+        return Model(spec, reply.info, worker, file=file, step_limit_s=step_limit_s)
     except BaseException:
         await asyncio.shield(worker.close())
         raise
+
+
+def identity(path: Path) -> FileIdentity:
+    """What tells one content of a model's files from another: where they lie, their sizes and times."""
+    found = []
+    for part in part_paths(path):
+        with suppress(FileNotFoundError):
+            status = part.stat()
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
 
 
 async def footprint(

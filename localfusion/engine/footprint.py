@@ -196,7 +196,7 @@ def layer_of(tensor: Tensor) -> int | None:
 def n_cells(header: Header, spec: ModelSpec) -> int:
     """Cells of the window of all sequences together, padded as llama.cpp pads them."""
     wanted = min(_number(header, "context_length"), N_CTX_AUTO) if spec.n_ctx == "auto" else spec.n_ctx
-    return -(-wanted // N_CTX_PADDING) * N_CTX_PADDING * spec.n_seq_max
+    return -(-wanted // N_CTX_PADDING) * N_CTX_PADDING * spec.n_parallel
 
 
 def estimate_context(header: Header, spec: ModelSpec) -> ContextSizes | None:
@@ -213,7 +213,7 @@ def estimate_context(header: Header, spec: ModelSpec) -> ContextSizes | None:
     states = sum(elements[1] for elements in kept if elements is not None)
     return ContextSizes(
         kv_bytes=int(kv * KV_BYTES[spec.kv_type] * n_cells(header, spec)),
-        recurrent_bytes=states * STATE_BYTES * spec.n_seq_max,
+        recurrent_bytes=states * STATE_BYTES * (spec.n_parallel + spec.n_kept),
         compute_bytes=_compute_bound(header, spec),
     )
 
@@ -256,7 +256,7 @@ def _widest_row(header: Header) -> int:
 
 def _output_bytes(header: Header, spec: ModelSpec) -> int:
     """Logits of the rows that a batch may ask for: one of each sequence, and those of drafts."""
-    return _n_vocab(header) * (spec.n_seq_max + LONGEST) * LOGIT_BYTES
+    return _n_vocab(header) * (spec.n_parallel + LONGEST) * LOGIT_BYTES
 
 
 def _vocabulary_bytes(header: Header) -> int:
