@@ -3,8 +3,8 @@
 Nothing here loads, reads or decides. Every value is frozen and can be pickled.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -286,3 +286,11 @@ class PanelSpec:
 
     panelists: tuple[PanelistSpec, ...]
     judge: JudgeSpec
+
+
+def with_models(panel: PanelSpec, change: Callable[[ModelSpec], ModelSpec]) -> PanelSpec:
+    """The same panel, each of its models changed."""
+    return PanelSpec(
+        panelists=tuple(replace(seat, model=change(seat.model)) for seat in panel.panelists),
+        judge=replace(panel.judge, model=change(panel.judge.model)),
+    )

@@ -32,6 +32,7 @@ from localfusion.wire import document
 
 DOCUMENTS_FILE = "documents.sqlite3"
 MEASUREMENTS_FOLDER = "measurements"
+STATES_FOLDER = "states"
 NO_DOCUMENTS = "no documents were named, so there is nothing to search"
 
 Emit = Callable[[Event], None]
@@ -148,10 +149,11 @@ async def open_scheduler(
 ) -> AsyncIterator[Scheduler]:
     """A scheduler over the engine of this machine; its workers end with it.
 
-    What is found out of files is kept under `home`, or nowhere.
+    What is found out of files, and the states of prompts that were read, are kept under `home`, or nowhere.
     """
     measurements = Measurements(home / MEASUREMENTS_FOLDER if home else None)
-    load = partial(client.load, environ=surroundings.variables, cache=measurements)
+    states = home / STATES_FOLDER if home else None
+    load = partial(client.load, environ=surroundings.variables, cache=measurements, state_cache=states)
     measure = partial(client.footprint, environ=surroundings.variables, cache=measurements)
     scheduler = Scheduler(Engine(load, measure), limits(memory_bytes))
     try:

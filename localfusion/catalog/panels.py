@@ -18,7 +18,7 @@ from localfusion.config.models_file import (
     ToolsEntry,
 )
 from localfusion.errors import ConfigError
-from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, ToolOptions
+from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, ToolOptions, with_models
 
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class Choice:
     judge: str | None = None
     seed: int = 0
     max_tool_calls: int | None = None
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ def resolve(models: ModelsFile, choice: Choice) -> PanelSpec:
         judge=JudgeSpec(_model(models, judge.model, judge.n_ctx), judge.thinking, judge.max_tokens),
     )
     check_files(panel)
-    return _shared(panel)
+    return _deterministic(_shared(panel)) if choice.deterministic else _shared(panel)
 
 
 def check_files(panel: PanelSpec, *, done: Container[str] = ()) -> None:
@@ -171,14 +172,18 @@ def _shared(panel: PanelSpec) -> PanelSpec:
     for user in _users(panel):
         users.setdefault(user.model.path.resolve(), []).append(user)
     shared = {file: _together(those) for file, those in users.items()}
+    return with_models(panel, lambda spec: dataclasses.replace(shared[spec.path.resolve()], name=spec.name))
 
-    def share(spec: ModelSpec) -> ModelSpec:
-        return dataclasses.replace(shared[spec.path.resolve()], name=spec.name)
 
-    return PanelSpec(
-        panelists=tuple(dataclasses.replace(seat, model=share(seat.model)) for seat in panel.panelists),
-        judge=dataclasses.replace(panel.judge, model=share(panel.judge.model)),
-    )
+def _deterministic(panel: PanelSpec) -> PanelSpec:
+    """The same panel with nothing left that the machine's load could decide."""
+
+    def fixed(spec: ModelSpec) -> ModelSpec:
+        kv_type = "f16" if spec.kv_type == "auto" else spec.kv_type
+        n_threads = 1 if spec.n_threads == "auto" else spec.n_threads
+        return dataclasses.replace(spec, deterministic=True, kv_type=kv_type, n_threads=n_threads)
+
+    return with_models(panel, fixed)
 
 
 def _users(panel: PanelSpec) -> list[User]:

@@ -37,6 +37,9 @@ MAX_SEED = 2**32 - 1 - 8
 )
 @click.option("--max-tool-calls", type=click.IntRange(1, 16), metavar="N", help="Tool calls of each panelist, 1 to 16.")
 @memory_option
+@click.option(
+    "--deterministic", is_flag=True, help="The same seed gives the same bytes: one text at a time, fixed threads; slow."
+)
 @click.option("--offline", is_flag=True, help="Use no network. No network backend exists yet: every run is offline.")
 @click.option("--no-store", is_flag=True, help="Keep nothing of this run; it cannot be resumed.")
 @json_option
@@ -52,6 +55,7 @@ def ask(
     seed: int,
     max_tool_calls: int | None,
     memory: int | None,
+    deterministic: bool,
     offline: bool,
     no_store: bool,
     as_json: bool,
@@ -76,7 +80,7 @@ def ask(
         docs=check_paths(docs),
         panel=resolve(
             load_models_file(find_models_file(surroundings, models)),
-            Choice(preset=preset, panel=names, judge=judge, seed=seed, max_tool_calls=max_tool_calls),
+            Choice(preset, names, judge, seed=seed, max_tool_calls=max_tool_calls, deterministic=deterministic),
         ),
         seed=seed,
     )

@@ -17,7 +17,7 @@ from localfusion.config import Surroundings, make_home
 from localfusion.errors import ConfigError
 from localfusion.messages import Json
 from localfusion.outcome import Outcome
-from localfusion.session import open_session, stored_outcome
+from localfusion.session import STATES_FOLDER, open_session, stored_outcome
 from localfusion.store import RunSummary, Store
 
 LAST = "last"
@@ -106,7 +106,7 @@ def resume_command(*, run: str, memory: int | None, as_json: bool, file: Path | 
 @runs.command("remove")
 @click.argument("run", nargs=-1, required=True)
 def remove_command(*, run: tuple[str, ...]) -> None:
-    """Remove runs, with the pages that only they have read.
+    """Remove runs, with the pages that only they have read and all kept states of prompts.
 
     \b
     Examples:
@@ -117,6 +117,7 @@ def remove_command(*, run: tuple[str, ...]) -> None:
         for run_id in dict.fromkeys([_find(store, name) for name in run]):
             store.remove(run_id)
             click.echo(f"removed {run_id}", err=True)
+    shutil.rmtree(make_home(Surroundings.of_this_process()) / STATES_FOLDER, ignore_errors=True)
 
 
 @contextmanager

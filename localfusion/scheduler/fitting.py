@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from localfusion.messages import Footprint, ModelSpec, PanelSpec
+from localfusion.messages import Footprint, ModelSpec, PanelSpec, with_models
 
 KvType = Literal["f16", "q8_0"]
 KV_TYPES: tuple[KvType, ...] = ("f16", "q8_0")
@@ -93,14 +93,7 @@ def n_ctx_that_fits(spec: ModelSpec, footprint: Footprint, *, budget_bytes: int)
 
 def applied(panel: PanelSpec, found: Fit) -> PanelSpec:
     """The panel with the chosen settings; every model keeps its name."""
-
-    def chosen(spec: ModelSpec) -> ModelSpec:
-        return replace(found.chosen[replace(spec, name="")], name=spec.name)
-
-    return PanelSpec(
-        panelists=tuple(replace(seat, model=chosen(seat.model)) for seat in panel.panelists),
-        judge=replace(panel.judge, model=chosen(panel.judge.model)),
-    )
+    return with_models(panel, lambda spec: replace(found.chosen[replace(spec, name="")], name=spec.name))
 
 
 def remarks(found: Fit, budget_bytes: int) -> tuple[str, ...]:
