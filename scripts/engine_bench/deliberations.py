@@ -109,17 +109,22 @@ def seated(paths: Sequence[Path], sizes: Sizes) -> PanelSpec:
 
 
 async def timed(panel: PanelSpec, sizes: Sizes, load: Load, *, cores: int) -> tuple[float, list[Written]]:
-    """Seconds of a whole deliberation, and its requests in the order in which they were done; NotWhole."""
+    """Seconds of a whole deliberation with steered models, and its requests in the order in which they were done."""
     record: list[Written] = []
 
     async def load_steered(spec: ModelSpec) -> Model:
         return SteeredModel(await load(spec), spec.path, record, n_answer=sizes.n_answer)
 
+    return await ask(panel, load_steered, cores=cores), record
+
+
+async def ask(panel: PanelSpec, load: Load, *, cores: int) -> float:
+    """Seconds of a whole deliberation on documents that were read before; raises NotWhole."""
     with tempfile.TemporaryDirectory() as folder:
         documents = write_documents(Path(folder) / "documents")
         with closing(Store(Path(folder))) as store, closing(DocumentIndex(None)) as index:
             index.add([documents])
-            scheduler = Scheduler(cores=cores, load=load_steered, measure=client.footprint)
+            scheduler = Scheduler(cores=cores, load=load, measure=client.footprint)
             session = Session(store, index, scheduler)
             started = time.monotonic()
             try:
@@ -128,7 +133,7 @@ async def timed(panel: PanelSpec, sizes: Sizes, load: Load, *, cores: int) -> tu
                 await scheduler.close()
             seconds = time.monotonic() - started
     _check_whole(outcome)
-    return seconds, record
+    return seconds
 
 
 def _check_whole(outcome: Outcome) -> None:

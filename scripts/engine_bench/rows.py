@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from scripts.engine_bench import counting, deliberations, panels
+from scripts.engine_bench import busy, counting, decoding, deliberations, orchestration, panels
 from scripts.engine_bench.figures import Row
 
 ROWS: Mapping[str, Row] = {
@@ -10,4 +10,8 @@ ROWS: Mapping[str, Row] = {
     "files": panels.files,
     "deliberation": deliberations.deliberation,
     "evaluated": counting.evaluated,
+    "judge": decoding.judging,
+    "decode": decoding.decode,
+    "busy": busy.busy,
+    "orchestration": orchestration.orchestration,
 }

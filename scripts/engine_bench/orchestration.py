@@ -1,0 +1,67 @@
+"""Row "orchestration": what is left of a deliberation when the engine answers at once, a token and a request.
+
+All of it is real but the worker's inside: panel, tools, judge, checks, events, the store on disk, the scheduler, the
+client and its pipe. A long and a short deliberation differ in tokens alone: that gives the time of a token; what the
+short one takes beside its tokens, over its requests, that of a request. Workers are started before the clock.
+"""
+
+import asyncio
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import Iterable
+from pathlib import Path
+
+from localfusion.engine import client
+from localfusion.engine.interface import Model
+from localfusion.engine.protocol import Load, Loaded
+from localfusion.messages import ModelSpec
+from scripts.engine_bench import documents, instant_worker
+from scripts.engine_bench.deliberations import FULL, N_CALLS, SEATS, ask, seated
+from scripts.engine_bench.figures import Figure
+from scripts.engine_bench.setting import Setting, median
+
+ROOT = Path(__file__).resolve().parents[2]
+N_TEXTS = len(SEATS) + 2
+N_REQUESTS = len(SEATS) * (N_CALLS + 1) + 2
+N_CALL_TOKENS = len(SEATS) * N_CALLS * len(instant_worker.text("start: call_0", 0))
+N_LOADS = 2
+"""The panel's worker, and the judge's where the file is loaded again."""
+
+
+def orchestration(setting: Setting) -> Iterable[Figure]:
+    """Medians over deliberations of few and of many tokens, in turn."""
+    short, long = setting.pick((50, 550), (100, 2100))
+    seconds: dict[int, list[float]] = {short: [], long: []}
+    for _ in range(setting.pick(3, 5)):
+        for n_tokens, taken in seconds.items():
+            taken.append(asyncio.run(deliberate(n_tokens, cores=setting.cores)))
+    per_token = (median(seconds[long]) - median(seconds[short])) / (N_TEXTS * (long - short))
+    per_request = (median(seconds[short]) - per_token * (N_TEXTS * short + N_CALL_TOKENS)) / N_REQUESTS
+    against = "an engine that answers at once"
+    yield Figure("orchestration per token", 1000 * per_token, "ms", against, 0.2, is_limit=True)
+    yield Figure("orchestration per request", 1000 * per_request, "ms", against, 5.0, is_limit=True)
+
+
+async def deliberate(n_tokens: int, *, cores: int) -> float:
+    """Seconds of a deliberation in which every text has so many tokens."""
+    panel = seated([Path(documents.__file__)], FULL)
+    ready = [await start(panel.judge.model, n_tokens) for _ in range(N_LOADS)]
+
+    async def load(spec: ModelSpec) -> Model:
+        return ready.pop() if ready else await start(spec, n_tokens)
+
+    try:
+        return await ask(panel, load, cores=cores)
+    finally:
+        for model in ready:
+            await model.close()
+
+
+async def start(spec: ModelSpec, n_tokens: int) -> Model:
+    """A model whose worker is the instant one."""
+    command = [sys.executable, "-m", "scripts.engine_bench.instant_worker", f"{n_tokens}"]
+    process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+    worker = client.Worker(process, spec.name, lambda _: None)
+    reply = await client.first_reply(worker, Load(spec, {}))
+    assert isinstance(reply, Loaded)
+    return client.Model(spec, reply.info, worker, step_limit_s=client.STEP_LIMIT_S)
