@@ -2,7 +2,7 @@
 
 All of it is real but the worker's inside: panel, tools, judge, checks, events, the store on disk, the scheduler, the
 client and its pipe. A long and a short deliberation differ in tokens alone: that gives the time of a token; what the
-short one takes beside its tokens, over its requests, that of a request. Workers are started before the clock.
+short one takes beside its tokens, over its requests, that of a request. Workers start before it and end after it.
 """
 
 import asyncio
@@ -24,8 +24,6 @@ ROOT = Path(__file__).resolve().parents[2]
 N_TEXTS = len(SEATS) + 2
 N_REQUESTS = len(SEATS) * (N_CALLS + 1) + 2
 N_CALL_TOKENS = len(SEATS) * N_CALLS * len(instant_worker.text("start: call_0", 0))
-N_LOADS = 2
-"""The panel's worker, and the judge's where the file is loaded again."""
 
 
 def orchestration(setting: Setting) -> Iterable[Figure]:
@@ -45,16 +43,12 @@ def orchestration(setting: Setting) -> Iterable[Figure]:
 async def deliberate(n_tokens: int, *, cores: int) -> float:
     """Seconds of a deliberation in which every text has so many tokens."""
     panel = seated([Path(documents.__file__)], FULL)
-    ready = [await start(panel.judge.model, n_tokens) for _ in range(N_LOADS)]
+    ready = await start(panel.judge.model, n_tokens)
 
-    async def load(spec: ModelSpec) -> Model:
-        return ready.pop() if ready else await start(spec, n_tokens)
+    async def load(_: ModelSpec) -> Model:
+        return ready
 
-    try:
-        return await ask(panel, load, cores=cores)
-    finally:
-        for model in ready:
-            await model.close()
+    return await ask(panel, load, cores=cores, keep_alive=True)
 
 
 async def start(spec: ModelSpec, n_tokens: int) -> Model:
