@@ -78,6 +78,7 @@ class Database:
         """
         self._name = "in memory" if path is None else str(path)
         self._lock = threading.RLock()
+        self._waits_for_disk: bool | None = None
         if path is not None:
             _make_private(path)
         with self._mapped():
@@ -98,7 +99,9 @@ class Database:
         A durable one waits for the disk, which takes milliseconds, for itself and for all that was committed before.
         """
         with self._lock, self._mapped():
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            if durable != self._waits_for_disk:
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._waits_for_disk = durable
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield Transaction(self._connection)

@@ -16,7 +16,7 @@ from localfusion import codec
 from localfusion.analysis import Page
 from localfusion.database import Database, Migration, Transaction
 from localfusion.errors import ConfigError, LocalFusionError
-from localfusion.events import LIVE_ONLY, AnalysisCompleted, AnswerCompleted, Event, PanelistCompleted, RunEnded
+from localfusion.events import LIVE_ONLY, AnalysisCompleted, Event, PanelistCompleted, RunEnded
 from localfusion.messages import Json, PanelSpec
 from localfusion.owner import Owner, is_alive, this_process
 
@@ -43,8 +43,11 @@ MIGRATIONS: tuple[Migration, ...] = (
     ("ALTER TABLE run ADD COLUMN owner_boot TEXT NOT NULL DEFAULT ''",),
 )
 
-LASTING = (PanelistCompleted, AnalysisCompleted, AnswerCompleted, RunEnded)
-"""What took long to write: the disk is waited for, and with it for every step that led there."""
+LASTING = (PanelistCompleted, AnalysisCompleted, RunEnded)
+"""What took long to write: the disk is waited for, and with it for every step that led there.
+
+The end comes right behind the answer and waits for both.
+"""
 
 _EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
