@@ -118,20 +118,27 @@ async def timed(panel: PanelSpec, sizes: Sizes, load: Load, *, cores: int) -> tu
     return await ask(panel, load_steered, cores=cores), record
 
 
-async def ask(panel: PanelSpec, load: Load, *, cores: int, keep_alive: bool = False) -> float:
+async def ask(
+    panel: PanelSpec,
+    load: Load,
+    *,
+    cores: int,
+    keep_alive: bool = False,
+    documents: Callable[[None], DocumentIndex] = DocumentIndex,
+) -> float:
     """Seconds of a whole deliberation on documents that were read before; raises NotWhole.
 
     Workers end with their last lease, as they do for a user, unless they are kept.
     """
     with tempfile.TemporaryDirectory() as folder:
-        documents = write_documents(Path(folder) / "documents")
-        with closing(Store(Path(folder))) as store, closing(DocumentIndex(None)) as index:
-            index.add([documents])
+        docs = write_documents(Path(folder) / "documents")
+        with closing(Store(Path(folder))) as store, closing(documents(None)) as index:
+            index.add([docs])
             scheduler = Scheduler(cores=cores, load=load, measure=client.footprint, keep_alive=keep_alive)
             session = Session(store, index, scheduler)
             started = time.monotonic()
             try:
-                outcome = await session.ask(RunRequest(QUESTION, panel, (documents,)), emit=lambda _: None)
+                outcome = await session.ask(RunRequest(QUESTION, panel, (docs,)), emit=lambda _: None)
                 seconds = time.monotonic() - started
             finally:
                 await scheduler.close()

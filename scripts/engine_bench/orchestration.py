@@ -1,20 +1,24 @@
 """Row "orchestration": what is left of a deliberation when the engine answers at once, a token and a request.
 
-All of it is real but the worker's inside: panel, tools, judge, checks, events, the store on disk, the scheduler, the
-client and its pipe. A long and a short deliberation differ in tokens alone: that gives the time of a token; what the
-short one takes beside its tokens, over its requests, that of a request. Workers start before it and end after it.
+All of it is real but the worker's inside and the search: panel, tools, judge, checks, events, the store on disk, the
+scheduler, the client and its pipe. A long and a short deliberation differ in tokens alone: that gives the time of a
+token; what the short one takes beside its tokens, over its requests, that of a request. Workers start before it.
 """
 
 import asyncio
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
+from localfusion.analysis import Page
 from localfusion.engine import client
 from localfusion.engine.interface import Model
 from localfusion.engine.protocol import Load, Loaded
 from localfusion.messages import ModelSpec
+from localfusion.search.documents import Added, DocumentIndex, LocalDocuments
+from localfusion.search.source import SearchResult
 from scripts.engine_bench import documents, instant_worker
 from scripts.engine_bench.deliberations import FULL, N_CALLS, SEATS, ask, seated
 from scripts.engine_bench.figures import Figure
@@ -24,6 +28,10 @@ ROOT = Path(__file__).resolve().parents[2]
 N_TEXTS = len(SEATS) + 2
 N_REQUESTS = len(SEATS) * (N_CALLS + 1) + 2
 N_CALL_TOKENS = len(SEATS) * N_CALLS * len(instant_worker.text("start: call_0", 0))
+
+
+TEXTS = [f"The height of the mill is {number} metres. " * 30 for number in range(FULL.tools.max_results)]
+PAGES = [Page(f"doc://{n}", f"{n}", text, sha256(text.encode()).hexdigest()) for n, text in enumerate(TEXTS)]
 
 
 def orchestration(setting: Setting) -> Iterable[Figure]:
@@ -48,7 +56,26 @@ async def deliberate(n_tokens: int, *, cores: int) -> float:
     async def load(_: ModelSpec) -> Model:
         return ready
 
-    return await ask(panel, load, cores=cores, keep_alive=True)
+    return await ask(panel, load, cores=cores, keep_alive=True, documents=InstantDocuments)
+
+
+class InstantDocuments(DocumentIndex):
+    """An index that reads nothing and whose every search finds the same pages at once."""
+
+    def add(self, paths: Sequence[Path], *, is_stopped: Callable[[], bool] = lambda: False) -> Added:
+        del paths, is_stopped
+        return Added(InstantSource(), read=0, unchanged=len(PAGES), removed=0, warnings=())
+
+
+class InstantSource(LocalDocuments):
+    """The documents of it."""
+
+    def __init__(self) -> None:
+        """Nothing is opened."""
+
+    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
+        del query
+        return tuple(SearchResult(page, page.text[:max_characters], "instant", 1.0) for page in PAGES[:max_results])
 
 
 async def start(spec: ModelSpec, n_tokens: int) -> Model:
