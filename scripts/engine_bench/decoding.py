@@ -116,7 +116,7 @@ N_PROMPT = 16
 
 def decode(setting: Setting) -> Iterable[Figure]:
     """Texts written side by side, short prompts included; the same batch by llama_decode and numpy's argmax."""
-    n_tokens = setting.pick(16, 96)
+    n_tokens = setting.pick(16, 64)
     path = setting.model(PANEL)
     reader = Reader(path)
     for n_sequences in BATCHES:

@@ -49,7 +49,7 @@ class Sizes:
     tools: ToolOptions
 
 
-FULL = Sizes(8192, 128, 600, 256, ToolOptions(max_results=3, max_characters=1000))
+FULL = Sizes(8192, 128, 600, 256, ToolOptions(max_results=3, max_characters=500))
 SMALL = Sizes(4096, 48, 600, 32, ToolOptions(max_results=2, max_characters=300))
 
 
@@ -78,11 +78,12 @@ def _compared(
     seconds, record = asyncio.run(timed(panel, sizes, client.load, cores=setting.cores))
     n_read = sum(w.completion.usage.prompt_tokens for w in record)
     n_written = sum(w.completion.usage.completion_tokens for w in record)
-    setting.say(f"{title}: {len(record)} requests, prompts of {n_read} tokens in sum, {n_written} written")
+    size = f"{len(record)} requests, prompts of {n_read} tokens in sum, {n_written} written"
+    setting.say(f"{title}: {size}")
     replays = to_replays(record, setting.say)
     by_fresh = _replayed(replays, sizes.n_ctx, setting.cores, is_fresh=True)
     by_kept = _replayed(replays, sizes.n_ctx, setting.cores, is_fresh=False)
-    name = f"whole deliberation on {title}"
+    name = f"whole deliberation on {title}, {size}"
     yield Figure(name, by_fresh / seconds, "times", "a fresh Llama for each request", fresh)
     yield Figure(name, by_kept / seconds, "times", "one Llama a file, which keeps its prefix", persistent)
     yield Figure(f"deliberation, {title}: localfusion", seconds, "s")

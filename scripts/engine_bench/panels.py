@@ -31,7 +31,7 @@ def panel(setting: Setting) -> Iterable[Figure]:
     reader = Reader(path)
     spec = ours.spec(path, n_ctx=n_read + n_written + 256, n_seq_max=N_SEATS)
     times: dict[str, list[float]] = {"ours": [], "fresh": [], "reused": []}
-    for repetition in range(setting.pick(1, 3)):
+    for repetition in range(setting.pick(1, 2)):
         works = seats(reader, spec, n_read, n_written, seed=repetition)
         prompts = [reader.prompt_ids(request) for _, request in works]
         setting.say(f"panel, repetition {repetition + 1}: prompts of {len(prompts[0])} tokens")
@@ -110,30 +110,23 @@ def files(setting: Setting) -> Iterable[Figure]:
     paths = [setting.model(PANEL, seed=seed) for seed in range(N_FILES)]
     reader = Reader(paths[0])
     specs = [ours.spec(path, n_ctx=n_read + n_written + 256) for path in paths]
-    times: dict[str, list[float]] = {"ours": [], "at once": [], "at once, its defaults": [], "in turn": []}
-    for repetition in range(setting.pick(1, 2)):
-        frame = len(reader.prompt_ids(ours.request("", "x", 1)))
-        texts = [reader.prose(n_read - frame, seed=10 * repetition + seat) for seat in range(N_FILES)]
-        works = [
-            (spec, ours.request(str(repetition), text, n_written)) for spec, text in zip(specs, texts, strict=True)
-        ]
-        prompts = [reader.prompt_ids(request) for _, request in works]
-        setting.say(f"files, repetition {repetition + 1}: prompts of {len(prompts[0])} tokens")
-        times["ours"].append(asyncio.run(_timed(setting, works)))
-        times["at once"].append(_in_processes(specs, prompts, n_written, setting.cores, at_once=True))
-        times["at once, its defaults"].append(_in_processes(specs, prompts, n_written, None, at_once=True))
-        times["in turn"].append(_in_processes(specs, prompts, n_written, setting.cores, at_once=False))
+    frame = len(reader.prompt_ids(ours.request("", "x", 1)))
+    texts = [reader.prose(n_read - frame, seed=seat) for seat in range(N_FILES)]
+    works = [(spec, ours.request("seat", text, n_written)) for spec, text in zip(specs, texts, strict=True)]
+    prompts = [reader.prompt_ids(request) for _, request in works]
+    setting.say(f"files: prompts of {len(prompts[0])} tokens")
+    mine = asyncio.run(_timed(setting, works))
+    others = _in_processes(specs, prompts, n_written, setting.cores)
     rates = asyncio.run(_rates(setting, specs[0], reader.prose(n_read, seed=99), n_written))
     bound = rates.bound(cores=setting.cores, n_read=n_read, n_written=n_written)
-    mine = median(times["ours"])
     name = f"panel of {N_FILES} files, {n_read} read, {n_written} written"
-    yield Figure(name, median(times["at once"]) / mine, "times", "the three at once, all cores each", 2.0)
-    yield Figure(name, median(times["in turn"]) / mine, "times", "one after another, all cores", 1.0)
+    yield Figure(name, others["at once"] / mine, "times", "the three at once, all cores each", 2.0)
+    yield Figure(name, others["in turn"] / mine, "times", "one after another, all cores", 1.0)
     yield Figure(name, bound / mine, "of 1", "the bound by this run's rates with one core and with all", 0.9)
-    yield Figure(name, median(times["at once, its defaults"]) / mine, "times", "the three at once, Llama's own threads")
+    yield Figure(name, others["at once, its defaults"] / mine, "times", "the three at once, Llama's own threads")
     yield Figure("files: localfusion", mine, "s")
     yield Figure("files: bound", bound, "s")
-    yield from (Figure(f"files: {way}", median(values), "s") for way, values in times.items() if way != "ours")
+    yield from (Figure(f"files: {way}", seconds, "s") for way, seconds in others.items())
     yield Figure("files: read, one core", rates.read_by_one, "tok/s")
     yield Figure("files: read, all cores", rates.read_by_all, "tok/s")
     yield Figure("files: written, one core", rates.written_by_one, "tok/s")
@@ -141,28 +134,28 @@ def files(setting: Setting) -> Iterable[Figure]:
 
 
 def _in_processes(
-    specs: Sequence[ModelSpec],
-    prompts: Sequence[Sequence[int]],
-    n_written: int,
-    n_threads: int | None,
-    *,
-    at_once: bool,
-) -> float:
+    specs: Sequence[ModelSpec], prompts: Sequence[Sequence[int]], n_written: int, cores: int
+) -> dict[str, float]:
+    """Seconds of three processes with a `Llama` each, in the ways to let them work."""
+    seconds: dict[str, float] = {}
     with ExitStack() as stack:
-        started_peers = [stack.enter_context(Peer()) for _ in specs]
-        for peer, spec, prompt in zip(started_peers, specs, prompts, strict=True):
-            assert isinstance(spec.n_ctx, int)
-            peer.do(peers.open_llama, "one", spec.path, n_ctx=spec.n_ctx, n_threads=n_threads)
-            peer.do(peers.write, "one", prompt[-4:], 4)
-        started = time.monotonic()
-        works = []
-        for peer, prompt in zip(started_peers, prompts, strict=True):
-            works.append(peer.start(peers.write, "one", prompt, n_written))
-            if not at_once:
-                works[-1].result()
-        for work in works:
-            work.result()
-        return time.monotonic() - started
+        workers = [stack.enter_context(Peer()) for _ in specs]
+        for way, n_threads in (("at once", cores), ("in turn", cores), ("at once, its defaults", None)):
+            for peer, spec, prompt in zip(workers, specs, prompts, strict=True):
+                assert isinstance(spec.n_ctx, int)
+                peer.do(peers.close_all)
+                peer.do(peers.open_llama, "one", spec.path, n_ctx=spec.n_ctx, n_threads=n_threads)
+                peer.do(peers.write, "one", prompt[-4:], 4)
+            started = time.monotonic()
+            works = []
+            for peer, prompt in zip(workers, prompts, strict=True):
+                works.append(peer.start(peers.write, "one", prompt, n_written))
+                if way == "in turn":
+                    works[-1].result()
+            for work in works:
+                work.result()
+            seconds[way] = time.monotonic() - started
+    return seconds
 
 
 async def _rates(setting: Setting, spec: ModelSpec, text: str, n_written: int) -> Rates:
