@@ -69,16 +69,16 @@ class Database:
         path: Path | None,
         migrations: Sequence[Migration],
         *,
-        durable: bool = True,
         timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
         """Open or create the file with mode 0600 (its folder 0700) and bring its schema up to date.
 
-        What is committed outlives the process always, and a power cut where `durable`.
+        What is committed outlives the process, and a power cut once a durable transaction was committed after it.
         Raises ConfigError where the place cannot be used, LocalFusionError where the file is damaged or newer.
         """
         self._name = "in memory" if path is None else str(path)
         self._lock = threading.RLock()
+        self._waits_for_disk: bool | None = None
         if path is not None:
             _make_private(path)
         with self._mapped():
@@ -86,16 +86,22 @@ class Database:
                 ":memory:" if path is None else path, timeout=timeout_s, isolation_level=None, check_same_thread=False
             )
             try:
-                self._prepare(durable, timeout_s)
+                self._prepare(timeout_s)
                 self._migrate(migrations)
             except BaseException:
                 self._connection.close()
                 raise
 
     @contextmanager
-    def transaction(self) -> Iterator[Transaction]:
-        """All or nothing: committed at the end of the block, rolled back when it raises. Does not nest."""
+    def transaction(self, *, durable: bool = False) -> Iterator[Transaction]:
+        """All or nothing: committed at the end of the block, rolled back when it raises. Does not nest.
+
+        A durable one waits for the disk, which takes milliseconds, for itself and for all that was committed before.
+        """
         with self._lock, self._mapped():
+            if durable != self._waits_for_disk:
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._waits_for_disk = durable
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield Transaction(self._connection)
@@ -115,10 +121,9 @@ class Database:
         with self._lock, self._mapped():
             self._connection.close()
 
-    def _prepare(self, durable: bool, timeout_s: float) -> None:
+    def _prepare(self, timeout_s: float) -> None:
         self._connection.execute("PRAGMA foreign_keys = ON")
         self._connection.execute("PRAGMA secure_delete = ON")
-        self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         deadline = time.monotonic() + timeout_s
         while True:
             try:

@@ -16,7 +16,7 @@ from localfusion import codec
 from localfusion.analysis import Page
 from localfusion.database import Database, Migration, Transaction
 from localfusion.errors import ConfigError, LocalFusionError
-from localfusion.events import LIVE_ONLY, Event, RunEnded
+from localfusion.events import LIVE_ONLY, AnalysisCompleted, Event, PanelistCompleted, RunEnded
 from localfusion.messages import Json, PanelSpec
 from localfusion.owner import Owner, is_alive, this_process
 
@@ -42,6 +42,12 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     ("ALTER TABLE run ADD COLUMN owner_boot TEXT NOT NULL DEFAULT ''",),
 )
+
+LASTING = (PanelistCompleted, AnalysisCompleted, RunEnded)
+"""What took long to write: the disk is waited for, and with it for every step that led there.
+
+The end comes right behind the answer and waits for both.
+"""
 
 _EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
@@ -137,7 +143,7 @@ class Store:
         if isinstance(event, LIVE_ONLY):
             return
         now = self._clock()
-        with self._database.transaction() as transaction:
+        with self._database.transaction(durable=isinstance(event, LASTING)) as transaction:
             transaction.execute(
                 "INSERT INTO event (run, sequence, at, type, body)"
                 " SELECT ?, coalesce(max(sequence), 0) + 1, ?, ?, ? FROM event WHERE run = ?",
@@ -201,7 +207,7 @@ class Store:
 
     def remove(self, run_id: str) -> None:
         """Forget a run with all that was stored for it. Raises ConfigError while it is running."""
-        with self._database.transaction() as transaction:
+        with self._database.transaction(durable=True) as transaction:
             if _get(transaction, run_id).status_now() == "running":
                 raise ConfigError(f"{run_id} is still running", hint="interrupt it first")
             transaction.execute("DELETE FROM run WHERE id = ?", (run_id,))

@@ -41,6 +41,16 @@ def test_a_transaction_that_raises_leaves_nothing(tmp_path: Path) -> None:
         assert notes(database) == ["kept"]
 
 
+@pytest.mark.parametrize(("durable", "level"), [(True, 2), (False, 1)])
+def test_only_a_durable_transaction_waits_for_the_disk(tmp_path: Path, durable: bool, level: int) -> None:
+    """SQLite's own levels: 2 (FULL) waits at every commit, 1 (NORMAL) only where the log is written back."""
+    with closing(Database(tmp_path / "a.db", NOTES)) as database:
+        for other in (not durable, durable):
+            with database.transaction(durable=other) as transaction:
+                found = transaction.rows(int, "PRAGMA synchronous")
+        assert found == [level]
+
+
 def test_the_file_and_a_folder_made_for_it_are_private(tmp_path: Path) -> None:
     path = tmp_path / "home" / "a.db"
     with closing(Database(path, NOTES)) as database:

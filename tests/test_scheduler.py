@@ -43,6 +43,7 @@ class NotedModel:
         self.ended = asyncio.Event()
         self.may_set_threads: asyncio.Event | None = None
         self.closed = False
+        self.is_old = False
 
     @property
     def info(self) -> ModelInfo:
@@ -66,6 +67,9 @@ class NotedModel:
         if self.spec.name == "dying":
             raise WorkerDied("dying", "the worker of dying ended by itself", exit_code=1)
         self.threads.append(n_threads)
+
+    def is_current(self) -> bool:
+        return not self.is_old
 
     async def close(self) -> None:
         self.closed = True
@@ -200,6 +204,22 @@ def test_an_idle_model_stays_until_its_memory_is_needed() -> None:
         await leave(third)
         await seats.scheduler.close()
         assert sorted(shelf.closed()) == ["a", "b", "c"]
+
+    asyncio.run(scenario())
+
+
+def test_a_model_whose_file_was_replaced_is_loaded_anew_once_nobody_holds_it() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        scheduler = shelf.scheduler(1, keep_alive_s=60)
+        async with scheduler.lease(A):
+            shelf.loaded[0].is_old = True
+            async with scheduler.lease(A):
+                assert len(shelf.loaded) == 1
+        async with scheduler.lease(A):
+            assert len(shelf.loaded) == 2
+            assert [model.closed for model in shelf.loaded] == [True, False]
+        await scheduler.close()
 
     asyncio.run(scenario())
 

@@ -35,6 +35,10 @@ class Resident(Model, Protocol):
         """Use this many threads from the next decode on."""
         ...
 
+    def is_current(self) -> bool:
+        """Whether what was loaded is still what would be loaded now."""
+        ...
+
     async def close(self) -> None:
         """End the worker; what still runs on it fails with WorkerDied."""
         ...

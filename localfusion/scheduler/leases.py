@@ -240,6 +240,7 @@ class Scheduler:
 
     async def _granted(self, spec: ModelSpec, key: ModelSpec, run: str, on_wait: Callable[[int], None]) -> _Loaded:
         """Wait until the model may be had, and count the lease."""
+        self._leave_if_replaced(key)
         n_bytes = (await self.footprint(spec)).total_bytes
         wish = _Wish(spec, n_bytes, run)
         self._wishes.append(wish)
@@ -299,6 +300,14 @@ class Scheduler:
         elif loaded.leases == 0 and self._loaded.get(key) is not loaded:
             self._evict(key, loaded)
         self._move_on()
+
+    def _leave_if_replaced(self, key: ModelSpec) -> None:
+        """An idle model whose file is another one now is of no more use, nor is what was known of it."""
+        loaded = self._loaded.get(key)
+        is_idle = loaded is not None and loaded.leases == 0 and _is_loaded(loaded.loading)
+        if loaded is not None and is_idle and not loaded.loading.result().is_current():
+            self._footprints.pop(key, None)
+            self._evict(key, loaded)
 
     def _expire(self, key: ModelSpec, loaded: _Loaded) -> None:
         is_old = time.monotonic() - loaded.last_used >= self._limits.keep_alive_s

@@ -135,7 +135,7 @@ class DocumentIndex:
 
     def __init__(self, path: Path | None) -> None:
         """Open or create the index file; None keeps it in memory. Raises what `Database` raises."""
-        self._database = Database(path, MIGRATIONS, durable=False)
+        self._database = Database(path, MIGRATIONS)
 
     def add(self, paths: Sequence[Path], *, is_stopped: Callable[[], bool] = lambda: False) -> Added:
         """Read what is new or changed under `paths`, forget what is gone, and return the view of just these paths.

@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from localfusion.search.blocks import word_set
@@ -92,10 +93,13 @@ def stems(text: str) -> list[str]:
 
 def fold_words(text: str) -> list[str]:
     """The words of `text` without case, diacritics and width."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
-    return _WORD.findall("".join(c for c in decomposed if not unicodedata.combining(c)))
+    folded = text.casefold()
+    if not folded.isascii():
+        folded = "".join(c for c in unicodedata.normalize("NFKD", folded) if not unicodedata.combining(c))
+    return _WORD.findall(folded)
 
 
+@lru_cache(maxsize=1 << 16)
 def stem(word: str) -> str:
     """A folded word without its plural or its -ed and -ing; light, so that two words rarely fall together."""
     if len(word) > 4 and word.endswith("ies"):

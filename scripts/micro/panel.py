@@ -47,7 +47,7 @@ _PANELIST = "panelist of localfusion's micro panel: searches, reads and quotes s
 _JUDGE = "judge of localfusion's micro panel: compares quoting answers and writes the final one"
 MEMBERS = (
     Member("micro-a", BASE, 11_000_000, "a", 0, 11, 0.0, "f16", f"{_PANELIST}; asks for 'height of X'"),
-    Member("micro-judge", BASE, 30_000_000, "a", 0, 24, 1.0, "f16", _JUDGE),
+    Member("micro-judge", BASE, 42_000_000, "a", 0, 24, 1.0, "f16", _JUDGE),
     Member("micro-b", "micro-a", 6_000_000, "b", 0, 12, 0.0, "q8_0", f"{_PANELIST}; asks for 'X height', in 8 bits"),
     Member("micro-c", "micro-a", 5_000_000, "c", 1, 13, 0.0, "f16", f"{_PANELIST}; 7 layers; 'X height records'"),
 )
@@ -125,7 +125,10 @@ def origin(member: Member, place: Workplace) -> tuple[Network, Progress]:
 
 
 def train_member(member: Member, place: Workplace) -> None:
-    """Train one member from its parent's checkpoint and write its file."""
+    """Train one member from its parent's checkpoint and write its file.
+
+    The judge begins with the hardest level: whole analyses are right too seldom for levels by accuracy to move.
+    """
     network, before = origin(member, place)
     made = reshaped(network, member.layers, member.seed)
     later = member.parent != BASE
@@ -135,7 +138,7 @@ def train_member(member: Member, place: Workplace) -> None:
         matrix_rate=0.01 if later else 0.015,
         other_rate=0.002 if later else 0.003,
         decay=0.8 if later else 0.5,
-        start_level=before.judge_level if member.judge_share else before.panel_level,
+        start_level=len(LEVELS) - 1 if member.judge_share else before.panel_level,
     )
     after = train(made, recipe, place.checkpoint(member.name), place.report, compiled=place.compiled)
     if workers.rank() == 0:

@@ -1,0 +1,18 @@
+"""The rows of `scripts/bench-engine`, in the order of its table."""
+
+from collections.abc import Mapping
+
+from scripts.engine_bench import budget, busy, counting, decoding, deliberations, orchestration, panels
+from scripts.engine_bench.figures import Row
+
+ROWS: Mapping[str, Row] = {
+    "panel": panels.panel,
+    "files": panels.files,
+    "deliberation": deliberations.deliberation,
+    "evaluated": counting.evaluated,
+    "judge": decoding.judging,
+    "decode": decoding.decode,
+    "busy": busy.busy,
+    "budget": budget.budget,
+    "orchestration": orchestration.orchestration,
+}
