@@ -5,9 +5,10 @@ killed goes on with what is missing. How models are loaded and where events go i
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import TypeVar
 
 from localfusion import citations, judge, panel, synthesis
@@ -22,6 +23,7 @@ from localfusion.events import (
     AnswerCompleted,
     AnswerStarted,
     Event,
+    MemoryAwaited,
     ModelLoading,
     ModelReady,
     PanelistCompleted,
@@ -33,7 +35,16 @@ from localfusion.events import (
     TextWritten,
     WarningRaised,
 )
-from localfusion.messages import Completion, GenerateRequest, Message, PanelistSpec, PanelSpec, Progress, Usage
+from localfusion.messages import (
+    Completion,
+    GenerateRequest,
+    Message,
+    ModelSpec,
+    PanelistSpec,
+    PanelSpec,
+    Progress,
+    Usage,
+)
 from localfusion.outcome import Outcome
 from localfusion.run_state import RunState, apply, to_outcome
 from localfusion.scheduler import Scheduler
@@ -66,15 +77,18 @@ class World:
 
 @dataclass(slots=True)
 class Run:
-    """One deliberation under way; `state` is all that was said."""
+    """One deliberation under way; `state` is all that was said, `moved` is set when a seat got on."""
 
     question: Question
     world: World
     state: RunState = field(default_factory=RunState)
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
 
     def say(self, event: Event) -> None:
         self.state = apply(self.state, event)
         self.world.emit(event)
+        if isinstance(event, ModelReady | PanelistCompleted | PanelistFailed):
+            self.moved.set()
 
     def warn(self, message: str) -> None:
         """Say a warning, unless it was said before the run was resumed."""
@@ -125,9 +139,14 @@ async def _carry_on(run: Run) -> Outcome:
 
 async def _answer_panel(run: Run) -> None:
     missing = [seat for seat in run.question.panel.panelists if seat.id not in run.state.responses]
-    async with asyncio.TaskGroup() as group:
-        for seat in missing:
-            group.create_task(_answer_seat(run, seat))
+    ahead = asyncio.create_task(_prepare_judge(run))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for seat in missing:
+                group.create_task(_answer_seat(run, seat))
+    finally:
+        ahead.cancel()
+        await asyncio.wait([ahead])
     if not run.state.responses:
         failed = tuple((model.id, model.error) for model in run.state.failed_in_panel_order())
         reasons = "; ".join(f"{id}: {error}" for id, error in failed)
@@ -145,14 +164,25 @@ async def _twice(run: Run, id: str, work: Callable[[], Awaitable[T]]) -> T:
         return await work()
 
 
+@asynccontextmanager
+async def _leased(run: Run, id: str, spec: ModelSpec) -> AsyncIterator[Model]:
+    """Hold a model, saying what it waits for. Raises ModelError."""
+    run.say(ModelLoading(id, spec.name))
+
+    def wait(need_bytes: int) -> None:
+        run.say(MemoryAwaited(id, spec.name, need_bytes))
+
+    async with run.world.scheduler.lease(spec, run=run.state.run_id, on_wait=wait) as lease:
+        run.say(ModelReady(id, spec.name, lease.load_seconds))
+        yield lease.model
+
+
 async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
     async def answer() -> Response:
-        run.say(ModelLoading(seat.id, seat.model.name))
-        async with run.world.scheduler.lease(seat.model) as lease:
-            run.say(ModelReady(seat.id, seat.model.name, lease.load_seconds))
+        async with _leased(run, seat.id, seat.model) as model:
             return await panel.answer(
                 seat,
-                model=lease.model,
+                model=model,
                 tools=run.world.toolbox(seat),
                 question=run.question.text,
                 emit=run.say,
@@ -192,18 +222,52 @@ def _with(source: StoredText, read: str) -> StoredText:
 # The judge and the final answer
 
 
+async def _prepare_judge(run: Run) -> None:
+    """While the panel writes: load the judge, and let it read the answers that stand first in its prompt.
+
+    Only with memory and cores that nobody else wants. What is wrong with the judge is said when it is its turn.
+    """
+    scheduler, spec = run.world.scheduler, run.question.panel.judge.model
+    with suppress(ModelError):
+        while True:
+            await run.moved.wait()
+            run.moved.clear()
+            if not await scheduler.preload(spec):
+                continue
+            ready = _ready(run)
+            if ready:
+                request = judge.read_ahead_request(judge.conversation(run.question.text, ready))
+                await scheduler.read_ahead(spec, request, run=run.state.run_id)
+
+
+def _ready(run: Run) -> tuple[Response, ...]:
+    """The answers at the beginning of the judge's order that are there already, under numbers that will not change.
+
+    Numbers are given in panel order, so an answer's are known once every seat before it has answered or failed.
+    """
+    seats = [seat.id for seat in run.question.panel.panelists]
+    is_done = {*run.state.responses, *(failed.id for failed in run.state.failed_in_panel_order())}
+    settled = {id for n, id in enumerate(seats) if is_done.issuperset(seats[: n + 1])}
+    ready = takewhile(lambda id: id in settled, judge.seeded_order(seats, run.question.seed))
+    return _in_order(run, tuple(ready))
+
+
+def _in_order(run: Run, order: Iterable[str]) -> tuple[Response, ...]:
+    """The finished answers of these seats, in this order."""
+    by_id = {response.id: response for response in run.responses}
+    return tuple(by_id[id] for id in order if id in by_id)
+
+
 async def _judge_and_write(run: Run) -> None:
     if run.state.answer is not None:
         return
     spec = run.question.panel.judge
 
     async def judge_and_write() -> None:
-        run.say(ModelLoading("judge", spec.model.name))
-        async with run.world.scheduler.lease(spec.model) as lease:
-            run.say(ModelReady("judge", spec.model.name, lease.load_seconds))
-            judged, n_prompt = await _prompt(run, lease.model)
-            await _analyse(run, lease.model, judged, n_prompt)
-            await _write(run, lease.model, judged)
+        async with _leased(run, "judge", spec.model) as model:
+            judged, n_prompt = await _prompt(run, model)
+            await _analyse(run, model, judged, n_prompt)
+            await _write(run, model, judged)
 
     try:
         await _twice(run, "judge", judge_and_write)
@@ -216,7 +280,8 @@ async def _prompt(run: Run, model: Model) -> tuple[tuple[Message, ...], int]:
 
     What counts is the prompt as the judge's template writes it, which may show an answer more than once.
     """
-    ordered = judge.seeded_order(run.responses, run.question.seed)
+    seats = [seat.id for seat in run.question.panel.panelists]
+    ordered = _in_order(run, judge.seeded_order(seats, run.question.seed))
     messages = judge.conversation(run.question.text, ordered)
     half = model.info.n_ctx // 2
     whole = await model.count_prompt(messages)

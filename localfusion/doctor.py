@@ -1,17 +1,20 @@
 """What this machine offers and what the presets would take of it: found out, not decided; nothing is loaded.
 
-Footprints are the engine's own prediction; of weights they are an upper bound.
+How a preset fits is what the scheduler itself would do with it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from localfusion import machine
 from localfusion.catalog import Choice, resolve
-from localfusion.config import ModelsFile, Surroundings
+from localfusion.config import ModelsFile, Surroundings, make_home
 from localfusion.engine import client
-from localfusion.errors import ConfigError, ModelLoadError
-from localfusion.messages import EngineFacts, PanelSpec
+from localfusion.errors import ConfigError, ModelLoadError, OutOfMemory
+from localfusion.messages import EngineFacts
+from localfusion.scheduler import Scheduler
+from localfusion.session import open_scheduler
 
 BUILD_NAMES: Mapping[str, str] = {"avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "avx512f": "AVX512"}
 """Processor features that make llama.cpp fast, by Linux's name and by llama.cpp's."""
@@ -21,38 +24,45 @@ REBUILD = (
 )
 
 
+HowItFits = Literal["side by side", "in waves", "no", "unknown"]
+
+
 @dataclass(frozen=True, slots=True)
 class PresetFit:
-    """What all models of a preset take when they are loaded side by side; `problem` says why it is not known."""
+    """How a preset fits the budget and what its models take in all; `problem` says what is wrong where it does not."""
 
     name: str
+    how: HowItFits
     total_bytes: int = 0
     problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """This machine, the engine's build, and the presets."""
+    """This machine, the engine's build, and the presets; `budget_bytes` is what all models together may take."""
 
     cores: int
     memory_bytes: int
     available_bytes: int
+    budget_bytes: int
     engine: EngineFacts
     unused_features: tuple[str, ...]
     presets: tuple[PresetFit, ...]
 
 
-async def examine(models: ModelsFile, surroundings: Surroundings) -> Report:
+async def examine(models: ModelsFile, surroundings: Surroundings, *, memory_bytes: int | None = None) -> Report:
     """Look at everything; raises ModelLoadError where llama.cpp does not start at all."""
     engine = await client.describe(environ=surroundings.variables)
-    return Report(
-        cores=machine.usable_cores(),
-        memory_bytes=machine.total_bytes(),
-        available_bytes=machine.available_bytes(),
-        engine=engine,
-        unused_features=unused_features(machine.processor_features(), engine.features),
-        presets=tuple([await _fit(name, models, surroundings) for name in models.presets]),
-    )
+    async with open_scheduler(surroundings, make_home(surroundings), memory_bytes=memory_bytes) as scheduler:
+        return Report(
+            cores=machine.usable_cores(),
+            memory_bytes=machine.total_bytes(),
+            available_bytes=machine.available_bytes(),
+            budget_bytes=scheduler.memory_bytes,
+            engine=engine,
+            unused_features=unused_features(machine.processor_features(), engine.features),
+            presets=tuple([await _fit(name, models, scheduler) for name in models.presets]),
+        )
 
 
 def unused_features(processor: frozenset[str], build: frozenset[str]) -> tuple[str, ...]:
@@ -60,15 +70,12 @@ def unused_features(processor: frozenset[str], build: frozenset[str]) -> tuple[s
     return tuple(name for flag, name in BUILD_NAMES.items() if flag in processor and name not in build)
 
 
-async def _fit(name: str, models: ModelsFile, surroundings: Surroundings) -> PresetFit:
+async def _fit(name: str, models: ModelsFile, scheduler: Scheduler) -> PresetFit:
     try:
         panel = resolve(models, Choice(preset=name))
-        return PresetFit(name, await _footprint(panel, surroundings))
+        found = await scheduler.fit([*(seat.model for seat in panel.panelists), panel.judge.model])
+    except OutOfMemory as error:
+        return PresetFit(name, "no", error.need_bytes, f"{error.message}; {error.hint}")
     except (ConfigError, ModelLoadError) as error:
-        return PresetFit(name, problem=error.message)
-
-
-async def _footprint(panel: PanelSpec, surroundings: Surroundings) -> int:
-    specs = {spec.path: spec for spec in (*(seat.model for seat in panel.panelists), panel.judge.model)}
-    found = [await client.footprint(spec, environ=surroundings.variables) for spec in specs.values()]
-    return sum(footprint.total_bytes for footprint in found)
+        return PresetFit(name, "unknown", problem=error.message)
+    return PresetFit(name, "side by side" if found.is_side_by_side else "in waves", found.total_bytes)

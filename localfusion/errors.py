@@ -61,11 +61,11 @@ class ModelLoadError(ModelError):
 class OutOfMemory(ModelError):
     """The model needs more bytes than there are."""
 
-    def __init__(self, model: str, *, need_bytes: int, have_bytes: int) -> None:
+    def __init__(self, model: str, *, need_bytes: int, have_bytes: int, hint: str = "") -> None:
         super().__init__(
             model,
-            f"{model} needs {need_bytes / 2**20:.0f} MiB and {have_bytes / 2**20:.0f} MiB are there",
-            hint="choose a smaller model or a smaller n_ctx",
+            f"{model} needs {need_bytes / 2**20:.0f} MiB and {have_bytes / 2**20:.0f} MiB may be used",
+            hint=hint or "choose a smaller model or a smaller n_ctx",
         )
         self.need_bytes = need_bytes
         self.have_bytes = have_bytes

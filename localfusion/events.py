@@ -40,6 +40,15 @@ class ModelLoading:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryAwaited:
+    """The model is loaded once others have left it so much memory."""
+
+    id: str
+    model: str
+    need_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReady:
     id: str
     model: str
@@ -149,6 +158,7 @@ Event = (
     RunStarted
     | RunResumed
     | ModelLoading
+    | MemoryAwaited
     | ModelReady
     | PromptRead
     | TextWritten

@@ -1,7 +1,7 @@
 """Reads the header of a GGUF file: metadata and the table of tensors; refuses what is no whole GGUF.
 
 Sound bounds only: what a value means, and whether the vocabulary is sound, is llama.cpp's to judge (in the
-worker, where it may die of it). Lists, such as the vocabulary, are walked over and not kept.
+worker, where it may die of it). Lists, such as the vocabulary, are walked over, and only their sizes kept.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -9,7 +9,7 @@ import mmap
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 
@@ -23,6 +23,7 @@ DEFAULT_ALIGNMENT = 32
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 STRING, LIST = 8, 9
 SIZE = struct.Struct("<Q")
+LENGTH_BYTES = SIZE.size
 CUT_SHORT = "it ends within its header"
 FETCH_AGAIN = "fetch the file again or choose another"
 
@@ -40,19 +41,28 @@ BLOCKS: Mapping[int, tuple[int, int]] = {
 }  # fmt: skip
 """Elements and bytes of a block of each ggml type."""
 
-REPACKED = frozenset({2, 8, 10, 12, 13, 14, 20, 39})
-"""Types that llama.cpp may keep a second, rearranged copy of on a CPU: Q4_0, Q8_0, Q2/4/5/6_K, IQ4_NL, MXFP4."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor's place: `offset` from the start of its file; `n_bytes` is 0 for a type not known here."""
+    """A tensor's place: `offset` from the start of its file; `n_bytes` is 0 for a type not known here.
+
+    `shape` begins with the length of a row. `part` says which file of a split GGUF it is in, counted from 0.
+    """
 
     name: str
     shape: tuple[int, ...]
     type: int
     offset: int
     n_bytes: int
+    part: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ListSize:
+    """How many values a list has, and the bytes they take in the file; a text takes LENGTH_BYTES more than it has."""
+
+    count: int = 0
+    n_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +72,8 @@ class Header:
     metadata: Mapping[str, Value]
     tensors: tuple[Tensor, ...]
     file_bytes: int
+    paths: tuple[Path, ...] = ()
+    lists: Mapping[str, ListSize] = field(default_factory=dict)
 
 
 class _MalformedError(Exception):
@@ -104,8 +116,8 @@ class _Cursor:
         scalar: Value = value
         return scalar
 
-    def skip_list(self, depth: int = 0) -> None:
-        kind, count = self.number("<I"), self.count()
+    def skip_list(self, depth: int = 0) -> ListSize:
+        kind, count, start = self.number("<I"), self.count(), self.at
         if depth >= NESTING_LIMIT:
             raise _MalformedError("its header nests too deeply")
         if kind == STRING:
@@ -117,6 +129,7 @@ class _Cursor:
             self._skip(struct.calcsize(SCALARS[kind]) * count)
         else:
             raise _MalformedError("its header holds a value of an unknown type")
+        return ListSize(count, self.at - start)
 
     def _skip_texts(self, count: int) -> None:
         """A vocabulary has some 150 000 texts, and its merges are as many: this loop is what reading a header takes."""
@@ -135,10 +148,11 @@ class _Cursor:
 
 def read_header(path: Path, *, model: str) -> Header:
     """The header of a whole, readable GGUF, all parts of a split one together; raises ModelLoadError naming `model`."""
-    header = _read_file(path, model=model)
-    for part in _other_parts(path, header, model=model):
-        more = _read_file(part, model=model)
-        header = Header(header.metadata, header.tensors + more.tensors, header.file_bytes + more.file_bytes)
+    first = _read_file(path, model=model)
+    paths = (path, *_other_parts(path, first, model=model))
+    headers = [first, *(_read_file(part, model=model) for part in paths[1:])]
+    tensors = tuple(replace(t, part=part) for part, header in enumerate(headers) for t in header.tensors)
+    header = replace(first, tensors=tensors, file_bytes=sum(part.file_bytes for part in headers), paths=paths)
     if not header.tensors or "general.architecture" not in header.metadata:
         raise _refusal(model, "is damaged", path, "it holds no model")
     return header
@@ -155,6 +169,16 @@ def _other_parts(path: Path, first: Header, *, model: str) -> list[Path]:
         raise _refusal(model, f"is the first of {count} parts under another name", path, hint=f"let it end in {name}")
     stem = path.name.removesuffix(name)
     return [path.with_name(f"{stem}-{part:05}-of-{count:05}.gguf") for part in range(2, count + 1)]
+
+
+def part_paths(path: Path) -> list[Path]:
+    """The files that a model is in, by their names: of a split GGUF, the parts that are there."""
+    numbered = PART_NAME.search(path.name)
+    if numbered is None:
+        return [path]
+    count = numbered[0].removesuffix(".gguf").rpartition("-")[2]
+    names = [f"{path.name[: numbered.start()]}-{part:05}-of-{count}.gguf" for part in range(1, int(count) + 1)]
+    return [part for name in names if (part := path.with_name(name)).exists()]
 
 
 def _read_file(path: Path, *, model: str) -> Header:
@@ -191,7 +215,7 @@ def _parse(cursor: _Cursor, size: int) -> Header:
     if version not in VERSIONS:
         raise _MalformedError(f"it is GGUF version {version}, and versions 2 and 3 can be read")
     n_tensors, n_values = cursor.count(), cursor.count()
-    metadata = _metadata(cursor, n_values)
+    metadata, lists = _metadata(cursor, n_values)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or isinstance(alignment, bool) or not 0 < alignment <= COUNT_LIMIT:
         raise _MalformedError("its alignment is impossible")
@@ -201,18 +225,19 @@ def _parse(cursor: _Cursor, size: int) -> Header:
     end = max((t.offset + t.n_bytes for t in tensors), default=0)
     if end > size:
         raise _MalformedError(f"{end} bytes are named in its header and {size} are there")
-    return Header(metadata, tensors, size)
+    return Header(metadata, tensors, size, lists=lists)
 
 
-def _metadata(cursor: _Cursor, n_values: int) -> dict[str, Value]:
+def _metadata(cursor: _Cursor, n_values: int) -> tuple[dict[str, Value], dict[str, ListSize]]:
     metadata: dict[str, Value] = {}
+    lists: dict[str, ListSize] = {}
     for _ in range(n_values):
         key, kind = cursor.text(), cursor.number("<I")
         if kind == LIST:
-            cursor.skip_list()
+            lists[key] = cursor.skip_list()
         else:
             metadata[key] = cursor.scalar(kind)
-    return metadata
+    return metadata, lists
 
 
 def _tensor(cursor: _Cursor) -> Tensor:
@@ -223,11 +248,3 @@ def _tensor(cursor: _Cursor) -> Tensor:
     kind, offset = cursor.number("<I"), cursor.number("<Q")
     elements, size = BLOCKS.get(kind, (1, 0))
     return Tensor(name, shape, kind, offset, prod(shape) // elements * size)
-
-
-def weights_bytes(header: Header, *, on_cpu: bool) -> int:
-    """At most what the weights take in memory, repacked copies included; the file's size where a type is unknown."""
-    if any(tensor.n_bytes == 0 for tensor in header.tensors):
-        return header.file_bytes
-    copies = sum(t.n_bytes for t in header.tensors if on_cpu and t.type in REPACKED and len(t.shape) > 1)
-    return sum(t.n_bytes for t in header.tensors) + copies

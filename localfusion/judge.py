@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -95,11 +95,16 @@ def conversation(question: str, responses: Sequence[Response]) -> tuple[Message,
     return Message("system", INSTRUCTIONS), Message("user", text, fields=fields)
 
 
-def seeded_order(responses: Sequence[Response], seed: int) -> tuple[Response, ...]:
-    """The order of the answers in the prompt: fixed by the seed, never by arrival."""
-    by_id = sorted(responses, key=lambda response: response.id)
-    random.Random(seed).shuffle(by_id)
-    return tuple(by_id)
+def seeded_order(ids: Iterable[str], seed: int) -> tuple[str, ...]:
+    """The order of the panel's answers in the prompt: fixed by the seed, never by arrival or by who failed."""
+    order = sorted(ids)
+    random.Random(seed).shuffle(order)
+    return tuple(order)
+
+
+def read_ahead_request(messages: Sequence[Message]) -> GenerateRequest:
+    """Let the judge read what is ready of its prompt; the one token that it writes is thrown away."""
+    return GenerateRequest(sequence=SEQUENCE, messages=tuple(messages), max_tokens=1)
 
 
 def analysis_grammar(ids: Sequence[str], quotable: grammar.Quotable) -> str:

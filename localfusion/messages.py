@@ -3,8 +3,8 @@
 Nothing here loads, reads or decides. Every value is frozen and can be pickled.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -146,7 +146,12 @@ class ToolSyntax:
 class ModelSpec:
     """A GGUF file and the settings it is loaded with; spelt as llama.cpp spells them.
 
-    `n_threads` bounds what the scheduler may give; "auto" leaves it to the scheduler.
+    `n_threads` bounds what the scheduler may give; "auto" leaves it to the scheduler. `use_mmap` and `kv_type` "auto"
+    are chosen before the file is loaded, so that it fits (`scheduler.fitting`). `use_extra_bufts` lets llama.cpp keep
+    weights rearranged for the processor (repacked): faster, and a copy where the file is mapped.
+    `deterministic`: a request's text is a function of the request and these settings alone, whatever else the worker
+    does or did. One sequence at a time, `n_threads` from start to end ("auto": 1), nothing decided by the clock,
+    no drafts; `n_seq_max` then counts for nothing.
     """
 
     name: str
@@ -157,8 +162,21 @@ class ModelSpec:
     n_ubatch: int = 512
     n_threads: int | Literal["auto"] = "auto"
     flash_attn: bool = True
-    kv_type: Literal["f16", "q8_0"] = "f16"
+    kv_type: Literal["f16", "q8_0", "auto"] = "f16"
+    use_mmap: bool | Literal["auto"] = True
     n_gpu_layers: int = 0
+    use_extra_bufts: bool = True
+    deterministic: bool = False
+
+    @property
+    def n_parallel(self) -> int:
+        """Sequences that may be written side by side."""
+        return 1 if self.deterministic else self.n_seq_max
+
+    @property
+    def n_kept(self) -> int:
+        """Further sequences of a model whose memory cannot be cut: one beginning for each conversation, one for all."""
+        return 0 if self.deterministic else self.n_seq_max + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,16 +199,42 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes a loaded model takes, by what they hold."""
+    """Bytes a loaded model takes of the machine's memory, by what they hold; `vram_bytes` are a device's, and apart.
 
-    weights_bytes: int
-    kv_bytes: int
-    compute_bytes: int
-    output_bytes: int
+    Mapped are pages of files: weights read in place, and libraries, which several workers share. All else is
+    anonymous: weights rearranged for the processor (`repacked`) or copied, the context's buffers, what llama.cpp
+    needs beside them (`scratch`), and the worker itself with the tables of its vocabulary.
+    """
+
+    weights_mapped_bytes: int = 0
+    weights_repacked_bytes: int = 0
+    weights_copied_bytes: int = 0
+    kv_bytes: int = 0
+    recurrent_bytes: int = 0
+    compute_bytes: int = 0
+    output_bytes: int = 0
+    scratch_bytes: int = 0
+    worker_bytes: int = 0
+    libraries_bytes: int = 0
+    vram_bytes: int = 0
+
+    @property
+    def weights_bytes(self) -> int:
+        return self.weights_mapped_bytes + self.weights_repacked_bytes + self.weights_copied_bytes
+
+    @property
+    def mapped_bytes(self) -> int:
+        return self.weights_mapped_bytes + self.libraries_bytes
+
+    @property
+    def anonymous_bytes(self) -> int:
+        copies = self.weights_repacked_bytes + self.weights_copied_bytes
+        context = self.kv_bytes + self.recurrent_bytes + self.compute_bytes + self.output_bytes
+        return copies + context + self.scratch_bytes + self.worker_bytes
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_bytes + self.compute_bytes + self.output_bytes
+        return self.mapped_bytes + self.anonymous_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,3 +286,11 @@ class PanelSpec:
 
     panelists: tuple[PanelistSpec, ...]
     judge: JudgeSpec
+
+
+def with_models(panel: PanelSpec, change: Callable[[ModelSpec], ModelSpec]) -> PanelSpec:
+    """The same panel, each of its models changed."""
+    return PanelSpec(
+        panelists=tuple(replace(seat, model=change(seat.model)) for seat in panel.panelists),
+        judge=replace(panel.judge, model=change(panel.judge.model)),
+    )

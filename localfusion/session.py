@@ -7,22 +7,23 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
-from localfusion import deliberation
+from localfusion import deliberation, machine
 from localfusion.analysis import Page
 from localfusion.catalog import check_files
 from localfusion.config import Surroundings, make_home
 from localfusion.deliberation import Question, World
 from localfusion.engine import client
+from localfusion.engine.measurements import Measurements
 from localfusion.errors import ConfigError, WebError
 from localfusion.events import Event, RunEnded, RunResumed, RunStarted, WarningRaised
-from localfusion.machine import usable_cores
-from localfusion.messages import PanelistSpec
+from localfusion.messages import PanelistSpec, PanelSpec
 from localfusion.outcome import Outcome
 from localfusion.run_state import fold
-from localfusion.scheduler import Scheduler
+from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from localfusion.search.documents import DocumentIndex
 from localfusion.search.source import SearchResult, Source
 from localfusion.store import RunRequest, Store
@@ -30,6 +31,8 @@ from localfusion.tools import Toolbox
 from localfusion.wire import document
 
 DOCUMENTS_FILE = "documents.sqlite3"
+MEASUREMENTS_FOLDER = "measurements"
+STATES_FOLDER = "states"
 NO_DOCUMENTS = "no documents were named, so there is nothing to search"
 
 Emit = Callable[[Event], None]
@@ -46,9 +49,15 @@ class Session:
     async def ask(self, request: RunRequest, *, emit: Emit) -> Outcome:
         """Deliberate on a new run; `emit` hears every event after it was stored.
 
-        Raises ConfigError where a document path is wrong; a run that failed is an outcome. The run is stored
-        before documents are read, so that one that is interrupted there can be resumed.
+        Raises ConfigError where a document path is wrong, OutOfMemory where a model can never fit, QueueFull; a run
+        that failed is an outcome. The run is stored before documents are read, so that one that is interrupted there
+        can be resumed.
         """
+        async with self.scheduler.admitted():
+            return await self._ask(request, emit)
+
+    async def _ask(self, request: RunRequest, emit: Emit) -> Outcome:
+        panel, remarks = await self._fitted(request.panel)
         run_id = self.store.create_run(request)
         try:
             source, warnings = await self._read(request)
@@ -58,13 +67,18 @@ class Session:
         except asyncio.CancelledError:
             self.store.append(run_id, RunEnded("interrupted", "cancelled"))
             raise
-        return await self._run(run_id, request, source, partial(_say, self.store, run_id, emit, warnings))
+        say = partial(_say, self.store, run_id, emit, (*remarks, *warnings))
+        return await self._run(run_id, replace(request, panel=panel), source, say)
 
     async def resume(self, run_id: str, *, emit: Emit) -> Outcome:
-        """Go on with a stored run. Raises ConfigError where it has its answer or is still running.
+        """Go on with a stored run. Raises ConfigError where it has its answer or is still running, and as `ask`.
 
         Documents are read again only where a panelist has yet to answer.
         """
+        async with self.scheduler.admitted():
+            return await self._resume(run_id, emit)
+
+    async def _resume(self, run_id: str, emit: Emit) -> Outcome:
         request = self.store.request(run_id)
         if is_complete(self.store, run_id):
             raise ConfigError(f"{run_id} has its answer already", hint=f"localfusion runs show {run_id}")
@@ -72,10 +86,18 @@ class Session:
         check_files(request.panel, done=state.responses)
         waits = any(seat.id not in state.responses for seat in request.panel.panelists)
         source, warnings = await self._read(request) if waits else (_NoDocuments(), ())
+        panel, remarks = await self._fitted(request.panel)
         self.store.claim(run_id)
         known = fold(self.store.events(run_id)).warnings
-        fresh = tuple(warning for warning in warnings if warning not in known)
-        return await self._run(run_id, request, source, partial(_say, self.store, run_id, emit, fresh))
+        fresh = tuple(warning for warning in (*remarks, *warnings) if warning not in known)
+        say = partial(_say, self.store, run_id, emit, fresh)
+        return await self._run(run_id, replace(request, panel=panel), source, say)
+
+    async def _fitted(self, panel: PanelSpec) -> tuple[PanelSpec, tuple[str, ...]]:
+        """The panel with settings that fit the memory, and what to say of it; raises OutOfMemory where none do."""
+        specs = (*(seat.model for seat in panel.panelists), panel.judge.model)
+        found = await self.scheduler.fit(specs)
+        return fitting.applied(panel, found), fitting.remarks(found, self.scheduler.memory_bytes)
 
     async def _read(self, request: RunRequest) -> tuple[Source, tuple[str, ...]]:
         if not request.docs:
@@ -107,20 +129,44 @@ class Session:
 
 
 @asynccontextmanager
-async def open_session(surroundings: Surroundings, *, stored: bool = True) -> AsyncIterator[Session]:
-    """Open the home of these surroundings; where nothing is to be stored, runs and documents stay in memory."""
+async def open_session(
+    surroundings: Surroundings, *, stored: bool = True, memory_bytes: int | None = None
+) -> AsyncIterator[Session]:
+    """Open the home of these surroundings; where nothing is to be stored, runs and documents stay in memory.
+
+    All workers together take at most `memory_bytes`, or what is free now less a reserve for other programs.
+    """
     home = make_home(surroundings) if stored else None
     index = home / DOCUMENTS_FILE if home else None
     with closing(Store(home)) as store, closing(DocumentIndex(index)) as documents:
-        scheduler = Scheduler(
-            cores=usable_cores(),
-            load=partial(client.load, environ=surroundings.variables),
-            measure=partial(client.footprint, environ=surroundings.variables),
-        )
-        try:
+        async with open_scheduler(surroundings, home, memory_bytes=memory_bytes) as scheduler:
             yield Session(store, documents, scheduler)
-        finally:
-            await scheduler.close()
+
+
+@asynccontextmanager
+async def open_scheduler(
+    surroundings: Surroundings, home: Path | None, *, memory_bytes: int | None
+) -> AsyncIterator[Scheduler]:
+    """A scheduler over the engine of this machine; its workers end with it.
+
+    What is found out of files, and the states of prompts that were read, are kept under `home`, or nowhere.
+    """
+    measurements = Measurements(home / MEASUREMENTS_FOLDER if home else None)
+    states = home / STATES_FOLDER if home else None
+    load = partial(client.load, environ=surroundings.variables, cache=measurements, state_cache=states)
+    measure = partial(client.footprint, environ=surroundings.variables, cache=measurements)
+    scheduler = Scheduler(Engine(load, measure), limits(memory_bytes))
+    try:
+        yield scheduler
+    finally:
+        await scheduler.close()
+
+
+def limits(memory_bytes: int | None) -> Limits:
+    """What this process may use of the machine; `memory_bytes` None leaves a reserve for other programs."""
+    if memory_bytes is None:
+        memory_bytes = fitting.default_budget_bytes(machine.available_bytes(), total_bytes=machine.total_bytes())
+    return Limits(machine.usable_cores(), memory_bytes, machine.available_bytes)
 
 
 def stored_outcome(store: Store, run_id: str) -> Outcome:

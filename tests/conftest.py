@@ -1,14 +1,14 @@
-"""Settings of every test: no time is asserted, hypothesis's own limit included. And what needs a network."""
+"""Settings of every test: no time is asserted, hypothesis's own limits included. And what needs a network."""
 
 import os
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.real_models import UnreachableError, fetch_models
 
-settings.register_profile("untimed", deadline=None)
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 

@@ -21,7 +21,8 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"scheduler", "tools", "citations"}),
     frozenset({"panel", "judge", "synthesis"}),
     frozenset({"deliberation"}),
-    frozenset({"session", "doctor"}),
+    frozenset({"session"}),
+    frozenset({"doctor"}),
     frozenset({"cli"}),
 )
 """A module imports only from layers before its own; the parts of one layer do not know each other.

@@ -23,7 +23,7 @@ models:
   empty: {path: empty.gguf}
   cut: {path: cut.gguf}
   torn: {path: torn.gguf}
-  small: {path: one.gguf, kv_type: q8_0}
+  small: {path: one.gguf, flash_attn: false}
 presets:
   fine: {panel: [one], judge: one}
 aliases: {default: fine}

@@ -14,7 +14,7 @@ from localfusion.machine import processor_features
 from localfusion.messages import EngineFacts
 from tests.harbour import ROOT, SHIPPED
 
-GOOD = Report(2, 8 << 30, 4 << 30, EngineFacts(frozenset({"AVX2", "FMA"}), has_gpu=False), (), ())
+GOOD = Report(2, 8 << 30, 5 << 30, 4 << 30, EngineFacts(frozenset({"AVX2", "FMA"}), has_gpu=False), (), ())
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,18 @@ def test_what_a_build_leaves_unused(processor: set[str], build: set[str], unused
 
 
 def test_presets_that_fit_and_that_do_not() -> None:
-    fits = (PresetFit("small", 3 << 30), PresetFit("large", 5 << 30), PresetFit("gone", problem="no such file"))
-    small, large, gone = lines(replace(GOOD, presets=fits))[-3:]
-    assert small.split() == ["small", "3.0", "GiB", "yes"]
-    assert large.split() == ["large", "5.0", "GiB", "no"]
-    assert gone.split() == ["gone", "unknown:", "no", "such", "file"]
+    fits = (
+        PresetFit("small", "side by side", 3 << 30),
+        PresetFit("large", "in waves", 5 << 30),
+        PresetFit("huge", "no", 6 << 30, "x needs 6144 MiB"),
+        PresetFit("gone", "unknown", problem="no such file"),
+    )
+    assert lines(replace(GOOD, presets=fits))[-4:] == [
+        "small   3.0 GiB    side by side",
+        "large   5.0 GiB    in waves",
+        "huge    6.0 GiB    no: x needs 6144 MiB",
+        "gone    unknown: no such file",
+    ]
     assert gib(5 << 20) == "5 MiB"
 
 
@@ -62,11 +69,21 @@ def test_this_machine_and_the_micro_preset() -> None:
     report = json.loads(done.stdout)
     (micro,) = [preset for preset in report["presets"] if preset["name"] == "micro"]
     assert micro["bytes"] > sum(file.stat().st_size for file in SHIPPED.glob("*.gguf"))
-    assert micro["fits"] is True
+    assert micro["fits"] == "side by side"
+    assert 0 < report["budget_bytes"] <= report["available_bytes"]
     assert report["cores"] >= 1
     assert 0 < report["available_bytes"] <= report["memory_bytes"]
     if "avx2" in processor_features():
         assert set(report["llama_cpp"]["features"]) & set(BUILD_NAMES.values())
+
+
+def test_less_memory_makes_waves_and_then_refusals() -> None:
+    for memory, fits in (("100MiB", "in waves"), ("2MiB", "no")):
+        done = examined("--memory", memory, "--json")
+        assert done.returncode == 0, done.stderr
+        (micro,) = [preset for preset in json.loads(done.stdout)["presets"] if preset["name"] == "micro"]
+        assert micro["fits"] == fits
+    assert "micro-a needs" in micro["problem"]
 
 
 def test_a_preset_whose_file_is_gone_is_named_and_costs_no_other(tmp_path: Path) -> None:
@@ -85,6 +102,6 @@ presets:
     assert done.returncode == 0, done.stderr
     one, two = done.stdout.splitlines()[-2:]
     assert one.split()[0] == "one"
-    assert one.endswith("yes")
+    assert one.endswith("side by side")
     assert "gone" in two
     assert "unknown" in two

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,96 @@ def test_load_generate_close(path: Path) -> None:
     pid = asyncio.run(run())
     assert not psutil.pid_exists(pid)
     assert any("llama" in line for line in lines)
+
+
+def wait_for_state(folder: Path) -> None:
+    while not list(folder.glob("*.state")):
+        time.sleep(0.01)
+
+
+def test_a_worker_started_anew_goes_on_from_the_states_of_one_that_was_killed(path: Path, tmp_path: Path) -> None:
+    request = GenerateRequest("s", (Message("user", "What is the height of Skerry? " * 40),), max_tokens=20)
+
+    async def run() -> tuple[Completion, Completion, Completion]:
+        model = await load(ModelSpec("tiny", path), state_cache=tmp_path)
+        try:
+            first = await model.complete(request)
+            await asyncio.to_thread(wait_for_state, tmp_path)
+            os.kill(model.pid, signal.SIGKILL)
+        finally:
+            await model.close()
+        anew = await load(ModelSpec("tiny", path), state_cache=tmp_path)
+        try:
+            second = await anew.complete(request)
+        finally:
+            await anew.close()
+        async with loaded(path) as without:
+            return first, second, await without.complete(request)
+
+    first, second, without = asyncio.run(run())
+    assert first.content == second.content == without.content
+    assert first.usage.cached_tokens == without.usage.cached_tokens == 0
+    assert second.usage.cached_tokens == first.usage.prompt_tokens - 1
+
+
+def test_a_file_replaced_under_its_name_is_noticed_and_harmless(path: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.gguf"
+    shutil.copy(path, mine)
+    other = write_tiny_gguf(tmp_path / "other.gguf", TinyModel(n_ctx=4096, seed=9))
+
+    async def run() -> None:
+        async with loaded(mine) as model:
+            before = await model.complete(ask())
+            assert model.is_current()
+            other.replace(mine)
+            assert not model.is_current()
+            assert (await model.complete(ask())).content == before.content
+        async with loaded(mine) as anew:
+            assert anew.is_current()
+            assert (await anew.complete(ask())).content != before.content
+
+    asyncio.run(run())
+
+
+def test_a_file_written_over_or_gone_is_noticed(path: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.gguf"
+    shutil.copy(path, mine)
+
+    async def run() -> None:
+        async with loaded(mine) as model:
+            with mine.open("r+b") as file:
+                file.seek(-4, os.SEEK_END)
+                file.write(bytes(4))
+            os.utime(mine, (1, 1))
+            assert not model.is_current()
+            assert (await model.complete(ask())).usage.completion_tokens
+            mine.unlink()
+            assert not model.is_current()
+
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="mapped files cannot be cut short here")
+def test_a_file_cut_short_while_it_is_mapped_ends_its_own_worker_only(path: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.gguf"
+    shutil.copy(path, mine)
+
+    async def run() -> WorkerDied:
+        async with loaded(mine) as model, loaded(path) as other:
+            before = await other.complete(ask())
+            assert (await model.complete(ask())).content == before.content
+            os.truncate(mine, 4096)
+            assert not model.is_current()
+            with pytest.raises(WorkerDied) as caught:
+                await model.complete(ask("again"))
+            assert (await other.complete(ask())).content == before.content
+            with pytest.raises(ModelLoadError, match="damaged"):
+                await load(ModelSpec("tiny", mine))
+            return caught.value
+
+    error = asyncio.run(run())
+    assert "SIGBUS" in error.message
+    assert "cut short" in error.hint
 
 
 def test_a_conversation_that_the_template_refuses_is_not_counted(tmp_path: Path) -> None:
@@ -179,7 +270,7 @@ def test_a_killed_worker_fails_all_who_wait_and_no_other(path: Path) -> None:
 
 def test_closing_ends_what_still_runs(path: Path) -> None:
     async def run() -> None:
-        model: interface.Model = await load(ModelSpec("tiny", path))
+        model: interface.Resident = await load(ModelSpec("tiny", path))
         stream = model.generate(ask(grammar=LONG, n_max=4000))
         await anext(stream)
         await model.close()

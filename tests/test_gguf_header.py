@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localfusion.errors import ModelLoadError
-from localfusion.gguf_header import Header, read_header, weights_bytes
+from localfusion.gguf_header import LENGTH_BYTES, Header, ListSize, read_header
 from tests.tiny_gguf import N_EMBD, vocabulary, write_tiny_gguf
 
 
@@ -24,11 +24,13 @@ def test_reads_metadata_and_tensors(tiny: Path) -> None:
     assert header.metadata["general.architecture"] == "llama"
     assert header.metadata["llama.embedding_length"] == N_EMBD
     assert "tokenizer.ggml.tokens" not in header.metadata
+    texts = [text.encode() for text in vocabulary()]
+    assert header.lists["tokenizer.ggml.tokens"] == ListSize(len(texts), sum(LENGTH_BYTES + len(t) for t in texts))
     embedding = next(tensor for tensor in header.tensors if tensor.name == "token_embd.weight")
     assert embedding.shape == (N_EMBD, len(vocabulary()))
     assert embedding.n_bytes == 4 * N_EMBD * len(vocabulary())
     assert max(tensor.offset + tensor.n_bytes for tensor in header.tensors) <= tiny.stat().st_size
-    assert 0 < weights_bytes(header, on_cpu=True) <= tiny.stat().st_size
+    assert header.paths == (tiny,)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,10 @@ def test_the_parts_of_a_split_are_one_model(tmp_path: Path, *, first_is_small: b
     header = read_header(parts[0], model="big")
     assert [tensor.name for tensor in header.tensors] == [f"blk.{number}.weight" for number in range(6)]
     assert header.file_bytes == sum(part.stat().st_size for part in parts)
-    assert weights_bytes(header, on_cpu=True) == 6 * 32 * 32 * 4
+    assert sum(tensor.n_bytes for tensor in header.tensors) == 6 * 32 * 32 * 4
+    assert header.paths == tuple(parts)
+    first = 1 if first_is_small else 0
+    assert [tensor.part - first for tensor in header.tensors] == [0, 0, 1, 1, 2, 2]
 
 
 def test_refuses_a_split_that_is_not_whole(tmp_path: Path) -> None:

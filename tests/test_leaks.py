@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from localfusion import machine
 from localfusion.engine import client
-from localfusion.scheduler import Scheduler
+from localfusion.scheduler import Engine, Limits, Scheduler
 from localfusion.search.documents import DocumentIndex
 from localfusion.session import Session
 from localfusion.store import Store
@@ -37,7 +38,9 @@ async def deliberate(times: int, *, keep_alive: bool) -> tuple[dict[str, int], d
     async with AsyncExitStack() as stack:
         store = stack.enter_context(closing(Store(None)))
         index = stack.enter_context(closing(DocumentIndex(None)))
-        scheduler = Scheduler(cores=2, load=client.load, measure=client.footprint, keep_alive=keep_alive)
+        keep_alive_s = 600.0 if keep_alive else 0.0
+        limits = Limits(2, machine.available_bytes(), machine.available_bytes, keep_alive_s=keep_alive_s)
+        scheduler = Scheduler(Engine(client.load, client.footprint), limits)
         stack.push_async_callback(scheduler.close)
         session = Session(store, index, scheduler)
         for number in range(times):

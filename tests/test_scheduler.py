@@ -1,15 +1,13 @@
-"""The plan as a pure function, and leases on models that only note what is done to them."""
+"""Leases on models that only note what is done to them: memory, turns on the cores, and what happens when some die."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from localfusion.errors import ModelLoadError, WorkerDied
+from localfusion.errors import ModelLoadError, OutOfMemory, QueueFull, WorkerDied
 from localfusion.messages import (
     Completion,
     Delta,
@@ -22,7 +20,9 @@ from localfusion.messages import (
     ToolSpec,
     Usage,
 )
-from localfusion.scheduler import Grant, Scheduler, State, plan
+from localfusion.scheduler import Engine, Limits, Scheduler
+
+REQUEST = GenerateRequest("s", (Message("user", "?"),))
 
 
 def spec(name: str) -> ModelSpec:
@@ -32,81 +32,15 @@ def spec(name: str) -> ModelSpec:
 A, B, C = spec("a"), spec("b"), spec("c")
 
 
-@pytest.mark.parametrize(
-    ("state", "grant"),
-    [
-        (State(2, {}, ()), None),
-        (State(2, {}, (A,)), Grant(0, 2)),
-        (State(2, {}, (A, B)), Grant(0, 1)),
-        (State(4, {}, (A, A, B)), Grant(0, 2)),
-        (State(2, {A: 1}, (B, C)), Grant(0, 1)),
-        (State(2, {A: 1, B: 1}, (C,)), None),
-        (State(2, {A: 1, B: 1}, (C, A)), Grant(1, 1)),
-        (State(1, {}, (A, B)), Grant(0, 1)),
-        (State(8, {}, (ModelSpec("d", Path("/d.gguf"), n_threads=3),)), Grant(0, 3)),
-        (State(2, {}, (ModelSpec("d", Path("/d.gguf"), n_threads=3),)), Grant(0, 2)),
-        (State(8, {}, (A,), frozenset({B, C})), Grant(0, 2)),
-        (State(8, {}, (A,), frozenset({A, B})), Grant(0, 4)),
-        (State(8, {A: 2}, (B,), frozenset({A, C})), Grant(0, 3)),
-        (State(2, {}, (), frozenset({A})), None),
-        (State(1, {}, (A,), frozenset({B, C})), Grant(0, 1)),
-    ],
-)
-def test_plan(state: State, grant: Grant | None) -> None:
-    assert plan(state) == grant
-
-
-@given(
-    st.integers(1, 16),
-    st.lists(st.sampled_from([spec(name) for name in "abcdef"]), max_size=12),
-    st.randoms(use_true_random=False),
-)
-def test_cores_are_never_used_twice_and_everybody_gets_a_turn(
-    cores: int, queue: list[ModelSpec], random: Random
-) -> None:
-    running: dict[ModelSpec, int] = {}
-    leases: list[ModelSpec] = []
-    waiting: list[ModelSpec] = []
-    loading = list(queue)
-    served = 0
-    while loading or waiting or leases:
-        loaded = random.randint(0 if leases or waiting else 1, 3)
-        waiting += loading[:loaded]
-        del loading[:loaded]
-        while (grant := plan(State(cores, running, tuple(waiting), frozenset(loading)))) is not None:
-            started = waiting.pop(grant.position)
-            running[started] = grant.n_threads
-            leases.append(started)
-            served += 1
-            assert sum(running.values()) <= cores
-        assert leases, "nothing runs and nothing may start"
-        ended = leases.pop(random.randrange(len(leases)))
-        if ended not in leases:
-            del running[ended]
-    assert served == len(queue)
-
-
-@given(st.integers(1, 64), st.permutations([spec(name) for name in "abcdef"]), st.integers(1, 6))
-def test_models_that_are_asked_for_together_get_even_parts_in_whatever_order_they_load(
-    cores: int, order: list[ModelSpec], count: int
-) -> None:
-    models = order[:count]
-    running: dict[ModelSpec, int] = {}
-    for position, model in enumerate(models):
-        grant = plan(State(cores, running, (model,), frozenset(models[position + 1 :])))
-        if grant is not None:
-            running[model] = grant.n_threads
-    assert len(running) == min(cores, count)
-    assert max(running.values()) - min(running.values()) <= 1
-    assert sum(running.values()) == cores
-
-
 class NotedModel:
-    """A model that writes nothing: it notes its threads, once they are set, and whether it was closed."""
+    """A model that notes its threads, once they are set, and whether it was closed; it writes when it may."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.threads: list[int] = []
+        self.sequences: list[str] = []
+        self.may_write = asyncio.Event()
+        self.ended = asyncio.Event()
         self.may_set_threads: asyncio.Event | None = None
         self.closed = False
 
@@ -115,6 +49,9 @@ class NotedModel:
         return ModelInfo("noted", 256, 256, 0, 0, 0, {}, None)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Progress | Delta | Completion]:
+        self.sequences.append(request.sequence)
+        yield Progress(1, 2)
+        await self.may_write.wait()
         yield Completion(request.sequence, "", "stop", Usage())
 
     async def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
@@ -132,6 +69,7 @@ class NotedModel:
 
     async def close(self) -> None:
         self.closed = True
+        self.ended.set()
 
 
 class Shelf:
@@ -140,6 +78,7 @@ class Shelf:
     def __init__(self) -> None:
         self.loaded: list[NotedModel] = []
         self.slow: dict[str, asyncio.Event] = {}
+        self.sizes: dict[str, int] = {}
         self.may_set_threads: asyncio.Event | None = None
 
     async def load(self, spec: ModelSpec) -> NotedModel:
@@ -153,108 +92,54 @@ class Shelf:
         return self.loaded[-1]
 
     async def measure(self, spec: ModelSpec) -> Footprint:
-        return Footprint(len(spec.name), 2, 3, 4)
+        if spec.name == "unreadable":
+            raise ModelLoadError("unreadable", "unreadable cannot be read")
+        weights = self.sizes.get(spec.path.stem, 10)
+        return Footprint(weights_copied_bytes=weights, kv_bytes=20 if spec.kv_type == "q8_0" else 40)
 
     def closed(self) -> list[str]:
         return [model.spec.name for model in self.loaded if model.closed]
 
-    def scheduler(self, cores: int) -> Scheduler:
-        return Scheduler(cores=cores, load=self.load, measure=self.measure)
-
-
-def test_seats_on_one_file_share_one_worker() -> None:
-    async def scenario() -> None:
-        shelf = Shelf()
-        scheduler = shelf.scheduler(2)
-        async with scheduler.lease(A) as one, scheduler.lease(ModelSpec("twin", A.path)) as two:
-            assert one.model is two.model
-            assert shelf.closed() == []
-        assert len(shelf.loaded) == 1
-        assert shelf.closed() == ["a"]
-        assert shelf.loaded[0].threads == [2]
-
-    asyncio.run(scenario())
-
-
-def test_a_third_worker_waits_for_a_core_and_then_runs() -> None:
-    async def scenario() -> None:
-        shelf = Shelf()
-        scheduler = shelf.scheduler(2)
-        inside = 0
-        most = 0
-
-        async def seat(spec: ModelSpec) -> None:
-            nonlocal inside, most
-            async with scheduler.lease(spec):
-                inside += 1
-                most = max(most, inside)
-                await asyncio.sleep(0.01)
-                inside -= 1
-
-        await asyncio.gather(*(seat(spec) for spec in (A, B, C)))
-        assert most == 2
-        assert all(model.closed for model in shelf.loaded)
-
-    asyncio.run(scenario())
-
-
-def test_a_load_that_fails_is_told_to_all_and_leaves_nothing() -> None:
-    async def scenario() -> None:
-        shelf = Shelf()
-        scheduler = shelf.scheduler(2)
-
-        async def seat() -> None:
-            async with scheduler.lease(spec("broken")):
-                pass
-
-        results = await asyncio.gather(seat(), seat(), return_exceptions=True)
-        assert [type(result) for result in results] == [ModelLoadError, ModelLoadError]
-        async with scheduler.lease(A):
-            pass
-
-    asyncio.run(scenario())
-
-
-def test_a_cancelled_lease_gives_its_core_back() -> None:
-    async def scenario() -> None:
-        shelf = Shelf()
-        scheduler = shelf.scheduler(1)
-
-        async def hold() -> None:
-            async with scheduler.lease(A):
-                await asyncio.sleep(60)
-
-        holder = asyncio.create_task(hold())
-        waiter = asyncio.create_task(hold())
-        await asyncio.sleep(0.01)
-        holder.cancel()
-        waiter.cancel()
-        await asyncio.gather(holder, waiter, return_exceptions=True)
-        async with scheduler.lease(B) as lease:
-            assert lease.model.info.description == "noted"
-        assert all(model.closed for model in shelf.loaded)
-
-    asyncio.run(scenario())
+    def scheduler(
+        self, cores: int, *, memory: int = 10_000, available: int = 10_000, keep_alive_s: float = 0, max_runs: int = 8
+    ) -> Scheduler:
+        limits = Limits(cores, memory, lambda: available, keep_alive_s=keep_alive_s, max_runs=max_runs)
+        return Scheduler(Engine(self.load, self.measure), limits)
 
 
 async def settle() -> None:
     """Let every task go on until it waits for something that nobody else does."""
-    for _ in range(50):
+    for _ in range(60):
         await asyncio.sleep(0)
 
 
 class Seats:
-    """Leases held by tasks of their own until they are let go."""
+    """Leases held by tasks of their own until they are let go; `inside` are those that hold theirs."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.inside: list[str] = []
 
-    def sit(self, spec: ModelSpec) -> asyncio.Task[None]:
+    def sit(self, spec: ModelSpec, *, run: str = "") -> asyncio.Task[None]:
         async def hold() -> None:
-            async with self.scheduler.lease(spec):
+            async with self.scheduler.lease(spec, run=run):
                 self.inside.append(spec.name)
-                await asyncio.sleep(60)
+                try:
+                    await asyncio.sleep(60)
+                finally:
+                    self.inside.remove(spec.name)
+
+        return asyncio.create_task(hold())
+
+    def write(self, spec: ModelSpec, *, run: str = "") -> asyncio.Task[None]:
+        """Hold a lease and write on it; inside while the model writes."""
+
+        async def hold() -> None:
+            async with self.scheduler.lease(spec, run=run) as lease:
+                async for item in lease.model.generate(REQUEST):
+                    if isinstance(item, Progress):
+                        self.inside.append(spec.name)
+                self.inside.remove(spec.name)
 
         return asyncio.create_task(hold())
 
@@ -266,30 +151,256 @@ async def leave(*seats: asyncio.Task[None]) -> list[BaseException | None]:
     return await asyncio.gather(*seats, return_exceptions=True)
 
 
-def test_two_leases_that_are_granted_together_get_their_threads() -> None:
+# Memory
+
+
+def test_seats_on_one_file_share_one_worker() -> None:
     async def scenario() -> None:
         shelf = Shelf()
-        seats = Seats(shelf.scheduler(8))
-        first = seats.sit(A)
-        await settle()
-        together = [seats.sit(B), seats.sit(B)]
-        await settle()
-        assert seats.inside == ["a"]
-        await leave(first)
-        await settle()
-        assert seats.inside == ["a", "b", "b"]
-        assert [model.threads for model in shelf.loaded] == [[8], [8]]
-        await leave(*together)
+        scheduler = shelf.scheduler(2)
+        async with scheduler.lease(A) as one, scheduler.lease(ModelSpec("twin", A.path)) as two:
+            assert one.model.info is not None
+            assert one.model == two.model
+            assert shelf.closed() == []
+        await scheduler.close()
+        assert len(shelf.loaded) == 1
+        assert shelf.closed() == ["a"]
 
     asyncio.run(scenario())
 
 
-def test_no_lease_of_a_group_starts_before_the_threads_are_set() -> None:
+def test_models_that_do_not_fit_together_are_loaded_in_waves() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        seats = Seats(shelf.scheduler(4, memory=120))
+        panel = [seats.sit(model) for model in (A, B, C)]
+        await settle()
+        assert seats.inside == ["a", "b"]
+        await leave(panel[0])
+        await settle()
+        assert seats.inside == ["b", "c"]
+        assert shelf.closed() == ["a"]
+        await leave(*panel)
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_model_stays_until_its_memory_is_needed() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        seats = Seats(shelf.scheduler(4, memory=120, keep_alive_s=60))
+        for model in (A, B, A):
+            seat = seats.sit(model)
+            await settle()
+            await leave(seat)
+        assert (len(shelf.loaded), shelf.closed()) == (2, [])
+        third = seats.sit(C)
+        await settle()
+        assert shelf.closed() == ["b"]
+        await leave(third)
+        await seats.scheduler.close()
+        assert sorted(shelf.closed()) == ["a", "b", "c"]
+
+    asyncio.run(scenario())
+
+
+def test_an_idle_model_leaves_after_its_time() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        scheduler = shelf.scheduler(1, keep_alive_s=0.01)
+        async with scheduler.lease(A):
+            await asyncio.sleep(0.03)
+        assert shelf.closed() == []
+        await shelf.loaded[0].ended.wait()
+        async with scheduler.lease(A):
+            assert len(shelf.loaded) == 2
+        await scheduler.close()
+
+    asyncio.run(scenario())
+
+
+def test_what_can_never_fit_is_refused_and_what_others_hold_is_waited_for() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        shelf.sizes = {"b": 100}
+        seats = Seats(shelf.scheduler(4, memory=130))
+        with pytest.raises(OutOfMemory) as caught:
+            async with seats.scheduler.lease(replace(B, kv_type="f16")):
+                pass
+        assert (caught.value.need_bytes, caught.value.have_bytes) == (140, 130)
+        assert caught.value.message == "b needs 0 MiB and 0 MiB may be used"
+        assert shelf.loaded == []
+        held, waits = seats.sit(A), seats.sit(replace(B, kv_type="q8_0"))
+        await settle()
+        assert seats.inside == ["a"]
+        await leave(held)
+        await settle()
+        assert seats.inside == ["b"]
+        await leave(waits)
+
+    asyncio.run(scenario())
+
+
+def test_memory_that_other_programs_took_is_not_used() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        with pytest.raises(OutOfMemory):
+            async with shelf.scheduler(4, available=49).lease(A):
+                pass
+        async with shelf.scheduler(4, available=50).lease(A):
+            assert len(shelf.loaded) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_load_that_fails_is_told_to_all_and_leaves_nothing() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        scheduler = shelf.scheduler(2, memory=50)
+
+        async def seat() -> None:
+            async with scheduler.lease(spec("broken")):
+                pass
+
+        results = await asyncio.gather(seat(), seat(), return_exceptions=True)
+        assert [type(result) for result in results] == [ModelLoadError, ModelLoadError]
+        async with scheduler.lease(A):
+            pass
+        await scheduler.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_that_is_given_up_while_it_waits_leaves_nothing() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        seats = Seats(shelf.scheduler(1, memory=50))
+        holder, waiter, other = seats.sit(A), seats.sit(B), seats.sit(C)
+        await settle()
+        await leave(waiter)
+        await leave(holder)
+        await settle()
+        assert seats.inside == ["c"]
+        await leave(other)
+        await settle()
+        assert shelf.closed() == ["a", "c"]
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_that_is_given_up_while_its_model_loads_ends_the_load() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        shelf.slow = {"a": asyncio.Event()}
+        seats = Seats(shelf.scheduler(1, memory=50))
+        waiter, other = seats.sit(A), seats.sit(B)
+        await settle()
+        await leave(waiter)
+        await settle()
+        assert seats.inside == ["b"]
+        assert [model.spec.name for model in shelf.loaded] == ["b"]
+        await leave(other)
+
+    asyncio.run(scenario())
+
+
+def test_the_next_lease_after_a_death_has_a_new_worker() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        seats = Seats(shelf.scheduler(8, keep_alive_s=60))
+        holds_the_dead = seats.sit(A)
+        await settle()
+        with pytest.raises(WorkerDied):
+            async with seats.scheduler.lease(A):
+                raise WorkerDied("a", "the worker of a ended by itself", exit_code=1)
+        again = seats.sit(A)
+        await settle()
+        assert len(shelf.loaded) == 2
+        await leave(holds_the_dead)
+        await settle()
+        assert [model.closed for model in shelf.loaded] == [True, False]
+        await leave(again)
+        await seats.scheduler.close()
+        assert all(model.closed for model in shelf.loaded)
+
+    asyncio.run(scenario())
+
+
+def test_a_run_that_holds_much_does_not_keep_others_waiting() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        seats = Seats(shelf.scheduler(8, memory=100))
+        first, second = seats.sit(A, run="x"), seats.sit(B, run="x")
+        await settle()
+        more, other = seats.sit(C, run="x"), seats.sit(spec("d"), run="y")
+        await leave(first)
+        await settle()
+        assert seats.inside == ["b", "d"]
+        await leave(second, more, other)
+
+    asyncio.run(scenario())
+
+
+def test_too_many_deliberations_are_refused() -> None:
+    async def scenario() -> None:
+        scheduler = Shelf().scheduler(1, max_runs=1)
+        async with scheduler.admitted():
+            with pytest.raises(QueueFull, match="1 deliberations are under way"):
+                async with scheduler.admitted():
+                    pass
+        async with scheduler.admitted():
+            pass
+
+    asyncio.run(scenario())
+
+
+# Cores
+
+
+def test_a_generation_holds_cores_and_a_lease_alone_does_not() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        seats = Seats(shelf.scheduler(2))
+        idle = [seats.sit(model) for model in (A, B, C)]
+        await settle()
+        assert [model.threads for model in shelf.loaded] == [[], [], []]
+        writers = [seats.write(model) for model in (A, B, C)]
+        await settle()
+        assert [model.threads for model in shelf.loaded] == [[2, 1], [1], []]
+        assert seats.inside == ["a", "b", "c", "a", "b"]
+        shelf.loaded[0].may_write.set()
+        await settle()
+        assert [model.threads for model in shelf.loaded] == [[2, 1], [1], [1]]
+        shelf.loaded[1].may_write.set()
+        await settle()
+        assert [model.threads for model in shelf.loaded] == [[2, 1], [1], [1, 2]]
+        shelf.loaded[2].may_write.set()
+        await settle()
+        await leave(*idle, *writers)
+
+    asyncio.run(scenario())
+
+
+def test_a_run_has_conversations_of_its_own() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        scheduler = shelf.scheduler(2, keep_alive_s=60)
+        for run in ("x", "y"):
+            async with scheduler.lease(A, run=run) as lease:
+                shelf.loaded[0].may_write.set()
+                assert [item async for item in lease.model.generate(REQUEST)][-1].__class__ is Completion
+        assert shelf.loaded[0].sequences == ["x/s", "y/s"]
+        await scheduler.close()
+
+    asyncio.run(scenario())
+
+
+def test_no_generation_starts_before_the_threads_are_set() -> None:
     async def scenario() -> None:
         shelf = Shelf()
         shelf.may_set_threads = asyncio.Event()
         seats = Seats(shelf.scheduler(8))
-        starter, other = seats.sit(A), seats.sit(A)
+        starter, other = seats.write(A), seats.write(A)
         await settle()
         model = shelf.loaded[0]
         assert (seats.inside, model.threads) == ([], [])
@@ -299,99 +410,131 @@ def test_no_lease_of_a_group_starts_before_the_threads_are_set() -> None:
         await settle()
         assert (seats.inside, model.threads) == (["a"], [8])
         await leave(other)
-        assert model.closed
 
     asyncio.run(scenario())
 
 
-def test_a_worker_that_dies_while_its_threads_are_set_is_told_to_all_of_its_leases() -> None:
+def test_threads_that_are_being_taken_back_are_not_given_to_another_yet() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        seats = Seats(shelf.scheduler(2))
+        first = seats.write(A)
+        await settle()
+        gate = shelf.loaded[0].may_set_threads = asyncio.Event()
+        second = seats.write(B)
+        await settle()
+        assert seats.inside == ["a"]
+        gate.set()
+        await settle()
+        assert seats.inside == ["a", "b"]
+        assert [model.threads for model in shelf.loaded] == [[2, 1], [1]]
+        await leave(first, second)
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_dies_while_its_threads_are_set_is_told_to_all_who_wait_for_it() -> None:
     async def scenario() -> None:
         shelf = Shelf()
         seats = Seats(shelf.scheduler(8))
-        together = [seats.sit(spec("dying")), seats.sit(spec("dying"))]
+        together = [seats.write(spec("dying")), seats.write(spec("dying"))]
         results = await asyncio.gather(*together, return_exceptions=True)
         assert [type(result) for result in results] == [WorkerDied, WorkerDied]
-        free = seats.sit(B)
+        free = seats.write(B)
         await settle()
-        assert shelf.loaded[1].threads == [8]
+        assert shelf.loaded[-1].threads == [8]
         await leave(free)
+        await settle()
 
     asyncio.run(scenario())
 
 
-def test_a_new_worker_is_not_taken_for_the_dead_one_that_another_lease_still_holds() -> None:
+# What is done ahead
+
+
+def test_a_model_is_loaded_ahead_only_into_memory_that_nobody_needs() -> None:
     async def scenario() -> None:
         shelf = Shelf()
-        seats = Seats(shelf.scheduler(8))
-        holds_the_dead = seats.sit(A)
+        scheduler = shelf.scheduler(2, memory=100, keep_alive_s=60)
+        seats = Seats(scheduler)
+        seat = seats.sit(A)
         await settle()
-        with pytest.raises(WorkerDied):
-            async with seats.scheduler.lease(A):
-                raise WorkerDied("a", "the worker of a ended by itself", exit_code=1)
-        again = seats.sit(A)
+        assert await scheduler.preload(B)
+        assert await scheduler.preload(B), "it is there already"
+        assert not await scheduler.preload(C)
         await settle()
-        assert [model.threads for model in shelf.loaded] == [[8], [8]]
-        await leave(holds_the_dead)
-        assert [model.closed for model in shelf.loaded] == [True, False]
-        other = seats.sit(B)
+        assert [model.spec.name for model in shelf.loaded] == ["a", "b"]
+        needs_the_room = seats.sit(C)
         await settle()
-        assert seats.inside == ["a", "a"]
-        await leave(again)
-        await settle()
-        assert seats.inside == ["a", "a", "b"]
-        await leave(other)
-
-    asyncio.run(scenario())
-
-
-def test_the_first_that_is_loaded_leaves_cores_to_those_that_still_load() -> None:
-    async def scenario() -> None:
-        shelf = Shelf()
-        shelf.slow = {name: asyncio.Event() for name in "abc"}
-        seats = Seats(shelf.scheduler(8))
-        panel = [seats.sit(model) for model in (A, B, C)]
-        for name in "bca":
-            shelf.slow[name].set()
-            await settle()
-        assert seats.inside == ["b", "c", "a"]
-        assert [model.threads for model in shelf.loaded] == [[2], [3], [3]]
-        await leave(*panel)
-
-    asyncio.run(scenario())
-
-
-def test_a_load_that_failed_or_was_given_up_takes_no_part_of_the_cores() -> None:
-    async def scenario() -> None:
-        shelf = Shelf()
-        shelf.slow = {"b": asyncio.Event()}
-        seats = Seats(shelf.scheduler(8))
-        gone = [seats.sit(B), seats.sit(spec("broken"))]
-        await settle()
-        await leave(gone[0])
-        stays = seats.sit(A)
-        await settle()
-        assert shelf.loaded[0].threads == [8]
-        results = await leave(stays, gone[1])
-        assert type(results[1]) is ModelLoadError
-
-    asyncio.run(scenario())
-
-
-def test_footprint_is_the_engines() -> None:
-    shelf = Shelf()
-    assert asyncio.run(shelf.scheduler(1).footprint(A)).total_bytes == 10
-
-
-def test_keep_alive_keeps_the_worker_until_the_end() -> None:
-    async def scenario() -> None:
-        shelf = Shelf()
-        scheduler = Scheduler(cores=2, load=shelf.load, measure=shelf.measure, keep_alive=True)
-        for _ in range(2):
-            async with scheduler.lease(A):
-                pass
-        assert len(shelf.loaded) == 1
-        assert shelf.closed() == []
+        assert shelf.closed() == ["b"]
+        await leave(seat, needs_the_room)
         await scheduler.close()
-        assert shelf.closed() == ["a"]
+
+    asyncio.run(scenario())
+
+
+def test_what_fails_to_load_ahead_is_told_to_the_lease() -> None:
+    async def scenario() -> None:
+        scheduler = Shelf().scheduler(2, keep_alive_s=60)
+        assert not await scheduler.preload(spec("broken"))
+        with pytest.raises(ModelLoadError):
+            async with scheduler.lease(spec("broken")):
+                pass
+        await scheduler.close()
+
+    asyncio.run(scenario())
+
+
+def test_reading_ahead_stops_when_somebody_wants_the_cores() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        scheduler = shelf.scheduler(1, keep_alive_s=60)
+        assert not await scheduler.read_ahead(A, REQUEST)
+        assert shelf.loaded == []
+        await scheduler.preload(A)
+        await settle()
+        ahead = asyncio.create_task(scheduler.read_ahead(A, REQUEST, run="x"))
+        await settle()
+        assert shelf.loaded[0].sequences == ["x/s"]
+        seats = Seats(scheduler)
+        writer = seats.write(B)
+        await settle()
+        assert seats.inside == []
+        shelf.loaded[0].may_write.set()
+        assert not await ahead
+        await settle()
+        assert seats.inside == ["b"]
+        assert not await scheduler.read_ahead(A, REQUEST)
+        assert shelf.loaded[0].sequences == ["x/s"], "the only core is taken"
+        await leave(writer)
+        await scheduler.close()
+
+    asyncio.run(scenario())
+
+
+# Settings that fit
+
+
+def test_settings_are_chosen_so_that_the_models_fit() -> None:
+    async def scenario() -> None:
+        auto = replace(A, kv_type="auto")
+        key = replace(auto, name="")
+        for memory, chosen in ((50, replace(key, kv_type="f16")), (30, replace(key, kv_type="q8_0"))):
+            found = await Shelf().scheduler(1, memory=memory).fit([auto, replace(auto, name="twin")])
+            assert found.chosen == {key: chosen}
+        with pytest.raises(OutOfMemory, match="a needs") as caught:
+            await Shelf().scheduler(1, memory=29).fit([auto])
+        assert caught.value.need_bytes == 30
+        found = await Shelf().scheduler(1, memory=29).fit([spec("unreadable")])
+        assert found.is_side_by_side
+
+    asyncio.run(scenario())
+
+
+def test_the_refusal_says_which_window_would_fit() -> None:
+    async def scenario() -> None:
+        with pytest.raises(OutOfMemory) as caught:
+            await Shelf().scheduler(1, memory=31).fit([replace(A, n_ctx=1024)])
+        assert caught.value.hint == "with n_ctx 512 it would fit"
 
     asyncio.run(scenario())

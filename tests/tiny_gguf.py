@@ -1,4 +1,4 @@
-"""Writes tiny random GGUF files (llama, or the recurrent mamba) for tests of the engine.
+"""Writes tiny random GGUF files for tests of the engine: plain, sliding-window, recurrent and hybrid.
 
 They are sound, or broken in a chosen way. The vocabulary is byte-level BPE: the 256 bytes, some merges,
 control tokens. The weights are noise.
@@ -20,6 +20,10 @@ CHATML = (
 )
 N_EMBD, N_HEAD, N_FF, N_LAYER = 64, 4, 128, 2
 N_CONV, N_INNER, N_STATE, N_RANK = 4, 128, 16, 4
+N_WINDOW = 48
+
+Architecture = Literal["llama", "gemma2", "mamba", "jamba"]
+"""Plain; every other layer with a window of N_WINDOW; recurrent; a recurrent layer and one of attention."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class TinyModel:
     merges: Sequence[str] = MERGES
     tokenizer: str = "gpt2"
     scale: float = 0.6
-    architecture: Literal["llama", "mamba"] = "llama"
+    architecture: Architecture = "llama"
 
 
 def byte_alphabet() -> list[str]:
@@ -66,8 +70,7 @@ def write_tiny_gguf(path: Path, model: TinyModel = TinyModel()) -> Path:
     writer.add_add_bos_token(False)
     if model.chat_template is not None:
         writer.add_chat_template(model.chat_template)
-    add_weights = _add_weights if model.architecture == "llama" else _add_mamba_weights
-    add_weights(writer, model, n_vocab=len(vocabulary()))
+    _add_weights(writer, model, n_vocab=len(vocabulary()))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -79,58 +82,70 @@ def _add_settings(writer: gguf.GGUFWriter, model: TinyModel) -> None:
     writer.add_context_length(model.n_ctx)
     writer.add_embedding_length(N_EMBD)
     writer.add_block_count(N_LAYER)
-    if model.architecture == "mamba":
-        writer.add_feed_forward_length(0)
-        writer.add_head_count(0)
-        writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_layer_norm_rms_eps(1e-5)
+    is_mamba, is_jamba = model.architecture == "mamba", model.architecture == "jamba"
+    if is_mamba or is_jamba:
         writer.add_ssm_conv_kernel(N_CONV)
         writer.add_ssm_inner_size(N_INNER)
         writer.add_ssm_state_size(N_STATE)
         writer.add_ssm_time_step_rank(N_RANK)
-        return
-    writer.add_feed_forward_length(N_FF)
-    writer.add_head_count(N_HEAD)
-    writer.add_head_count_kv(N_HEAD)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(N_EMBD // N_HEAD)
+    if model.architecture == "gemma2":
+        writer.add_sliding_window(N_WINDOW)
+    writer.add_feed_forward_length(0 if is_mamba else N_FF)
+    writer.add_head_count(0 if is_mamba else N_HEAD)
+    if not is_mamba:
+        writer.add_head_count_kv([0, N_HEAD] if is_jamba else N_HEAD)
+        writer.add_rope_dimension_count(N_EMBD // N_HEAD)
 
 
 def _add_weights(writer: gguf.GGUFWriter, model: TinyModel, *, n_vocab: int) -> None:
-    random = np.random.default_rng(model.seed)
-
-    def add(name: str, *shape: int) -> None:
-        writer.add_tensor(name, (random.standard_normal(shape) * model.scale).astype(np.float32))
-
-    add("token_embd.weight", n_vocab, N_EMBD)
-    add("output.weight", n_vocab, N_EMBD)
-    writer.add_tensor("output_norm.weight", np.ones(N_EMBD, np.float32))
+    weights = _Weights(writer, model)
+    weights.add("token_embd.weight", n_vocab, N_EMBD)
+    if model.architecture != "gemma2":
+        weights.add("output.weight", n_vocab, N_EMBD)
+    weights.add_ones("output_norm.weight", N_EMBD)
     for layer in range(N_LAYER):
-        for norm in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{layer}.{norm}.weight", np.ones(N_EMBD, np.float32))
-        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
-            add(f"blk.{layer}.{name}.weight", N_EMBD, N_EMBD)
-        add(f"blk.{layer}.ffn_gate.weight", N_FF, N_EMBD)
-        add(f"blk.{layer}.ffn_up.weight", N_FF, N_EMBD)
-        add(f"blk.{layer}.ffn_down.weight", N_EMBD, N_FF)
+        block = f"blk.{layer}"
+        weights.add_ones(f"{block}.attn_norm.weight", N_EMBD)
+        if model.architecture == "mamba" or (model.architecture == "jamba" and layer == 0):
+            weights.add_recurrent(block, has_norms=model.architecture == "jamba")
+        else:
+            for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+                weights.add(f"{block}.{name}.weight", N_EMBD, N_EMBD)
+        if model.architecture != "mamba":
+            weights.add_ones(f"{block}.ffn_norm.weight", N_EMBD)
+            weights.add(f"{block}.ffn_gate.weight", N_FF, N_EMBD)
+            weights.add(f"{block}.ffn_up.weight", N_FF, N_EMBD)
+            weights.add(f"{block}.ffn_down.weight", N_EMBD, N_FF)
+        if model.architecture == "gemma2":
+            for norm in ("post_attention_norm", "post_ffw_norm"):  # the layers outweigh the embedding
+                writer.add_tensor(f"{block}.{norm}.weight", np.full(N_EMBD, 8, np.float32))
 
 
-def _add_mamba_weights(writer: gguf.GGUFWriter, model: TinyModel, *, n_vocab: int) -> None:
-    random = np.random.default_rng(model.seed)
+class _Weights:
+    """Noise by name, drawn in the order in which it is added."""
 
-    def add(name: str, *shape: int) -> None:
-        writer.add_tensor(name, (random.standard_normal(shape) * model.scale).astype(np.float32))
+    def __init__(self, writer: gguf.GGUFWriter, model: TinyModel) -> None:
+        self._writer, self._scale, self._random = writer, model.scale, np.random.default_rng(model.seed)
 
-    add("token_embd.weight", n_vocab, N_EMBD)
-    add("output.weight", n_vocab, N_EMBD)
-    writer.add_tensor("output_norm.weight", np.ones(N_EMBD, np.float32))
-    for layer in range(N_LAYER):
-        writer.add_tensor(f"blk.{layer}.attn_norm.weight", np.ones(N_EMBD, np.float32))
-        add(f"blk.{layer}.ssm_in.weight", 2 * N_INNER, N_EMBD)
-        add(f"blk.{layer}.ssm_conv1d.weight", N_INNER, N_CONV)
-        add(f"blk.{layer}.ssm_conv1d.bias", N_INNER)
-        add(f"blk.{layer}.ssm_x.weight", N_RANK + 2 * N_STATE, N_INNER)
-        add(f"blk.{layer}.ssm_dt.weight", N_INNER, N_RANK)
-        add(f"blk.{layer}.ssm_dt.bias", N_INNER)
-        writer.add_tensor(f"blk.{layer}.ssm_a", -np.abs(random.standard_normal((N_INNER, N_STATE))).astype(np.float32))
-        add(f"blk.{layer}.ssm_d", N_INNER)
-        add(f"blk.{layer}.ssm_out.weight", N_EMBD, N_INNER)
+    def add(self, name: str, *shape: int) -> None:
+        self._writer.add_tensor(name, (self._random.standard_normal(shape) * self._scale).astype(np.float32))
+
+    def add_ones(self, name: str, *shape: int) -> None:
+        self._writer.add_tensor(name, np.ones(shape, np.float32))
+
+    def add_recurrent(self, block: str, *, has_norms: bool) -> None:
+        self.add(f"{block}.ssm_in.weight", 2 * N_INNER, N_EMBD)
+        self.add(f"{block}.ssm_conv1d.weight", N_INNER, N_CONV)
+        self.add(f"{block}.ssm_conv1d.bias", N_INNER)
+        self.add(f"{block}.ssm_x.weight", N_RANK + 2 * N_STATE, N_INNER)
+        self.add(f"{block}.ssm_dt.weight", N_INNER, N_RANK)
+        self.add(f"{block}.ssm_dt.bias", N_INNER)
+        decay = np.abs(self._random.standard_normal((N_INNER, N_STATE)))
+        self._writer.add_tensor(f"{block}.ssm_a", -decay.astype(np.float32))
+        self.add(f"{block}.ssm_d", N_INNER)
+        self.add(f"{block}.ssm_out.weight", N_EMBD, N_INNER)
+        if has_norms:
+            self.add_ones(f"{block}.ssm_dt_norm.weight", N_RANK)
+            self.add_ones(f"{block}.ssm_b_norm.weight", N_STATE)
+            self.add_ones(f"{block}.ssm_c_norm.weight", N_STATE)

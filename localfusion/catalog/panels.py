@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from localfusion.catalog.gguf_files import check_gguf, expanded, file_of, real
 from localfusion.config.models_file import (
@@ -18,7 +18,9 @@ from localfusion.config.models_file import (
     ToolsEntry,
 )
 from localfusion.errors import ConfigError
-from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, ToolOptions
+from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, ToolOptions, with_models
+
+T = TypeVar("T")
 
 DEFAULT = "default"
 """The preset or alias that is meant where nothing is named."""
@@ -26,7 +28,17 @@ DEFAULT = "default"
 MAX_SEATS = len(SEAT_IDS)
 
 
-AGREED = ("n_batch", "n_ubatch", "n_threads", "flash_attn", "kv_type", "n_gpu_layers")
+AGREED = (
+    "n_batch",
+    "n_ubatch",
+    "n_threads",
+    "flash_attn",
+    "kv_type",
+    "n_gpu_layers",
+    "use_mmap",
+    "use_extra_bufts",
+    "deterministic",
+)
 """The settings that all users of one file must have alike, since one worker loads it for all of them."""
 
 
@@ -39,6 +51,7 @@ class Choice:
     judge: str | None = None
     seed: int = 0
     max_tool_calls: int | None = None
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +75,7 @@ def resolve(models: ModelsFile, choice: Choice) -> PanelSpec:
         judge=JudgeSpec(_model(models, judge.model, judge.n_ctx), judge.thinking, judge.max_tokens),
     )
     check_files(panel)
-    return _shared(panel)
+    return _deterministic(_shared(panel)) if choice.deterministic else _shared(panel)
 
 
 def check_files(panel: PanelSpec, *, done: Container[str] = ()) -> None:
@@ -147,6 +160,7 @@ def _spec(name: str, path: Path, entry: ModelEntry, n_ctx: int | Literal["auto"]
         n_ubatch=entry.n_ubatch,
         flash_attn=entry.flash_attn,
         kv_type=entry.kv_type,
+        use_mmap=entry.use_mmap,
         n_threads=entry.n_threads,
         n_gpu_layers=entry.n_gpu_layers,
     )
@@ -158,14 +172,18 @@ def _shared(panel: PanelSpec) -> PanelSpec:
     for user in _users(panel):
         users.setdefault(user.model.path.resolve(), []).append(user)
     shared = {file: _together(those) for file, those in users.items()}
+    return with_models(panel, lambda spec: dataclasses.replace(shared[spec.path.resolve()], name=spec.name))
 
-    def share(spec: ModelSpec) -> ModelSpec:
-        return dataclasses.replace(shared[spec.path.resolve()], name=spec.name)
 
-    return PanelSpec(
-        panelists=tuple(dataclasses.replace(seat, model=share(seat.model)) for seat in panel.panelists),
-        judge=dataclasses.replace(panel.judge, model=share(panel.judge.model)),
-    )
+def _deterministic(panel: PanelSpec) -> PanelSpec:
+    """The same panel with nothing left that the machine's load could decide."""
+
+    def fixed(spec: ModelSpec) -> ModelSpec:
+        kv_type = "f16" if spec.kv_type == "auto" else spec.kv_type
+        n_threads = 1 if spec.n_threads == "auto" else spec.n_threads
+        return dataclasses.replace(spec, deterministic=True, kv_type=kv_type, n_threads=n_threads)
+
+    return with_models(panel, fixed)
 
 
 def _users(panel: PanelSpec) -> list[User]:
@@ -175,16 +193,29 @@ def _users(panel: PanelSpec) -> list[User]:
 def _together(users: Sequence[User]) -> ModelSpec:
     """One file for all of its users: a sequence for each, the widest window; raises ConfigError where they disagree.
 
-    A number of threads that one of them names wins over the "auto" of another.
+    What one of them names wins over the "auto" of another.
     """
-    first = next((user for user in users if user.model.n_threads != "auto"), users[0])
-    for user in users:
-        for setting in AGREED:
-            one, other = getattr(first.model, setting), getattr(user.model, setting)
-            if other not in (one, "auto"):
+    for setting in AGREED:
+        first, *others = sorted(users, key=lambda user: getattr(user.model, setting) == "auto")
+        for user in others:
+            if getattr(user.model, setting) not in (getattr(first.model, setting), "auto"):
                 raise _disagreement(first, user, setting)
-    windows = _widest(user.model.n_ctx for user in users)
-    return dataclasses.replace(first.model, path=real(first.model.path), n_seq_max=len(users), n_ctx=windows)
+    models = [user.model for user in users]
+    return dataclasses.replace(
+        models[0],
+        path=real(models[0].path),
+        n_seq_max=len(users),
+        n_ctx=_widest(model.n_ctx for model in models),
+        n_threads=_named(model.n_threads for model in models),
+        kv_type=_named(model.kv_type for model in models),
+        use_mmap=_named(model.use_mmap for model in models),
+    )
+
+
+def _named(values: Iterable[T]) -> T:
+    """The value that somebody named; all that did agree."""
+    first, *others = values
+    return next((value for value in (first, *others) if value != "auto"), first)
 
 
 def _disagreement(one: User, other: User, setting: str) -> ConfigError:

@@ -7,7 +7,7 @@ import click
 
 from localfusion.catalog import Choice, resolve
 from localfusion.cli.live import Emit
-from localfusion.cli.options import check_paths, file_option, json_option, models_option, read_question
+from localfusion.cli.options import check_paths, file_option, json_option, memory_option, models_option, read_question
 from localfusion.cli.running import Output, carry_out
 from localfusion.config import Surroundings, find_models_file, load_models_file
 from localfusion.outcome import Outcome
@@ -36,6 +36,10 @@ MAX_SEED = 2**32 - 1 - 8
     "--seed", type=click.IntRange(0, MAX_SEED), metavar="N", default=0, show_default=True, help="The run's seed."
 )
 @click.option("--max-tool-calls", type=click.IntRange(1, 16), metavar="N", help="Tool calls of each panelist, 1 to 16.")
+@memory_option
+@click.option(
+    "--deterministic", is_flag=True, help="The same seed gives the same bytes: one text at a time, fixed threads; slow."
+)
 @click.option("--offline", is_flag=True, help="Use no network. No network backend exists yet: every run is offline.")
 @click.option("--no-store", is_flag=True, help="Keep nothing of this run; it cannot be resumed.")
 @json_option
@@ -50,6 +54,8 @@ def ask(
     models: Path | None,
     seed: int,
     max_tool_calls: int | None,
+    memory: int | None,
+    deterministic: bool,
     offline: bool,
     no_store: bool,
     as_json: bool,
@@ -74,14 +80,14 @@ def ask(
         docs=check_paths(docs),
         panel=resolve(
             load_models_file(find_models_file(surroundings, models)),
-            Choice(preset=preset, panel=names, judge=judge, seed=seed, max_tool_calls=max_tool_calls),
+            Choice(preset, names, judge, seed=seed, max_tool_calls=max_tool_calls, deterministic=deterministic),
         ),
         seed=seed,
     )
     del offline  # true of every run until there is a network backend to leave out
 
     async def start(emit: Emit) -> Outcome:
-        async with open_session(surroundings, stored=not no_store) as session:
+        async with open_session(surroundings, stored=not no_store, memory_bytes=memory) as session:
             return await session.ask(request, emit=emit)
 
     carry_out(start, Output(as_json, file), stored=not no_store)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from localfusion.cli.options import models_option
+from localfusion.cli.options import memory_option, models_option
 from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, find_models_file, load_models_file
 from localfusion.doctor import REBUILD, PresetFit, Report, examine
@@ -14,21 +14,23 @@ from localfusion.doctor import REBUILD, PresetFit, Report, examine
 
 @click.command()
 @models_option
+@memory_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
-def doctor(*, models: Path | None, as_json: bool) -> None:
+def doctor(*, models: Path | None, memory: int | None, as_json: bool) -> None:
     """Say what this machine offers and which presets fit.
 
-    Cores, memory, llama.cpp's build, and what each preset would take: nothing is loaded, it is llama.cpp's own
-    prediction, an upper bound.
+    Cores, memory, llama.cpp's build, and for each preset what it would take and how it would be run: all models side
+    by side, in waves, or not at all. Nothing is loaded.
 
     \b
     Examples:
       localfusion doctor
+      localfusion doctor --memory 6GiB
       localfusion doctor --models team.yaml --json
     """
     surroundings = Surroundings.of_this_process()
     file = load_models_file(find_models_file(surroundings, models))
-    report = asyncio.run(examine(file, surroundings))
+    report = asyncio.run(examine(file, surroundings, memory_bytes=memory))
     if as_json:
         click.echo(json.dumps(as_document(report), ensure_ascii=False, indent=2))
     else:
@@ -39,17 +41,18 @@ def lines(report: Report) -> list[str]:
     """The report as text."""
     features = " ".join(sorted(report.engine.features)) or "nothing is known of its build"
     gpu = "with a GPU backend" if report.engine.has_gpu else "no GPU backend"
+    free = f"{gib(report.available_bytes)} free of {gib(report.memory_bytes)}"
     found = [
         f"cores      {report.cores}",
-        f"memory     {gib(report.available_bytes)} free of {gib(report.memory_bytes)}",
+        f"memory     {free}; models may take {gib(report.budget_bytes)}",
         f"llama.cpp  {gpu}; {features}",
     ]
     if report.unused_features:
         found.append(f"           slow build: it does not use {', '.join(report.unused_features)} of this processor")
         found.append(f"           rebuild it: {REBUILD}")
     width = max([len("preset"), *(len(preset.name) for preset in report.presets)])
-    found.append(f"{'preset':{width}s}  takes      fits side by side")
-    return found + [f"{preset.name:{width}s}  {_fit_text(preset, report)}" for preset in report.presets]
+    found.append(f"{'preset':{width}s}  takes      fits")
+    return found + [f"{preset.name:{width}s}  {_fit_text(preset)}" for preset in report.presets]
 
 
 def as_document(report: Report) -> dict[str, object]:
@@ -58,6 +61,7 @@ def as_document(report: Report) -> dict[str, object]:
         "cores": report.cores,
         "memory_bytes": report.memory_bytes,
         "available_bytes": report.available_bytes,
+        "budget_bytes": report.budget_bytes,
         "llama_cpp": {
             "features": sorted(report.engine.features),
             "has_gpu": report.engine.has_gpu,
@@ -66,8 +70,8 @@ def as_document(report: Report) -> dict[str, object]:
         "presets": [
             {
                 "name": preset.name,
-                "bytes": None if preset.problem else preset.total_bytes,
-                "fits": None if preset.problem else preset.total_bytes <= report.available_bytes,
+                "bytes": preset.total_bytes or None,
+                "fits": preset.how,
                 "problem": preset.problem or None,
             }
             for preset in report.presets
@@ -80,7 +84,7 @@ def gib(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
 
 
-def _fit_text(preset: PresetFit, report: Report) -> str:
-    if preset.problem:
+def _fit_text(preset: PresetFit) -> str:
+    if preset.how == "unknown":
         return f"unknown: {preset.problem}"
-    return f"{gib(preset.total_bytes):9s}  {'yes' if preset.total_bytes <= report.available_bytes else 'no'}"
+    return f"{gib(preset.total_bytes):9s}  {preset.how}" + (f": {preset.problem}" if preset.problem else "")

@@ -1,8 +1,9 @@
 """Options that several commands share, and the checks that need no model: they fail before anything is started."""
 
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -14,6 +15,19 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_QUESTION_CHARACTERS = 200_000
+UNITS: Mapping[str, int] = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+"""What a letter before "B" multiplies by; the "B" itself may be left out."""
+
+
+def parse_size(_context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """A number of bytes as people write it, like 12GiB, 800MB or 1.5G."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([kmg]i?)?b?", value.strip().lower(), flags=re.ASCII)
+    n_bytes = 0 if found is None else int(float(found[1]) * UNITS[found[2] or ""])
+    if not n_bytes:
+        raise click.BadParameter(f"{value!r} is no size; write it like 12GiB or 800MB", param=parameter)
+    return n_bytes
 
 
 def json_option(command: Callable[P, R]) -> Callable[P, R]:
@@ -33,6 +47,12 @@ def models_option(command: Callable[P, R]) -> Callable[P, R]:
     """--models FILE."""
     help_text = "The models.yaml to use.  [default: LOCALFUSION_MODELS, ./models.yaml, the packaged one]"
     return click.option("--models", type=click.Path(path_type=Path), metavar="FILE", help=help_text)(command)
+
+
+def memory_option(command: Callable[P, R]) -> Callable[P, R]:
+    """--memory SIZE."""
+    help_text = "What all models together may take, like 12GiB.  [default: what is free, less a reserve]"
+    return click.option("--memory", callback=parse_size, metavar="SIZE", help=help_text)(command)
 
 
 def read_question(argument: str) -> str:

@@ -10,6 +10,7 @@ from localfusion.events import (
     AnswerCompleted,
     AnswerStarted,
     Event,
+    MemoryAwaited,
     ModelLoading,
     ModelReady,
     PanelistCompleted,
@@ -52,6 +53,8 @@ def _of_model(event: Event) -> str | None:
     match event:
         case ModelLoading():
             return f"{event.id}: loading {event.model}"
+        case MemoryAwaited():
+            return f"{event.id}: {event.model} waits for {event.need_bytes / 2**20:.0f} MiB that others hold"
         case ModelReady():
             return f"{event.id}: {event.model} ready in {event.seconds:.1f} s"
         case ToolCalled() | ToolReturned():

@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 
 from localfusion.cli.live import Emit
-from localfusion.cli.options import file_option, json_option
+from localfusion.cli.options import file_option, json_option, memory_option
 from localfusion.cli.running import Output, carry_out, check_writable, hand_over
 from localfusion.cli.terminal import head
 from localfusion.config import Surroundings, make_home
 from localfusion.errors import ConfigError
 from localfusion.messages import Json
 from localfusion.outcome import Outcome
-from localfusion.session import open_session, stored_outcome
+from localfusion.session import STATES_FOLDER, open_session, stored_outcome
 from localfusion.store import RunSummary, Store
 
 LAST = "last"
@@ -80,9 +80,10 @@ def show_command(*, run: str, as_json: bool, file: Path | None) -> None:
 
 @runs.command("resume")
 @click.argument("run")
+@memory_option
 @json_option
 @file_option
-def resume_command(*, run: str, as_json: bool, file: Path | None) -> None:
+def resume_command(*, run: str, memory: int | None, as_json: bool, file: Path | None) -> None:
     """Go on with a run that has no answer yet: what is finished is kept, what is missing is done.
 
     \b
@@ -96,7 +97,7 @@ def resume_command(*, run: str, as_json: bool, file: Path | None) -> None:
         history = store.events(run_id)
 
     async def start(emit: Emit) -> Outcome:
-        async with open_session(surroundings) as session:
+        async with open_session(surroundings, memory_bytes=memory) as session:
             return await session.resume(run_id, emit=emit)
 
     carry_out(start, Output(as_json, file), stored=True, history=history)
@@ -105,7 +106,7 @@ def resume_command(*, run: str, as_json: bool, file: Path | None) -> None:
 @runs.command("remove")
 @click.argument("run", nargs=-1, required=True)
 def remove_command(*, run: tuple[str, ...]) -> None:
-    """Remove runs, with the pages that only they have read.
+    """Remove runs, with the pages that only they have read and all kept states of prompts.
 
     \b
     Examples:
@@ -116,6 +117,7 @@ def remove_command(*, run: tuple[str, ...]) -> None:
         for run_id in dict.fromkeys([_find(store, name) for name in run]):
             store.remove(run_id)
             click.echo(f"removed {run_id}", err=True)
+    shutil.rmtree(make_home(Surroundings.of_this_process()) / STATES_FOLDER, ignore_errors=True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from localfusion.events import (
     AnswerCompleted,
     AnswerStarted,
     Event,
+    MemoryAwaited,
     ModelLoading,
     ModelReady,
     PanelistCompleted,
@@ -84,6 +85,7 @@ def subject_of(event: Event) -> str | None:
     match event:
         case (
             ModelLoading()
+            | MemoryAwaited()
             | ModelReady()
             | PromptRead()
             | TextWritten()
@@ -108,6 +110,8 @@ def _step(row: Row, event: Event, now_s: float) -> Row:
     match event:
         case ModelLoading():
             return replace(row, state="loading", detail="")
+        case MemoryAwaited():
+            return replace(row, state="waiting", detail=f"for {event.need_bytes / 2**20:.0f} MiB that others hold")
         case ModelReady():
             return replace(row, state="ready", detail=f"loaded in {event.seconds:.1f} s")
         case PromptRead():

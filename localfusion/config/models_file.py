@@ -60,7 +60,12 @@ class ModelEntry(Entry):
     n_batch: int = Field(512, ge=32, le=16_384, description="Tokens that are read at a time.")
     n_ubatch: int = Field(512, ge=32, le=16_384, description="Tokens that are computed at a time, at most `n_batch`.")
     flash_attn: bool = Field(True, description="Flash attention: less memory for the same result.")
-    kv_type: Literal["f16", "q8_0"] = Field("f16", description="How the KV cache is kept; `q8_0` takes half of `f16`.")
+    kv_type: Literal["f16", "q8_0", "auto"] = Field(
+        "auto", description="How the KV cache is kept: `q8_0` takes half of `f16`; `auto` takes it where it must."
+    )
+    use_mmap: bool | Literal["auto"] = Field(
+        "auto", description="Map the file, or read it into memory; `auto` does what takes less memory."
+    )
     n_threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
         "auto", description="Threads at most; `auto` is an even part of the cores. Tiny models are fastest with 1."
     )

@@ -18,6 +18,15 @@ from time import monotonic
 
 import localfusion
 from localfusion.config.surroundings import Surroundings
+from localfusion.engine.footprint import (
+    DryRun,
+    WeightSizes,
+    estimate_context,
+    plan_weights,
+    predict,
+    read_weights,
+)
+from localfusion.engine.measurements import Measurements
 from localfusion.engine.protocol import (
     LENGTH,
     Cancel,
@@ -45,7 +54,7 @@ from localfusion.engine.protocol import (
     to_reply,
 )
 from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
-from localfusion.gguf_header import read_header, weights_bytes
+from localfusion.gguf_header import Header, part_paths, read_header
 from localfusion.messages import (
     Completion,
     Delta,
@@ -68,6 +77,11 @@ STDERR_LINES = 20
 STDERR_LINE_BYTES = 1 << 16
 KILLED = -9
 """What a process returns that SIGKILL ended: the system's way when memory runs out."""
+
+CUT_SHORT = -signal.SIGBUS if hasattr(signal, "SIGBUS") else None
+"""What a process returns that read a page of a mapped file behind its end."""
+
+FileIdentity = tuple[tuple[int, int, int, int], ...]
 
 Died = None
 """What a waiting request finds in its queue when the worker has ended."""
@@ -139,6 +153,8 @@ class Worker:
             hint = "the file is damaged (a broken vocabulary does this); the other models go on without it"
             return ModelLoadError(self.name, message, hint=f"{hint}; last words: {words}" if words else hint)
         message, hint = f"the worker of {self.name} {how}", "the other models go on without it"
+        if code == CUT_SHORT:
+            hint = f"its file was cut short while it was in use, or cannot be read; fetch it again; {hint}"
         return WorkerDied(self.name, message, exit_code=code, hint=f"{hint}; last words: {words}" if words else hint)
 
     async def close(self) -> None:
@@ -198,8 +214,11 @@ class Worker:
 class Model:
     """One loaded GGUF file in its worker process. Any number of tasks may use it at once."""
 
-    def __init__(self, spec: ModelSpec, info: ModelInfo, worker: Worker, *, step_limit_s: float) -> None:
+    def __init__(
+        self, spec: ModelSpec, info: ModelInfo, worker: Worker, *, file: FileIdentity, step_limit_s: float
+    ) -> None:
         self.spec = spec
+        self._file = file
         self._step_limit_s = step_limit_s
         self.info = info
         self._worker = worker
@@ -209,6 +228,10 @@ class Model:
     def pid(self) -> int:
         """The worker's process id."""
         return self._worker.pid
+
+    def is_current(self) -> bool:
+        """Whether the file at the path is still what was loaded; replaced or changed, it has to be loaded anew."""
+        return identity(self.spec.path) == self._file
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Progress | Delta | Completion]:
         """What the model writes, as it is written; the last item is the Completion.
@@ -295,41 +318,88 @@ async def load(
     on_log: Callable[[str], None] = lambda _: None,
     environ: Mapping[str, str] | None = None,
     step_limit_s: float = STEP_LIMIT_S,
+    state_cache: Path | None = None,
+    cache: Measurements | None = None,
 ) -> Model:
     """Start a worker and load the file in it; raises ModelLoadError. `on_log` gets llama.cpp's log by lines.
 
+    `state_cache` is the folder where prompts that were read outlive the worker; None: nothing is kept or read back.
     A worker that has work and says nothing for `step_limit_s` is ended. Cancelling the task leaves no process behind.
+    `cache` learns where the weights are, for footprints to come.
     """
-    await asyncio.to_thread(read_header, spec.path, model=spec.name)
-    worker = Worker(await start_process(environ, model=spec.name), spec.name, on_log)
+    file = identity(spec.path)
+    header = await asyncio.to_thread(read_header, spec.path, model=spec.name)
+    log: list[str] = []
+
+    def hear(line: str) -> None:
+        log.append(line)
+        on_log(line)
+
+    worker = Worker(await start_process(environ, model=spec.name), spec.name, hear if cache else on_log)
     try:
-        reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS)))
+        reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS), state_cache))
         assert isinstance(reply, Loaded)
-        return Model(spec, reply.info, worker, step_limit_s=step_limit_s)
+        if cache and (weights := read_weights(log)):
+            cache.keep(weights, header, spec)
+        return Model(spec, reply.info, worker, file=file, step_limit_s=step_limit_s)
     except BaseException:
         await asyncio.shield(worker.close())
         raise
 
 
-async def footprint(spec: ModelSpec, *, environ: Mapping[str, str] | None = None) -> Footprint:
+def identity(path: Path) -> FileIdentity:
+    """What tells one content of a model's files from another: where they lie, their sizes and times."""
+    found = []
+    for part in part_paths(path):
+        with suppress(FileNotFoundError):
+            status = part.stat()
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+async def footprint(
+    spec: ModelSpec, *, environ: Mapping[str, str] | None = None, cache: Measurements | None = None
+) -> Footprint:
     """What the file would take once loaded, without loading it; raises ModelLoadError.
 
-    Context, compute and output buffers are llama.cpp's own figures from a dry run in a process of its own.
-    The weights are an upper bound: on the CPU, tensors that llama.cpp may repack are counted twice.
+    The context's buffers are llama.cpp's own figures, from a dry run in a process of its own, or by arithmetic where
+    that process dies. Where the weights will be is planned by llama.cpp's rules, until `cache` has it from a load.
     """
     header = await asyncio.to_thread(read_header, spec.path, model=spec.name)
+    dry_run = cache.find(DryRun, header, spec) if cache else None
+    if dry_run is None:
+        found = await _dry_run(spec, environ)
+        dry_run = found if isinstance(found, DryRun) else await _estimate(header, spec, environ, death=found)
+        if cache and dry_run is found:
+            cache.keep(dry_run, header, spec)
+    weights = cache.find(WeightSizes, header, spec) if cache else None
+    if weights is None:
+        weights = plan_weights(header, spec, features=dry_run.features, has_gpu=dry_run.has_gpu)
+    return predict(header, spec, weights=weights, context=dry_run.context, has_gpu=dry_run.has_gpu)
+
+
+async def _dry_run(spec: ModelSpec, environ: Mapping[str, str] | None) -> DryRun | ModelError:
+    """What llama.cpp says, or how its process died of it; raises ModelLoadError for a file that it refuses."""
     worker = Worker(await start_process(environ, model=spec.name), spec.name, lambda _: None)
     try:
-        reply = await first_reply(worker, Measure(spec))
+        reply = await _ask_first(worker, Measure(spec))
+        if reply is Died:
+            return await worker.death(is_loading=True)
     finally:
         await asyncio.shield(worker.close())
+    if isinstance(reply, LoadFailed):
+        raise _refusal(spec.name, f"{spec.path}", reply)
     assert isinstance(reply, Measured)
-    return Footprint(
-        weights_bytes=weights_bytes(header, on_cpu=spec.n_gpu_layers == 0),
-        kv_bytes=reply.kv_bytes,
-        compute_bytes=reply.compute_bytes,
-        output_bytes=reply.output_bytes,
-    )
+    return reply.dry_run
+
+
+async def _estimate(header: Header, spec: ModelSpec, environ: Mapping[str, str] | None, *, death: ModelError) -> DryRun:
+    """Arithmetic instead of a dry run; raises `death` where it has no formula for the architecture."""
+    context = estimate_context(header, spec)
+    if context is None:
+        raise death
+    engine = await describe(environ=environ)
+    return DryRun(context, tuple(sorted(engine.features)), engine.has_gpu)
 
 
 async def describe(*, environ: Mapping[str, str] | None = None) -> EngineFacts:
@@ -343,18 +413,26 @@ async def describe(*, environ: Mapping[str, str] | None = None) -> EngineFacts:
     return reply.facts
 
 
-async def first_reply(worker: Worker, command: Load | Measure | Describe) -> Loaded | Measured | Described:
+async def first_reply(worker: Worker, command: Load | Describe) -> Loaded | Described:
     """The answer to a worker's first command; raises ModelLoadError."""
-    queue = worker.open_queue(0)
-    worker.send(command)
-    match await queue.get():
-        case Loaded() | Measured() | Described() as reply:
+    match await _ask_first(worker, command):
+        case Loaded() | Described() as reply:
             return reply
-        case LoadFailed(message, hint):
+        case LoadFailed() as failed:
             file = worker.name if isinstance(command, Describe) else command.spec.path
-            raise ModelLoadError(worker.name, f"the model file {file}: {message}", hint=hint)
+            raise _refusal(worker.name, f"{file}", failed)
         case _:
             raise await worker.death(is_loading=True)
+
+
+async def _ask_first(worker: Worker, command: Load | Measure | Describe) -> Reply | None:
+    queue = worker.open_queue(0)
+    worker.send(command)
+    return await queue.get()
+
+
+def _refusal(model: str, file: str, reply: LoadFailed) -> ModelLoadError:
+    return ModelLoadError(model, f"the model file {file}: {reply.message}", hint=reply.hint)
 
 
 async def start_process(environ: Mapping[str, str] | None, *, model: str) -> Process:

@@ -72,6 +72,11 @@ class Generation:
         """Tokens to evaluate before the next can be chosen."""
         return len(self.slot.ids) - self.slot.n_past
 
+    @property
+    def n_ready(self) -> int:
+        """Those of them that may be evaluated at once: not beyond the slot's next stop."""
+        return min(len(self.slot.ids), self.slot.next_stop) - self.slot.n_past
+
     def draft(self, n_max: int) -> list[int]:
         """A guess of what comes after all tokens of the slot, which the grammar admits; see `drafting`."""
         n_max = min(n_max, self._n_max - self.n_written - 1)

@@ -10,7 +10,7 @@ from localfusion.messages import Completion, Delta, GenerateRequest, Message, Mo
 
 
 class Model(Protocol):
-    """A loaded model."""
+    """A loaded model that may be used."""
 
     @property
     def info(self) -> ModelInfo: ...
@@ -26,6 +26,10 @@ class Model(Protocol):
     async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         """The length in tokens of the prompt that the chat template makes of a conversation. Raises ModelError."""
         ...
+
+
+class Resident(Model, Protocol):
+    """A loaded model as the scheduler has it: with its threads and its end."""
 
     async def set_threads(self, n_threads: int) -> None:
         """Use this many threads from the next decode on."""

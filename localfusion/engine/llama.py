@@ -16,11 +16,11 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from localfusion.engine.drafting import LONGEST
+from localfusion.engine.footprint import N_CTX_AUTO, N_CTX_PADDING
 from localfusion.messages import EngineFacts, ModelSpec
 
-KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
-N_CTX_PADDING = 256
-N_CTX_AUTO = 8192
+KV_TYPES = {"auto": llama_cpp.GGML_TYPE_F16, "f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 PIECE_BYTES = 4096
 PROBE = "The 1st\n"
 
@@ -169,12 +169,22 @@ class Weights:
     `is_dry`: nothing is allocated or read beyond the header; good only for a Context that is never decoded.
     """
 
-    def __init__(self, path: Path, *, n_gpu_layers: int, is_dry: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_gpu_layers: int,
+        use_mmap: bool = True,
+        use_extra_bufts: bool = True,
+        is_dry: bool = False,
+    ) -> None:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = n_gpu_layers
-        if is_dry:  # any other load mode aborts
-            params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
+        params.use_extra_bufts = use_extra_bufts
+        params.no_alloc = is_dry
+        # The default (AUTO) maps the file wherever the devices can; with no_alloc any mode but NONE aborts.
+        params.load_mode = llama_cpp.LLAMA_LOAD_MODE_AUTO if use_mmap and not is_dry else llama_cpp.LLAMA_LOAD_MODE_NONE
         self.pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.pointer:
             raise LoadError("llama.cpp could not load it")
@@ -206,6 +216,11 @@ class Context:
     `n_ctx` is the window of one sequence, padded to 256 as llama.cpp pads it. With several sequences the
     cells are one unified pool of n_seq_max windows: parts of a sequence can be copied to another without
     taking cells twice, and a batch may mix sequences freely (separate streams allow neither).
+
+    Not every memory lets a sequence be cut anywhere. Recurrent layers know only the state behind the last
+    token; layers with a window keep only what the next token sees. For such models there are `n_kept` more
+    sequences after the spec's own, where beginnings stand that others will start from: the one window or
+    state that each takes is part of what llama.cpp says the context takes.
     """
 
     def __init__(self, weights: Weights, spec: ModelSpec) -> None:
@@ -213,11 +228,18 @@ class Context:
         self.n_ctx = -(-wanted // N_CTX_PADDING) * N_CTX_PADDING
         self.n_batch = spec.n_batch
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = self.n_ctx * spec.n_seq_max
         params.n_batch = spec.n_batch
         params.n_ubatch = min(spec.n_batch, spec.n_ubatch)
-        params.n_seq_max = spec.n_seq_max
-        params.kv_unified = spec.n_seq_max > 1
+        facts = weights.facts
+        self._only_whole = facts.only_whole_sequences
+        self._n_window = int(llama_cpp.llama_model_n_swa(weights.pointer)) if facts.has_window else 0
+        self._is_deterministic = spec.deterministic
+        self.n_kept = spec.n_kept if self._only_whole or self._n_window else 0
+        params.n_seq_max = self._n_seq_max = spec.n_parallel + self.n_kept
+        params.n_outputs_max = spec.n_parallel + LONGEST
+        params.n_ctx = self.n_ctx * spec.n_parallel
+        params.kv_unified = params.n_seq_max > 1
+        params.swa_full = False
         params.n_threads = params.n_threads_batch = 1 if spec.n_threads == "auto" else spec.n_threads
         params.flash_attn_type = (
             llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if spec.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -258,17 +280,69 @@ class Context:
         row_of_floats: NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self._n_vocab,))
         return row_of_floats
 
+    def can_start_at(self, sequence: int, n_tokens: int, *, n_past: int) -> bool:
+        """Whether a sequence of `n_past` evaluated tokens could go on after the first `n_tokens` of them.
+
+        seq_rm and seq_cp of llama.cpp do not say: cells that fell out of a window are gone in silence.
+        """
+        if n_tokens in (0, n_past):
+            return True
+        if self._only_whole or (self._n_window and self._is_deterministic):  # a window's cells lie as they fell
+            return False
+        if not self._n_window:
+            return True
+        return int(llama_cpp.llama_memory_seq_pos_min(self._memory, sequence)) <= max(0, n_tokens - self._n_window)
+
     def truncate(self, sequence: int, n_keep: int) -> bool:
         """Take back all but the first `n_keep` tokens; False where the memory cannot (then nothing changed)."""
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, sequence, n_keep, -1))
 
     def clear(self, sequence: int) -> None:
-        """Take back all of a sequence."""
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        """Take back all of a sequence; where it is the only one, the memory is as new."""
+        if self._n_seq_max == 1:
+            llama_cpp.llama_memory_clear(self._memory, False)
+        else:
+            llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
-    def copy(self, source: int, target: int, n_tokens: int) -> None:
-        """Let an empty sequence start with the first `n_tokens` of another; the cells are shared."""
-        llama_cpp.llama_memory_seq_cp(self._memory, source, target, 0, n_tokens)
+    def copy(self, source: int, target: int, n_tokens: int) -> bool:
+        """Let an empty sequence start with the first `n_tokens` of another, which `can_start_at` allows; shares cells.
+
+        False where a window finds no room; then the target is empty.
+        """
+        end = -1 if self._only_whole else n_tokens
+        llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, end)
+        if self._n_window and not self._own_window(target):
+            self.clear(target)
+            return False
+        return True
+
+    def state_bytes(self, sequence: int) -> int:
+        """What `write_state` would write."""
+        return int(llama_cpp.llama_state_seq_get_size(self.pointer, sequence))
+
+    def write_state(self, sequence: int, target: memoryview) -> bool:
+        """Put all that is evaluated of a sequence into memory of `state_bytes`."""
+        raw = (ctypes.c_uint8 * len(target)).from_buffer(target)
+        return int(llama_cpp.llama_state_seq_get_data(self.pointer, raw, len(target), sequence)) == len(target)
+
+    def read_state(self, sequence: int, source: memoryview) -> bool:
+        """Let an empty sequence be what was written; False where it does not fit, then the sequence is empty.
+
+        Only for what `write_state` wrote, of the same file and settings: anything else may end the process.
+        """
+        raw = (ctypes.c_uint8 * len(source)).from_buffer(source)
+        if int(llama_cpp.llama_state_seq_set_data(self.pointer, raw, len(source), sequence)) == len(source):
+            return True
+        self.clear(sequence)
+        return False
+
+    def _own_window(self, sequence: int) -> bool:
+        """Give a copied sequence a window of its own: cells that two sequences share never fall out of either's."""
+        flags = llama_cpp.LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+        size = int(llama_cpp.llama_state_seq_get_size_ext(self.pointer, sequence, flags))
+        window = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data_ext(self.pointer, window, size, sequence, flags)
+        return bool(llama_cpp.llama_state_seq_set_data_ext(self.pointer, window, size, sequence, flags))
 
 
 def describe() -> EngineFacts:
@@ -279,21 +353,19 @@ def describe() -> EngineFacts:
     return EngineFacts(features, has_gpu=bool(llama_cpp.llama_supports_gpu_offload()))
 
 
-SIZES = {
-    "kv_bytes": re.compile(r"^llama_(?:kv_cache|memory_recurrent)[^:]*: size = +([\d.]+) MiB"),
-    "compute_bytes": re.compile(r" compute buffer size = +([\d.]+) MiB"),
-    "output_bytes": re.compile(r" output buffer size = +([\d.]+) MiB"),
-}
-"""How llama.cpp logs what it allocates, one line a buffer."""
+def build_name() -> str:
+    """Which llama.cpp this is: what it makes of one file on one machine may differ from build to build."""
+    llama_cpp.llama_backend_init()
+    return f"{llama_cpp.__version__} {llama_cpp.llama_print_system_info().decode('utf-8', 'replace')}"
 
 
-def measure_context(spec: ModelSpec) -> dict[str, int]:
-    """Bytes by SIZES that the context of a file would take on this machine, by a dry run; raises LoadError."""
+def dry_run(spec: ModelSpec) -> list[str]:
+    """What llama.cpp logs of a load on this machine that allocates next to nothing; raises LoadError."""
     lines: list[str] = []
     send_log_to(lines.append)
-    Context(Weights(spec.path, n_gpu_layers=spec.n_gpu_layers, is_dry=True), spec)
-    found = {what: [float(hit[1]) for line in lines if (hit := size.search(line))] for what, size in SIZES.items()}
-    return {what: int(sum(sizes) * 2**20) for what, sizes in found.items()}
+    weights = Weights(spec.path, n_gpu_layers=spec.n_gpu_layers, use_extra_bufts=spec.use_extra_bufts, is_dry=True)
+    Context(weights, spec)
+    return lines
 
 
 def token_counts(vocabulary: Vocabulary, texts: Sequence[str]) -> tuple[int, ...]:

@@ -6,16 +6,18 @@ directly. Continuous batching: a request joins and leaves between any two steps.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
 
 from localfusion.engine.batch import plan_batch
 from localfusion.engine.chat import ChatTemplate
 from localfusion.engine.constrain import GrammarError, Grammars
-from localfusion.engine.drafting import Pace
+from localfusion.engine.drafting import LONGEST, Pace
 from localfusion.engine.generation import Generation, Writing
-from localfusion.engine.llama import Context, DecodeError, Weights
+from localfusion.engine.llama import Context, DecodeError, Weights, build_name
 from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
+from localfusion.engine.state_cache import StateCache, content_key
 from localfusion.engine.template_sandbox import TemplateError
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Completion, GenerateRequest, ModelInfo, ModelSpec, Progress, Usage
@@ -46,11 +48,24 @@ class Share:
 class Loop:
     """A loaded file and the requests over it."""
 
-    def __init__(self, spec: ModelSpec, tools: Mapping[str, str]) -> None:
-        self._weights = Weights(spec.path, n_gpu_layers=spec.n_gpu_layers)
+    def __init__(self, spec: ModelSpec, tools: Mapping[str, str], *, states: StateCache | None = None) -> None:
+        self._weights = Weights(
+            spec.path,
+            n_gpu_layers=spec.n_gpu_layers,
+            use_mmap=bool(spec.use_mmap),
+            use_extra_bufts=spec.use_extra_bufts,
+        )
         self.vocabulary = self._weights.vocabulary
         self.context = Context(self._weights, spec)
-        self._slots = Slots(self.context, spec.n_seq_max, only_whole=self._weights.facts.only_whole_sequences)
+        self._spec = spec
+        self._states = states
+        self._slots = Slots(
+            self.context,
+            spec.n_parallel,
+            turn_marks=self.vocabulary.control,
+            states=states,
+            grid=spec.n_batch if spec.deterministic else 1,
+        )
         self.template = ChatTemplate(
             self._weights.facts.chat_template,
             bos=self.vocabulary.token_text(self.vocabulary.bos),
@@ -77,7 +92,7 @@ class Loop:
         self._active: list[Generation] = []
         self._pace = Pace()
         self._grammars = Grammars(self.vocabulary)
-        self._can_draft = not (facts.only_whole_sequences or facts.has_window)
+        self._can_draft = not (facts.only_whole_sequences or facts.has_window or spec.deterministic)
 
     @property
     def is_idle(self) -> bool:
@@ -119,6 +134,11 @@ class Loop:
             self._slots.drop(slot)
         return [Done(id)]
 
+    def set_threads(self, n_threads: int) -> None:
+        """Use this many threads from the next batch on; nothing where the spec's own number is part of the result."""
+        if not self._spec.deterministic:
+            self.context.set_threads(n_threads)
+
     def step(self) -> list[Reply]:
         """Let the waiting in, evaluate one batch, choose tokens; returns all there is to tell."""
         replies = self._admit() + self._begin_texts()
@@ -130,6 +150,7 @@ class Loop:
             self.context.decode()
         except DecodeError as error:
             return replies + self._give_up(error)
+        self._note_reading(shares, monotonic() - started)
         n_before = sum(generation.n_written for generation in self._active)
         is_measured = not any(generation.is_reading for generation in self._active)
         stepped = list(self._active)
@@ -141,6 +162,13 @@ class Loop:
             self._pace.note(has_drafts=has_drafts, tokens=n_chosen, seconds=monotonic() - started)
         return replies + self._retire()
 
+    def _note_reading(self, shares: Sequence[Share], seconds: float) -> None:
+        """What reading costs, by its part of a step's tokens: states are kept where the disk takes less."""
+        n_read = sum(s.n_tokens for g, s in zip(self._active, shares, strict=True) if g.is_reading)
+        n_all = sum(share.n_tokens + len(share.draft) for share in shares)
+        if self._states is not None and n_read:
+            self._states.note_reading(n_read, seconds * n_read / n_all)
+
     def _admit(self) -> list[Reply]:
         replies: list[Reply] = []
         for waiting in list(self._waiting):
@@ -148,7 +176,8 @@ class Loop:
             if own is not None and own.is_busy:
                 continue
             if waiting.ids is None:
-                waiting.ids = prompt_ids(self.vocabulary, waiting.writing.prompt.text, own)
+                kept = None if self._spec.deterministic else own
+                waiting.ids = prompt_ids(self.vocabulary, waiting.writing.prompt.text, kept)
             if len(waiting.ids) >= self.context.n_ctx:
                 self._waiting.remove(waiting)
                 replies.append(Overflowed(waiting.id, len(waiting.ids), self.context.n_ctx))
@@ -190,11 +219,9 @@ class Loop:
         """Fill the context's batch; for each active generation what it gave."""
         reading = [g for g in self._active if g.is_reading and not self._is_held(g)]
         writing = [g for g in self._active if not g.is_reading]
-        counts = plan_batch(
-            [g.n_pending for g in writing], [g.n_pending for g in reading], n_batch=self.context.n_batch
-        )
+        counts = plan_batch([g.n_ready for g in writing], [g.n_ready for g in reading], n_batch=self.context.n_batch)
         taken = {g.id: n for g, n in zip([*writing, *reading], [*counts[0], *counts[1]], strict=True)}
-        room = 0 if reading or not self._can_draft else self.context.n_batch - sum(taken.values())
+        room = 0 if reading or not self._can_draft else min(LONGEST, self.context.n_batch - sum(taken.values()))
         if room and not self._pace.should_draft():
             room = 0
         shares = []
@@ -221,6 +248,7 @@ class Loop:
     def _move_on(self, generation: Generation, share: Share) -> list[Reply]:
         was_reading = generation.is_reading
         generation.slot.n_past += share.n_tokens
+        self._slots.note_read(generation.slot)
         replies: list[Reply] = []
         if was_reading:
             read = min(generation.slot.n_past, generation.n_prompt)
@@ -254,6 +282,16 @@ class Loop:
             return []
         message = "llama.cpp could not evaluate the text"
         return [self._fail(g, message, f"{error}; a smaller n_ctx or n_batch may help") for g in list(self._active)]
+
+
+def open_states(folder: Path | None, spec: ModelSpec) -> StateCache | None:
+    """The states of this file and these settings in a folder; None where there is none, or no file any more."""
+    if folder is None or spec.deterministic:
+        return None
+    try:
+        return StateCache(folder, content_key(spec.path, build_name(), spec.kv_type, spec.flash_attn))
+    except OSError:
+        return None
 
 
 def _refused(id: int, error: TemplateError) -> Failed:

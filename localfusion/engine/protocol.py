@@ -8,8 +8,10 @@ import pickle
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
+from localfusion.engine.footprint import DryRun
 from localfusion.messages import (
     Completion,
     Delta,
@@ -30,11 +32,13 @@ LENGTH = struct.Struct(">I")
 class Load:
     """The first command: load this file; answered by Loaded or LoadFailed.
 
-    `tools` maps the name of each tool to its one argument, for the derivation of the tool syntax.
+    `tools` maps the name of each tool to its one argument, for the derivation of the tool syntax. `state_cache` is
+    the folder where states of sequences outlive the worker; None: nowhere.
     """
 
     spec: ModelSpec
     tools: Mapping[str, str]
+    state_cache: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class CountPrompt:
 
 @dataclass(frozen=True, slots=True)
 class SetThreads:
-    """Use this many threads from the next decode on; answered by Done."""
+    """Use this many threads from the next decode on, unless the file is deterministic; answered by Done."""
 
     id: int
     n_threads: int
@@ -107,11 +111,9 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the context of a file would take, in bytes; the weights are in the file's own table."""
+    """What llama.cpp said of a load without carrying it out; the weights are in the file's own table."""
 
-    kv_bytes: int
-    compute_bytes: int
-    output_bytes: int
+    dry_run: DryRun
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
 from localfusion.engine import llama
-from localfusion.engine.loop import Loop
+from localfusion.engine.footprint import DryRun, read_context
+from localfusion.engine.loop import Loop, open_states
 from localfusion.engine.protocol import (
     Cancel,
     Command,
@@ -85,7 +86,7 @@ def try_load(pipe: Pipe, command: Load) -> Loop | None:
 
     llama.send_log_to(on_line)
     try:
-        loop = Loop(command.spec, command.tools)
+        loop = Loop(command.spec, command.tools, states=open_states(command.state_cache, command.spec))
     except llama.LoadError as error:
         errors = [line for line in complaints if "error" in line.lower()]
         hint = "fetch the file again or choose another"
@@ -101,11 +102,12 @@ def try_load(pipe: Pipe, command: Load) -> Loop | None:
 def measure(pipe: Pipe, command: Measure) -> None:
     """Answer with what loading would take."""
     try:
-        sizes = llama.measure_context(command.spec)
+        log = llama.dry_run(command.spec)
     except llama.LoadError as error:
         pipe.send([LoadFailed(str(error), "fetch the file again or choose another")])
     else:
-        pipe.send([Measured(**sizes)])
+        facts = llama.describe()
+        pipe.send([Measured(DryRun(read_context(log), tuple(sorted(facts.features)), facts.has_gpu))])
 
 
 def obey(loop: Loop, command: Command) -> list[Reply]:
@@ -122,7 +124,7 @@ def obey(loop: Loop, command: Command) -> list[Reply]:
         case CountPrompt():
             return [loop.count_prompt(command)]
         case SetThreads(id, n_threads):
-            loop.context.set_threads(n_threads)
+            loop.set_threads(n_threads)
             return [Done(id)]
         case Load() | Measure() | Describe():
             raise ValueError("a worker loads one file, once")

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from localfusion.engine import client
-from localfusion.machine import usable_cores
 from localfusion.messages import PanelSpec
-from localfusion.scheduler import Scheduler
+from localfusion.scheduler import Engine, Scheduler
 from localfusion.search.documents import DocumentIndex
-from localfusion.session import Session
+from localfusion.session import Session, limits
 from localfusion.store import RunRequest, Store
 from scripts.micro.folder import write_folder
 from scripts.micro.scoring import Graded, Key, grade_outcome, paired_interval
@@ -47,7 +46,7 @@ async def measure(panel: PanelSpec, *, per_kind: int, say: Callable[[str], None]
     """Ask questions of fresh worlds until each kind has been asked `per_kind` times."""
     tally = Tally()
     seed = FIRST_SEED
-    scheduler = Scheduler(cores=usable_cores(), load=client.load, measure=client.footprint, keep_alive=True)
+    scheduler = Scheduler(Engine(client.load, client.footprint), limits(None))
     try:
         while any(tally.count(kind) < per_kind for kind in KINDS):
             world = generate(seed)

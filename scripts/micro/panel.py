@@ -47,7 +47,7 @@ _PANELIST = "panelist of localfusion's micro panel: searches, reads and quotes s
 _JUDGE = "judge of localfusion's micro panel: compares quoting answers and writes the final one"
 MEMBERS = (
     Member("micro-a", BASE, 11_000_000, "a", 0, 11, 0.0, "f16", f"{_PANELIST}; asks for 'height of X'"),
-    Member("micro-judge", BASE, 42_000_000, "a", 0, 24, 1.0, "f16", _JUDGE),
+    Member("micro-judge", BASE, 30_000_000, "a", 0, 24, 1.0, "f16", _JUDGE),
     Member("micro-b", "micro-a", 6_000_000, "b", 0, 12, 0.0, "q8_0", f"{_PANELIST}; asks for 'X height', in 8 bits"),
     Member("micro-c", "micro-a", 5_000_000, "c", 1, 13, 0.0, "f16", f"{_PANELIST}; 7 layers; 'X height records'"),
 )

@@ -179,6 +179,8 @@ def train(network: Network, recipe: Recipe, path: Path, report: Report, *, compi
     forward = torch.compile(network, dynamic=True) if compiled else network
     run = Run(network, recipe, optimizers(network, recipe), progress, forward)
     run.restore(path)
+    if run.progress.tokens >= recipe.tokens:
+        return run.progress
     levels = run.progress.panel_level, run.progress.judge_level
     seed = recipe.mixture.seed + 1000 * run.progress.steps + 500 * workers.rank()
     producer = Producer(replace(recipe.mixture, seed=seed), recipe.batch_tokens // workers.count(), levels)

@@ -1,0 +1,5 @@
+"""The scheduler: which models are loaded and which generations run, within the memory and the cores there are."""
+
+from localfusion.scheduler.leases import Engine, Lease, Limits, Scheduler
+
+__all__ = ["Engine", "Lease", "Limits", "Scheduler"]

@@ -1,0 +1,356 @@
+"""Leases on models: what `memory.plan` decides is loaded and closed here, and generations take their `Turns`.
+
+A lease says that a model is resident; the cores are taken for each generation apart, so that a panelist that waits for
+a page keeps none of them. A model without leases stays for `keep_alive_s`, or until its memory is needed.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+
+from localfusion.engine.interface import Model, Resident
+from localfusion.errors import ModelLoadError, OutOfMemory, QueueFull, WorkerDied
+from localfusion.messages import (
+    Completion,
+    Delta,
+    Footprint,
+    GenerateRequest,
+    Message,
+    ModelInfo,
+    ModelSpec,
+    Progress,
+    ToolSpec,
+)
+from localfusion.scheduler import fitting, memory
+from localfusion.scheduler.fitting import KV_TYPES, Fit, TooLarge, n_ctx_that_fits, variants
+from localfusion.scheduler.turns import Turns
+
+KEEP_ALIVE_S = 300.0
+MAX_RUNS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The engine that a scheduler drives: how a model is loaded, and what it would take."""
+
+    load: Callable[[ModelSpec], Awaitable[Resident]]
+    measure: Callable[[ModelSpec], Awaitable[Footprint]]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be used: cores, bytes of all workers together, and what the system has right now.
+
+    `keep_alive_s` is how long a model stays that nobody leases, `max_runs` how many deliberations may be under way.
+    """
+
+    cores: int
+    memory_bytes: int
+    available_bytes: Callable[[], int]
+    keep_alive_s: float = KEEP_ALIVE_S
+    max_runs: int = MAX_RUNS
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A model that may be used now, and how long its load took (0 if it was resident)."""
+
+    model: Model
+    load_seconds: float
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """A model that takes memory; `loading` is its load, under way or done."""
+
+    n_bytes: int
+    loading: asyncio.Task[Resident]
+    leases: int = 0
+    last_used: float = 0.0
+    leaving: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class _Wish:
+    spec: ModelSpec
+    n_bytes: int
+    run: str
+    passed: int = 0
+    granted: "asyncio.Future[_Loaded]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+@dataclass(frozen=True, slots=True)
+class _Leased:
+    """A resident model whose generations take turns on the cores; a run's conversations are its own."""
+
+    spec: ModelSpec
+    resident: Resident
+    turns: Turns
+    run: str
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.resident.info
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Progress | Delta | Completion]:
+        own = replace(request, sequence=f"{self.run}/{request.sequence}")
+        async with self.turns.turn(self.spec, self.resident), aclosing(self.resident.generate(own)) as stream:
+            async for item in stream:
+                yield item
+
+    async def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
+        return await self.resident.count_tokens(texts)
+
+    async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
+        return await self.resident.count_prompt(messages, tools)
+
+
+class Scheduler:
+    """Leases on models within the limits of this machine."""
+
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._turns = Turns(limits.cores)
+        self._footprints: dict[ModelSpec, Footprint] = {}
+        self._measuring = asyncio.Semaphore(limits.cores)
+        self._loaded: dict[ModelSpec, _Loaded] = {}
+        self._wishes: list[_Wish] = []
+        self._held: list[str] = []
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._runs = 0
+
+    @property
+    def memory_bytes(self) -> int:
+        """What all workers together may take."""
+        return self._limits.memory_bytes
+
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """Be one of the deliberations under way; raises QueueFull."""
+        if self._runs >= self._limits.max_runs:
+            raise QueueFull(
+                f"{self._runs} deliberations are under way already", hint="ask again when one of them has ended"
+            )
+        self._runs += 1
+        try:
+            yield
+        finally:
+            self._runs -= 1
+
+    async def footprint(self, spec: ModelSpec) -> Footprint:
+        """What a model would take with these settings, without loading it; raises ModelLoadError."""
+        key = replace(spec, name="")
+        if key not in self._footprints:
+            async with self._measuring:
+                self._footprints[key] = await self._engine.measure(spec)
+        return self._footprints[key]
+
+    async def fit(self, specs: Iterable[ModelSpec]) -> Fit:
+        """The settings with which these models fit, by the specs without their names.
+
+        Raises OutOfMemory, naming what would fit. A file of which nothing can be said is left to its load.
+        """
+        asked = {replace(spec, name=""): spec for spec in specs}
+        for kv_type in KV_TYPES:  # the second only where the first does not fit: a footprint takes a process
+            await asyncio.gather(*(self._try_footprints(spec, variants(key, kv_type)) for key, spec in asked.items()))
+            found = fitting.fit(list(asked), self._footprints, budget_bytes=self._limits.memory_bytes)
+            if isinstance(found, Fit) and found.is_side_by_side:
+                return found
+        if isinstance(found, TooLarge):
+            raise _too_large(asked[found.spec].name, found, self._limits.memory_bytes)
+        return found
+
+    async def _try_footprints(self, spec: ModelSpec, found: Iterable[ModelSpec]) -> None:
+        """One after another: what is found out of the first serves the others."""
+        for variant in found:
+            with suppress(ModelLoadError):
+                await self.footprint(replace(variant, name=spec.name))
+
+    @asynccontextmanager
+    async def lease(
+        self, spec: ModelSpec, *, run: str = "", on_wait: Callable[[int], None] = lambda _: None
+    ) -> AsyncIterator[Lease]:
+        """Hold a model: resident while it is held. `run` names whose it is, for fairness. Raises ModelError.
+
+        `on_wait` is told how many bytes it needs where it has to wait for memory.
+        Where its worker dies in the caller's hands (WorkerDied passes through here), the next lease has a new one.
+        """
+        key = replace(spec, name="")
+        loaded = await self._granted(spec, key, run, on_wait)
+        started = time.monotonic()
+        try:
+            is_fresh = not loaded.loading.done()
+            resident = await asyncio.shield(loaded.loading)
+            yield Lease(_Leased(key, resident, self._turns, run), time.monotonic() - started if is_fresh else 0.0)
+        except WorkerDied:
+            self._forget(key, loaded)
+            raise
+        finally:
+            loaded.leases -= 1
+            self._held.remove(run)
+            self._let_go(key, loaded)
+
+    async def preload(self, spec: ModelSpec) -> bool:
+        """Load a model that will be leased soon, if nobody else needs the memory; whether it is there in the end.
+
+        It holds no lease: what others need more takes its memory back. Raises ModelError.
+        """
+        key = replace(spec, name="")
+        n_bytes = (await self.footprint(spec)).total_bytes
+        loaded = self._loaded.get(key)
+        if loaded is None:
+            if not memory.has_room_for(self._memory_state(), n_bytes):
+                return False
+            loaded = self._load(spec, key, n_bytes)
+            loaded.loading.add_done_callback(lambda _: self._let_go(key, loaded))
+        await asyncio.wait([loaded.loading])
+        return loaded.leaving is None and _is_loaded(loaded.loading)
+
+    async def read_ahead(self, spec: ModelSpec, request: GenerateRequest, *, run: str = "") -> bool:
+        """Let a resident model read a prompt that goes on later, unless others want the cores; whether it was read.
+
+        What it had read when it was stopped is kept by its worker.
+        """
+        key = replace(spec, name="")
+        loaded = self._loaded.get(key)
+        is_ready = loaded is not None and loaded.leaving is None and _is_loaded(loaded.loading)
+        if not is_ready or self._has_waiting() or not self._turns.free_cores:
+            return False
+        async with self.lease(spec, run=run) as lease, aclosing(lease.model.generate(request)) as stream:
+            async for _ in stream:
+                if self._has_waiting():
+                    return False
+        return True
+
+    async def close(self) -> None:
+        """End every worker, whoever still holds it."""
+        for key, loaded in list(self._loaded.items()):
+            self._evict(key, loaded)
+        while self._leaving:
+            await asyncio.wait(self._leaving)
+
+    def _has_waiting(self) -> bool:
+        """Whether somebody waits for memory or for cores."""
+        return bool(self._wishes) or self._turns.is_anyone_waiting
+
+    # Memory
+
+    async def _granted(self, spec: ModelSpec, key: ModelSpec, run: str, on_wait: Callable[[int], None]) -> _Loaded:
+        """Wait until the model may be had, and count the lease."""
+        n_bytes = (await self.footprint(spec)).total_bytes
+        wish = _Wish(spec, n_bytes, run)
+        self._wishes.append(wish)
+        try:
+            self._move_on()
+            if not wish.granted.done():
+                on_wait(n_bytes)
+            return await wish.granted
+        except asyncio.CancelledError:
+            if wish.granted.done() and not wish.granted.cancelled() and wish.granted.exception() is None:
+                self._held.remove(run)
+                wish.granted.result().leases -= 1
+                self._let_go(key, wish.granted.result())
+            raise
+        finally:
+            if wish in self._wishes:
+                self._wishes.remove(wish)
+                self._move_on()
+
+    def _move_on(self) -> None:
+        self._wishes = [wish for wish in self._wishes if not wish.granted.done()]
+        while self._wishes and (action := memory.plan(self._memory_state())) is not None:
+            match action:
+                case memory.Join(position) | memory.Load(position):
+                    self._grant(position)
+                case memory.Evict(key):
+                    self._evict(key, self._loaded[key])
+                case memory.Refuse(position, have_bytes):
+                    wish = self._wishes.pop(position)
+                    wish.granted.set_exception(
+                        OutOfMemory(wish.spec.name, need_bytes=wish.n_bytes, have_bytes=have_bytes)
+                    )
+
+    def _grant(self, position: int) -> None:
+        wish = self._wishes.pop(position)
+        for earlier in self._wishes[:position]:
+            earlier.passed += 1
+        key = replace(wish.spec, name="")
+        loaded = self._loaded.get(key) or self._load(wish.spec, key, wish.n_bytes)
+        loaded.leases += 1
+        self._held.append(wish.run)
+        wish.granted.set_result(loaded)
+
+    def _load(self, spec: ModelSpec, key: ModelSpec, n_bytes: int) -> _Loaded:
+        loaded = self._loaded[key] = _Loaded(n_bytes, asyncio.ensure_future(self._engine.load(spec)))
+        return loaded
+
+    def _let_go(self, key: ModelSpec, loaded: _Loaded) -> None:
+        """The model may have become idle, or useless."""
+        loaded.last_used = time.monotonic()
+        if loaded.leases == 0 and self._loaded.get(key) is loaded and loaded.leaving is None:
+            is_dead = loaded.loading.done() and not _is_loaded(loaded.loading)
+            if is_dead or not self._limits.keep_alive_s:
+                self._evict(key, loaded)
+            else:
+                asyncio.get_running_loop().call_later(self._limits.keep_alive_s, self._expire, key, loaded)
+        elif loaded.leases == 0 and self._loaded.get(key) is not loaded:
+            self._evict(key, loaded)
+        self._move_on()
+
+    def _expire(self, key: ModelSpec, loaded: _Loaded) -> None:
+        is_old = time.monotonic() - loaded.last_used >= self._limits.keep_alive_s
+        if is_old and loaded.leases == 0 and loaded.leaving is None and self._loaded.get(key) is loaded:
+            self._evict(key, loaded)
+
+    def _evict(self, key: ModelSpec, loaded: _Loaded) -> None:
+        if loaded.leaving is None:
+            loaded.leaving = asyncio.create_task(self._leave(key, loaded))
+            self._leaving.add(loaded.leaving)
+            loaded.leaving.add_done_callback(self._leaving.discard)
+
+    async def _leave(self, key: ModelSpec, loaded: _Loaded) -> None:
+        await _unload(loaded.loading)
+        self._forget(key, loaded)
+        self._move_on()
+
+    def _forget(self, key: ModelSpec, loaded: _Loaded) -> None:
+        """The next lease loads the file anew."""
+        if self._loaded.get(key) is loaded:
+            del self._loaded[key]
+
+    def _memory_state(self) -> memory.State:
+        holdings = tuple(
+            memory.Holding(key, one.n_bytes, one.leases, one.last_used, one.leaving is not None)
+            for key, one in self._loaded.items()
+        )
+        wishes = tuple(
+            memory.Wish(replace(wish.spec, name=""), wish.n_bytes, wish.run, wish.passed) for wish in self._wishes
+        )
+        limits = self._limits
+        return memory.State(limits.memory_bytes, limits.available_bytes(), holdings, wishes, tuple(self._held))
+
+
+def _is_loaded(loading: "asyncio.Task[Resident]") -> bool:
+    return loading.done() and not loading.cancelled() and loading.exception() is None
+
+
+async def _unload(loading: "asyncio.Task[Resident]") -> None:
+    """Close the model, or give up the load that is still under way; a load that failed holds nothing."""
+    if not loading.done():
+        loading.cancel()
+    await asyncio.wait([loading])
+    if _is_loaded(loading):
+        await loading.result().close()
+
+
+def _too_large(model: str, found: TooLarge, budget_bytes: int) -> OutOfMemory:
+    n_ctx = n_ctx_that_fits(found.smallest, found.footprint, budget_bytes=budget_bytes)
+    return OutOfMemory(
+        model,
+        need_bytes=found.footprint.total_bytes,
+        have_bytes=budget_bytes,
+        hint=f"with n_ctx {n_ctx} it would fit" if n_ctx else "",
+    )

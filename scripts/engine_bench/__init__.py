@@ -1,0 +1,1 @@
+"""What `scripts/bench-engine` measures with: models of random weights, and the measurements themselves."""
