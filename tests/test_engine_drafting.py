@@ -1,4 +1,4 @@
-"""Drafts: what is guessed, when guessing pays, and that it changes nothing but the number of steps."""
+"""Drafts: what is guessed, and that it changes nothing but the number of steps."""
 
 from pathlib import Path
 
@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localfusion.engine.drafting import LONGEST, N_GRAM, SHORTEST, Lookup, Pace
+from localfusion.engine.drafting import LONGEST, N_GRAM, SHORTEST, Lookup
 from localfusion.engine.llama import send_log_to
 from localfusion.engine.loop import Loop
+from localfusion.engine.pace import Pace
 from localfusion.engine.protocol import Generate, Output
 from localfusion.messages import GREEDY, Completion, GenerateRequest, Json, Message, ModelSpec, Sampling
 from tests.harbour import SHIPPED
@@ -50,20 +51,6 @@ def test_drafts_grow_while_they_hold_and_shrink_when_they_fail(tries: list[tuple
         assert after >= before if n_accepted == n_drafted else after <= max(SHORTEST, n_accepted)
 
 
-@pytest.mark.parametrize(("tokens_with", "pays"), [(9, True), (2, False)])
-def test_drafts_are_made_where_they_were_faster_and_the_other_way_stays_measured(tokens_with: int, pays: bool) -> None:
-    pace = Pace()
-    decisions = []
-    for _ in range(200):
-        decisions.append(pace.should_draft())
-        pace.note(
-            has_drafts=decisions[-1], tokens=tokens_with if decisions[-1] else 1, seconds=4 if decisions[-1] else 1
-        )
-    late = decisions[100:]
-    assert 0 < min(late.count(True), late.count(False)) < 10
-    assert (late.count(True) > 90) is pays
-
-
 def write(loop: Loop, request: GenerateRequest) -> tuple[Completion, int]:
     """What comes of a request, and in how many steps."""
     replies = loop.submit(Generate(1, request))
@@ -87,14 +74,12 @@ def judged(loop: Loop, *, drafts: bool, sampling: Sampling = GREEDY) -> tuple[Co
 
 @pytest.fixture
 def judge() -> Loop:
-    return Loop(ModelSpec("judge", SHIPPED / "micro-judge.gguf", n_ctx=2048, n_seq_max=2), {})
+    spec = ModelSpec("judge", SHIPPED / "micro-judge.gguf", n_ctx=2048, n_seq_max=2)
+    return Loop(spec, {}, draft_pace=Pace((True,)))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.5, seed=4), Sampling(temperature=1.0, seed=5)])
-def test_drafts_change_the_steps_and_not_the_text(
-    judge: Loop, sampling: Sampling, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Pace, "should_draft", lambda _: True)
+def test_drafts_change_the_steps_and_not_the_text(judge: Loop, sampling: Sampling) -> None:
     plain, n_plain = judged(judge, drafts=False, sampling=sampling)
     drafted, n_drafted = judged(judge, drafts=True, sampling=sampling)
     assert drafted.content == plain.content
@@ -102,8 +87,7 @@ def test_drafts_change_the_steps_and_not_the_text(
     assert n_drafted < n_plain * 0.8, (n_drafted, n_plain)
 
 
-def test_what_was_guessed_wrongly_is_not_kept(judge: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pace, "should_draft", lambda _: True)
+def test_what_was_guessed_wrongly_is_not_kept(judge: Loop) -> None:
     first, _ = judged(judge, drafts=True)
     messages = (ASKED, Message("assistant", first.content), Message("user", "", fields={"task": "answer"}))
     kept, fresh = (write(judge, GenerateRequest(name, messages, max_tokens=200))[0] for name in ("drafted", "fresh"))

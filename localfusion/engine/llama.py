@@ -240,7 +240,8 @@ class Context:
         params.n_ctx = self.n_ctx * spec.n_parallel
         params.kv_unified = params.n_seq_max > 1
         params.swa_full = False
-        params.n_threads = params.n_threads_batch = 1 if spec.n_threads == "auto" else spec.n_threads
+        self.n_threads = 1 if spec.n_threads == "auto" else spec.n_threads
+        params.n_threads = params.n_threads_batch = self.n_threads
         params.flash_attn_type = (
             llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if spec.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
@@ -254,7 +255,9 @@ class Context:
 
     def set_threads(self, n_threads: int) -> None:
         """Use this many threads from the next decode on."""
-        llama_cpp.llama_set_n_threads(self.pointer, n_threads, n_threads)
+        if n_threads != self.n_threads:
+            llama_cpp.llama_set_n_threads(self.pointer, n_threads, n_threads)
+            self.n_threads = n_threads
 
     def add(self, token: int, *, position: int, sequence: int, wants_logits: bool) -> int:
         """Put one token into the batch; returns its row, to be given to `logits` after `decode`."""

@@ -12,9 +12,10 @@ from time import monotonic
 from localfusion.engine.batch import plan_batch
 from localfusion.engine.chat import ChatTemplate
 from localfusion.engine.constrain import GrammarError, Grammars
-from localfusion.engine.drafting import LONGEST, Pace
+from localfusion.engine.drafting import LONGEST
 from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights, build_name
+from localfusion.engine.pace import Pace, ThreadPace
 from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
 from localfusion.engine.state_cache import StateCache, content_key
@@ -46,9 +47,16 @@ class Share:
 
 
 class Loop:
-    """A loaded file and the requests over it."""
+    """A loaded file and the requests over it; `draft_pace` decides whether steps are taken with drafts."""
 
-    def __init__(self, spec: ModelSpec, tools: Mapping[str, str], *, states: StateCache | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        tools: Mapping[str, str],
+        *,
+        states: StateCache | None = None,
+        draft_pace: Pace[bool] | None = None,
+    ) -> None:
         self._weights = Weights(
             spec.path,
             n_gpu_layers=spec.n_gpu_layers,
@@ -90,7 +98,9 @@ class Loop:
         )
         self._waiting: list[Waiting] = []
         self._active: list[Generation] = []
-        self._pace = Pace()
+        self._draft_pace = draft_pace or Pace((True, False))
+        self._thread_pace = ThreadPace()
+        self._most_threads = self.context.n_threads
         self._grammars = Grammars(self.vocabulary)
         self._can_draft = not (facts.only_whole_sequences or facts.has_window or spec.deterministic)
 
@@ -135,9 +145,9 @@ class Loop:
         return [Done(id)]
 
     def set_threads(self, n_threads: int) -> None:
-        """Use this many threads from the next batch on; nothing where the spec's own number is part of the result."""
+        """Use at most so many threads from the next batch on; nothing where the spec's own number shapes the result."""
         if not self._spec.deterministic:
-            self.context.set_threads(n_threads)
+            self._most_threads = n_threads
 
     def step(self) -> list[Reply]:
         """Let the waiting in, evaluate one batch, choose tokens; returns all there is to tell."""
@@ -147,7 +157,7 @@ class Loop:
         started = monotonic()
         shares = self._fill_batch()
         try:
-            self.context.decode()
+            self._decode(sum(share.n_tokens + len(share.draft) for share in shares))
         except DecodeError as error:
             return replies + self._give_up(error)
         self._note_reading(shares, monotonic() - started)
@@ -159,8 +169,20 @@ class Loop:
         if is_measured:
             n_chosen = sum(generation.n_written for generation in stepped) - n_before
             has_drafts = any(share.draft for share in shares)
-            self._pace.note(has_drafts=has_drafts, tokens=n_chosen, seconds=monotonic() - started)
+            self._draft_pace.note(has_drafts, tokens=n_chosen, seconds=monotonic() - started)
         return replies + self._retire()
+
+    def _decode(self, n_tokens: int) -> None:
+        """Evaluate the batch, on as many threads as have proved fastest for its size; raises DecodeError."""
+        if self._spec.deterministic:
+            self.context.decode()
+            return
+        most = self._most_threads
+        n_threads = self._thread_pace.choose(n_tokens, most=most)
+        self.context.set_threads(n_threads)
+        started = monotonic()
+        self.context.decode()
+        self._thread_pace.note(n_tokens, most=most, n_threads=n_threads, seconds=monotonic() - started)
 
     def _note_reading(self, shares: Sequence[Share], seconds: float) -> None:
         """What reading costs, by its part of a step's tokens: states are kept where the disk takes less."""
@@ -222,7 +244,7 @@ class Loop:
         counts = plan_batch([g.n_ready for g in writing], [g.n_ready for g in reading], n_batch=self.context.n_batch)
         taken = {g.id: n for g, n in zip([*writing, *reading], [*counts[0], *counts[1]], strict=True)}
         room = 0 if reading or not self._can_draft else min(LONGEST, self.context.n_batch - sum(taken.values()))
-        if room and not self._pace.should_draft():
+        if room and not self._draft_pace.choose():
             room = 0
         shares = []
         for generation in self._active:
