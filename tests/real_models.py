@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
@@ -37,16 +38,20 @@ def fetch_models() -> Path:
             unpacked = Path(scratch, "unpacked")
             unpacked.mkdir()
             unpack(download(Path(scratch)), unpacked)
-            shutil.rmtree(folder, ignore_errors=True)
-            unpacked.rename(folder)
+            with suppress(OSError):  # another process was faster
+                unpacked.rename(folder)
     return folder
 
 
 def download(folder: Path) -> Path:
     """The source distribution, which pip leaves in `folder`; nothing is built but its metadata."""
     what = ["--no-deps", "--no-binary", PACKAGE, f"{PACKAGE}=={version(PACKAGE)}"]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", *what, "--dest", str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_LIMIT_S, check=False)
+    patience = ["--retries", "1", "--timeout", "30"]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", *patience, *what, "--dest", str(folder)]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=FETCH_LIMIT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise UnreachableError(f"pip was not done after {FETCH_LIMIT_S} s") from error
     found = sorted(folder.glob("*.tar.gz"))
     if ended.returncode != 0 or not found:
         raise UnreachableError("\n".join(ended.stderr.strip().splitlines()[-3:]) or "pip left nothing")

@@ -83,10 +83,10 @@ class Vocabulary:
 
     def end_at(self, text: str) -> None:
         """Let the special token that `text` begins with, if any, end a generation: the template ends turns with it."""
-        start = text.lstrip()
-        ends = [name for name in self.special_tokens() if start.startswith(name)]
+        names = self.special_tokens()
+        ends = [name for name in names if text.lstrip().startswith(name)]
         if ends:
-            self.eog |= {self.special_tokens()[max(ends, key=len)]}
+            self.eog |= {names[max(ends, key=len)]}
 
     def go_on_after(self, text: str) -> None:
         """Let no token of `text` end a generation: llama.cpp guesses ends by name ("<|call|>"), the template knows."""

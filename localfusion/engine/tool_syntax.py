@@ -67,7 +67,9 @@ def _find_frame(template: ChatTemplate, tool: ToolSpec, ends: Sequence[str]) -> 
     if plain is None or quoted is None or plain.count(PLAIN_MARK) != 1:
         return None
     before, _, after = plain.partition(PLAIN_MARK)
-    if not before.strip():
+    if not before.strip() or before.endswith(
+        f"{{'{tool.parameter}': '"
+    ):  # a mapping as Python writes it, which nobody means
         return None
     for mark, escaped in ((ESCAPED_MARK, True), (QUOTED_MARK, False)):
         if quoted == f"{before}{mark}{after}":
