@@ -203,7 +203,8 @@ class Footprint:
 
     Mapped are pages of files: weights read in place, and libraries, which several workers share. All else is
     anonymous: weights rearranged for the processor (`repacked`) or copied, the context's buffers, what llama.cpp
-    needs beside them (`scratch`), and the worker itself with the tables of its vocabulary.
+    needs beside them (`scratch`), and the worker itself with the tables of its vocabulary. `drafts` are taken when
+    a text is first drafted ahead, the rest by a load and the text that fills the window.
     """
 
     weights_mapped_bytes: int = 0
@@ -213,6 +214,7 @@ class Footprint:
     recurrent_bytes: int = 0
     compute_bytes: int = 0
     output_bytes: int = 0
+    drafts_bytes: int = 0
     scratch_bytes: int = 0
     worker_bytes: int = 0
     libraries_bytes: int = 0
@@ -229,7 +231,7 @@ class Footprint:
     @property
     def anonymous_bytes(self) -> int:
         copies = self.weights_repacked_bytes + self.weights_copied_bytes
-        context = self.kv_bytes + self.recurrent_bytes + self.compute_bytes + self.output_bytes
+        context = self.kv_bytes + self.recurrent_bytes + self.compute_bytes + self.output_bytes + self.drafts_bytes
         return copies + context + self.scratch_bytes + self.worker_bytes
 
     @property

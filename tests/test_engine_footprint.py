@@ -99,6 +99,7 @@ def test_every_architecture_is_predicted_as_it_loads(folder: Path, architecture:
     assert predicted.compute_bytes == real_context.compute_bytes > 0
     assert predicted.kv_bytes + predicted.recurrent_bytes > 0
     assert predicted.vram_bytes == 0
+    assert (predicted.drafts_bytes == 0) == (real_context.recurrent_bytes > 0), "states cannot be taken back"
     estimate = estimate_context(read_header(spec.path, model="small"), spec)
     assert estimate is not None
     assert estimate.kv_bytes == pytest.approx(real_context.kv_bytes, abs=ROUNDING)

@@ -16,15 +16,17 @@ from localfusion.messages import Footprint, ModelSpec
 N_CTX_PADDING = 256
 N_CTX_AUTO = 8192
 
-WORKER_BYTES = 27 << 20
+WORKER_BYTES = 26 << 20
 """A worker that has not been told yet what to load: Python and its modules; measured on 64-bit Linux."""
 HEAP_BYTES = 4 << 20
 """What a load and the first requests leave in the heap, whatever the file."""
+CELL_BYTES = 384
+"""Of each cell of the window beside what it holds: llama.cpp's table of cells, and the tokens as a worker has them."""
 LIBRARIES_BYTES = 30 << 20
 """Pages of libraries that a worker has mapped; several workers share them."""
-TOKEN_BYTES, TEXT_BYTES, MERGE_BYTES = 375, 22, 140
+TOKEN_BYTES, TEXT_BYTES, MERGE_BYTES = 325, 26, 140
 """Of each token, each byte of a token's text, and each merge: llama.cpp's tables, and llguidance's from the first
-grammar on. Measured with the vocabularies of Qwen 2, Llama 2 and 3, Gemma 4, Command R, GPT-2, Phi 3 (within 6 %)."""
+grammar on. Measured with the vocabularies of Qwen 2, Llama 2 and 3, Gemma 4, Command R, GPT-2, Phi 3 (within 12 %)."""
 TENSOR_BYTES = 8192
 """Of each tensor: what llama.cpp keeps of its graphs."""
 
@@ -246,7 +248,7 @@ def _compute_bound(header: Header, spec: ModelSpec) -> int:
     activations = n_tokens * (6 * n_embd + 3 * _widest_row(header)) * LOGIT_BYTES
     scores = 0 if spec.flash_attn else 2 * _number(header, "attention.head_count") * LOGIT_BYTES
     mask = n_tokens * cells * (scores + LOGIT_BYTES + 2)
-    return activations + mask + _output_bytes(header, spec)
+    return activations + mask + _logits_bytes(header, spec.n_parallel + LONGEST)
 
 
 def _widest_row(header: Header) -> int:
@@ -254,20 +256,23 @@ def _widest_row(header: Header) -> int:
     return max((max(t.shape[:2]) for t in header.tensors if len(t.shape) > 1 and layer_of(t) is not None), default=0)
 
 
-def _output_bytes(header: Header, spec: ModelSpec) -> int:
-    """Logits of the rows that a batch may ask for: one of each sequence, and those of drafts."""
-    return _n_vocab(header) * (spec.n_parallel + LONGEST) * LOGIT_BYTES
+def _logits_bytes(header: Header, n_rows: int) -> int:
+    """By the embedding's rows, which are at least the tokens."""
+    n_vocab = next((t.shape[1] for t in header.tensors if t.name == EMBEDDING and len(t.shape) > 1), 0)
+    return n_vocab * n_rows * LOGIT_BYTES
+
+
+def _scratch_bytes(header: Header, spec: ModelSpec) -> int:
+    """What llama.cpp and the worker need beside the buffers: activations as a product reads them, graphs, cells."""
+    activations = min(spec.n_batch, spec.n_ubatch) * _widest_row(header)
+    tables = TENSOR_BYTES * len(header.tensors) + CELL_BYTES * n_cells(header, spec)
+    return HEAP_BYTES + activations + tables
 
 
 def _vocabulary_bytes(header: Header) -> int:
     tokens, merges = (header.lists.get(f"tokenizer.ggml.{name}", ListSize()) for name in ("tokens", "merges"))
     text_bytes = tokens.n_bytes - LENGTH_BYTES * tokens.count
     return TOKEN_BYTES * tokens.count + TEXT_BYTES * text_bytes + MERGE_BYTES * merges.count
-
-
-def _n_vocab(header: Header) -> int:
-    """Rows of the embedding: at least one for each token."""
-    return next((t.shape[1] for t in header.tensors if t.name == EMBEDDING and len(t.shape) > 1), 0)
 
 
 def predict(
@@ -282,7 +287,6 @@ def predict(
         there = {layer for t in header.tensors if t.name in on_device and (layer := layer_of(t)) is not None}
         device_kv = kept_bytes * len(there) // max(1, len(layers))
     share = 1 - device_kv / kept_bytes if kept_bytes else 1
-    n_tokens = min(spec.n_batch, spec.n_ubatch)
     return Footprint(
         weights_mapped_bytes=weights.mapped_bytes,
         weights_repacked_bytes=weights.repacked_bytes,
@@ -290,8 +294,9 @@ def predict(
         kv_bytes=round(context.kv_bytes * share),
         recurrent_bytes=round(context.recurrent_bytes * share),
         compute_bytes=context.compute_bytes - context.device_compute_bytes,
-        output_bytes=_output_bytes(header, spec),
-        scratch_bytes=HEAP_BYTES + n_tokens * _widest_row(header) + TENSOR_BYTES * len(header.tensors),
+        output_bytes=_logits_bytes(header, spec.n_parallel),
+        drafts_bytes=0 if context.recurrent_bytes else _logits_bytes(header, LONGEST),
+        scratch_bytes=_scratch_bytes(header, spec),
         worker_bytes=WORKER_BYTES + _vocabulary_bytes(header),
         libraries_bytes=LIBRARIES_BYTES,
         vram_bytes=weights.device_bytes + device_kv + context.device_compute_bytes,

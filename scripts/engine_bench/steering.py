@@ -4,6 +4,7 @@ It must call the search until it has to answer, asks one of a few sensible queri
 size. Every choice that is left is the model's. What was asked and written is recorded, to be done again by others.
 """
 
+import json
 import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -14,13 +15,19 @@ from localfusion.engine.interface import Resident
 from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress, ToolSpec
 from scripts.engine_bench.documents import QUERIES
 
-STRING_CHARACTERS = 60
 _NARROWER = (
     (re.compile(r"^start: call_0 \|.*$", re.MULTILINE), "start: call_0"),
-    (re.compile(r"^ARGUMENT: .*$", re.MULTILINE), f"ARGUMENT: /({'|'.join(QUERIES)})/"),
+    (re.compile(r"^argument\[.*$", re.MULTILINE), f"argument: {' | '.join(map(json.dumps, QUERIES))}"),
 )
 _SMALLER = (
-    (re.compile(r"^(STRING_INNER: .*) & /[^/]*/$", re.MULTILINE), rf"\1 & /(?s:.{{0,{STRING_CHARACTERS}}}\\S)/"),
+    (re.compile(r"^STRING_INNER_FIRST: .*$", re.MULTILINE), "STRING_INNER_FIRST: /“/"),
+    (re.compile(r"^STRING_INNER_NEXT: .*$", re.MULTILINE), "STRING_INNER_NEXT: / “/"),
+    (re.compile(r"^STRING_INNER_REST: .*$", re.MULTILINE), "STRING_INNER_REST: /[.]/"),
+    (
+        re.compile(r"^string_inner: STRING_INNER_ALONE ", re.MULTILINE),
+        "string_inner_alone[max_tokens=16]: STRING_INNER_ALONE\nstring_inner: string_inner_alone ",
+    ),
+    (re.compile(r"\)\* STRING_INNER_REST"), "){0,1} STRING_INNER_REST"),
     (re.compile(r"\{0,15\}"), "{0,1}"),
     (re.compile(r"\{1,16\}"), "{1,1}"),
 )
@@ -81,9 +88,9 @@ class SteeredModel:
 def narrow(request: GenerateRequest, *, n_answer: int) -> GenerateRequest:
     """The request of a step, an analysis or a final answer with fewer ways to go on."""
     assert request.grammar is not None
-    if request.grammar.startswith("start: ANSWER"):
+    if request.sequence.endswith("judge") and request.grammar.startswith("start: answer\n"):
         return replace(request, max_tokens=n_answer)
-    if "STRING_INNER" in request.grammar:
+    if "string_inner" in request.grammar:
         return replace(request, grammar=smaller(request.grammar))
     if "call_0" not in request.grammar:
         return request
