@@ -17,6 +17,7 @@ from localfusion.engine.llama import send_log_to
 from localfusion.engine.loop import Loop
 from localfusion.engine.protocol import Cancel, Done, Failed, Forget, Generate, Output, Overflowed, Reply
 from localfusion.engine.sampling import Sampler
+from localfusion.engine.sequences import common_prefix
 from localfusion.messages import (
     GREEDY,
     Completion,
@@ -211,6 +212,28 @@ def test_a_conversation_that_grows_reads_only_what_is_new(any_path: Path) -> Non
     assert again.usage.prompt_tokens - again.usage.cached_tokens <= len("<|im_start|>assistant\n")
     (fresh,) = run_all(make_loop(any_path), GenerateRequest("t", grown, max_tokens=10))
     assert two.content == again.content == fresh.content
+
+
+def test_a_panel_of_one_file_evaluates_hardly_more_than_the_tree_of_its_prompts(any_path: Path) -> None:
+    loop = make_loop(any_path, n_seq_max=3)
+    shared = Message("system", "What all panelists are told. " * 14)
+    seats: list[tuple[Message, ...]] = [(shared, Message("user", f"{i} is your seat.")) for i in range(3)]
+    prompts = [loop.vocabulary.tokenize(loop.template.render(seat), parse_special=True) for seat in seats]
+    n_shared = min(common_prefix(prompts[0], prompt) for prompt in prompts[1:])
+    n_evaluated = 0
+    for _ in range(3):
+        requests = [
+            GenerateRequest(f"s{i}", seat, max_tokens=20, grammar="start: /[a-z ]{20}/") for i, seat in enumerate(seats)
+        ]
+        done = run_all(loop, *requests)
+        usages = [completion.usage for completion in done]
+        n_evaluated += sum(u.prompt_tokens - u.cached_tokens + u.completion_tokens - 1 for u in usages)
+        seats = [
+            (*seat, Message("assistant", completion.content), Message("user", "Go on, please."))
+            for seat, completion in zip(seats, done, strict=True)
+        ]
+    n_nodes = sum(u.prompt_tokens + u.completion_tokens - 1 for u in usages) - 2 * n_shared
+    assert n_nodes <= n_evaluated <= 1.05 * n_nodes
 
 
 def test_an_answer_that_is_written_differently_in_the_history_is_read_from_where_it_began(any_path: Path) -> None:
