@@ -15,19 +15,24 @@ from localfusion.engine.interface import Resident
 from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress, ToolSpec
 from scripts.engine_bench.documents import QUERIES
 
+STRING_CHARACTERS = 60
+"""About as many as STRING_TOKENS of a random model."""
+STRING_TOKENS = 16
 _NARROWER = (
     (re.compile(r"^start: call_0 \|.*$", re.MULTILINE), "start: call_0"),
     (re.compile(r"^argument\[.*$", re.MULTILINE), f"argument: {' | '.join(map(json.dumps, QUERIES))}"),
 )
-_SMALLER = (
+_SHORTER_QUOTES = (
     (re.compile(r"^STRING_INNER_FIRST: .*$", re.MULTILINE), "STRING_INNER_FIRST: /“/"),
     (re.compile(r"^STRING_INNER_NEXT: .*$", re.MULTILINE), "STRING_INNER_NEXT: / “/"),
     (re.compile(r"^STRING_INNER_REST: .*$", re.MULTILINE), "STRING_INNER_REST: /[.]/"),
-    (
-        re.compile(r"^string_inner: STRING_INNER_ALONE ", re.MULTILINE),
-        "string_inner_alone[max_tokens=16]: STRING_INNER_ALONE\nstring_inner: string_inner_alone ",
-    ),
     (re.compile(r"\)\* STRING_INNER_REST"), "){0,1} STRING_INNER_REST"),
+)
+_SMALLER = (
+    (
+        re.compile(r"^string_inner: STRING_INNER_ALONE\b", re.MULTILINE),
+        f"string_inner_alone[max_tokens={STRING_TOKENS}]: STRING_INNER_ALONE\nstring_inner: string_inner_alone",
+    ),
     (re.compile(r"\{0,15\}"), "{0,1}"),
     (re.compile(r"\{1,16\}"), "{1,1}"),
 )
@@ -99,7 +104,8 @@ def narrow(request: GenerateRequest, *, n_answer: int) -> GenerateRequest:
 
 def smaller(grammar: str) -> str:
     """An analysis of short strings and short lists."""
-    return _change(grammar, _SMALLER)
+    quotes = _SHORTER_QUOTES if "STRING_INNER_QUOTATION" in grammar else ()
+    return _change(grammar, (*quotes, *_SMALLER))
 
 
 def _change(grammar: str, changes: Sequence[tuple[re.Pattern[str], str]]) -> str:
