@@ -79,7 +79,7 @@ async def _all_fixed(setting: Setting, spec: ModelSpec, n_tokens: int) -> dict[s
 
 async def _rate(model: Model, n_tokens: int) -> float:
     """Tokens a second, a prompt of a few tokens included, of as many as are written within LIMIT_S."""
-    await ours.complete(model, ours.request("warm", f"{time.monotonic()}", 4))
+    await ours.complete(model, ours.request("warm", f"{time.monotonic()}", 1))
     n_deltas, started = 0, time.monotonic()
     async with aclosing(model.generate(ours.request("timed", f"{started}", n_tokens))) as stream:
         async for item in stream:
