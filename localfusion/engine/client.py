@@ -117,7 +117,8 @@ class Worker:
         while True:
             silent_s = monotonic() - max(asked, self._last_reply)
             try:
-                return await asyncio.wait_for(queue.get(), max(limit_s - silent_s, 0.01))
+                async with asyncio.timeout(max(limit_s - silent_s, 0.01)):
+                    return await queue.get()
             except TimeoutError:
                 if monotonic() - max(asked, self._last_reply) >= limit_s:
                     self._is_hung = True
@@ -163,7 +164,8 @@ class Worker:
         self._is_closed = True
         self._process.stdin.close()
         try:
-            await asyncio.wait_for(self._process.wait(), CLOSE_LIMIT_S)
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                await self._process.wait()
         except TimeoutError:
             self._kill()
             await self._process.wait()
