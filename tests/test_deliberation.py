@@ -354,7 +354,8 @@ def test_a_run_that_is_cancelled_while_documents_are_read_is_stored_and_goes_on(
     async def run() -> str:
         async with open_session(surroundings(home)) as session:
             task = asyncio.create_task(session.ask(asked, emit=lambda _: None))
-            await asyncio.sleep(0)
+            while not session.store.list_runs():  # noqa: ASYNC110  nothing says so
+                await asyncio.sleep(0)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -73,6 +73,12 @@ TOOL_ARGUMENTS: Mapping[str, str] = {"web_search": "query", "web_fetch": "url"}
 CLOSE_LIMIT_S = 1.0
 STEP_LIMIT_S = 600.0
 """How long a worker with work may say nothing. One batch of the largest models on a slow disk takes minutes."""
+WAITING: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
+"""How threads wait for each other: some 0.1 ms on the core, then off it. libgomp reads it once, when a worker starts.
+
+Long enough for an idle machine, where sleeping at once costs half the speed; short enough beside other programs, where
+waiting on the core for one whose core they took costs nearly all of it.
+"""
 STDERR_LINES = 20
 STDERR_LINE_BYTES = 1 << 16
 KILLED = -9
@@ -446,7 +452,7 @@ async def start_process(environ: Mapping[str, str] | None, *, model: str) -> Pro
         environ = Surroundings.of_this_process().variables
     paths = [str(Path(localfusion.__file__).parent.parent), environ.get("PYTHONPATH", "")]
     child_environ = {
-        "OMP_WAIT_POLICY": "PASSIVE",
+        **WAITING,
         "GGML_NO_BACKTRACE": "1",
         **environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),

@@ -1,7 +1,4 @@
-"""Footprints predicted against memory measured: workers of many kinds of model, after decoding to the full context.
-
-python -m scripts.engine_bench.footprint          14 combinations, a table
-python -m scripts.engine_bench.footprint --quick  3 of them, small contexts
+"""Row "footprint": predicted against measured, of workers of many kinds of model, after decoding to the full context.
 
 Measured is a worker's memory less that of an empty one, anonymous and mapped apart (Linux). No weights are shared
 between workers; of libraries, which are, every page counts here, so that other programs change nothing.
@@ -10,16 +7,16 @@ between workers; of libraries, which are, every page counts here, so that other 
 import asyncio
 import random
 import re
-import sys
-import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from localfusion.engine import client
 from localfusion.messages import GenerateRequest, Message, ModelSpec, Sampling
+from scripts.engine_bench.figures import Figure
 from scripts.engine_bench.random_models import RandomModel, write_random_model
+from scripts.engine_bench.setting import Setting
 
 WANTED = 0.05
 """How far from 1 a ratio may be."""
@@ -41,10 +38,6 @@ class FootprintRow:
     @property
     def ratio(self) -> float:
         return self.predicted / self.measured
-
-    @property
-    def is_close(self) -> bool:
-        return abs(self.ratio - 1) <= WANTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +98,17 @@ CASES: tuple[Case, ...] = (
 QUICK_CASES = tuple(replace(CASES[number], spec=replace(CASES[number].spec, n_ctx=512)) for number in (0, 8, 11))
 
 
-async def measure(folder: Path, *, quick: bool) -> list[FootprintRow]:
+def footprint(setting: Setting) -> Iterable[Figure]:
+    """The worst of all combinations, then each of them."""
+    rows = asyncio.run(measure(setting.models_dir, quick=setting.quick, say=setting.say))
+    worst = max(abs(row.ratio - 1) for row in rows)
+    yield Figure(f"footprint: worst of {len(rows)} predictions", worst, "off", "measured", WANTED, is_limit=True)
+    for row in rows:
+        against = f"{row.measured / 2**20:.1f} MiB measured, less an empty worker"
+        yield Figure(f"footprint: {row.name}", row.ratio, "of 1", against)
+
+
+async def measure(folder: Path, *, quick: bool, say: Callable[[str], None]) -> list[FootprintRow]:
     """Two rows for each combination, anonymous and mapped. Models are written to `folder`, one at a time.
 
     No drafts are made, and the room for them is left out of what was predicted.
@@ -117,7 +120,8 @@ async def measure(folder: Path, *, quick: bool) -> list[FootprintRow]:
         try:
             found = await _compare(one, replace(one.spec, path=path), empty)
             rows += found
-            print(*(f"{row.name}: {row.ratio:.3f}" for row in found), sep="\n", file=sys.stderr, flush=True)
+            for row in found:
+                say(f"{row.name}: {row.ratio:.3f}")
         finally:
             path.unlink()
     return rows
@@ -188,23 +192,3 @@ async def _long_message(model: client.Model, *, seed: int) -> Message:
 
 def _message(words: Sequence[str]) -> Message:
     return Message("user", " ".join(words))
-
-
-def to_lines(rows: Sequence[FootprintRow]) -> list[str]:
-    """The rows as a table, in MiB."""
-    width = max(len(row.name) for row in rows)
-    head = f"{'':{width}}  ratio  predicted  measured (MiB, less an empty worker)"
-    return [
-        head,
-        *(
-            f"{row.name:{width}}  {row.ratio:5.3f}  {row.predicted / 2**20:9.1f}  {row.measured / 2**20:8.1f}"
-            f"{'' if row.is_close else '  beyond 5 %'}"
-            for row in rows
-        ),
-    ]
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as temporary:
-        found = asyncio.run(measure(Path(temporary), quick="--quick" in sys.argv[1:]))
-    print("\n".join(to_lines(found)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from scripts.engine_bench import budget, busy, counting, decoding, deliberations, orchestration, panels
+from scripts.engine_bench import budget, busy, counting, decoding, deliberations, footprint, orchestration, panels
 from scripts.engine_bench.figures import Row
 
 ROWS: Mapping[str, Row] = {
@@ -13,6 +13,7 @@ ROWS: Mapping[str, Row] = {
     "judge": decoding.judging,
     "decode": decoding.decode,
     "busy": busy.busy,
+    "footprint": footprint.footprint,
     "budget": budget.budget,
     "orchestration": orchestration.orchestration,
 }
