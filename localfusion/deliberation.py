@@ -236,7 +236,8 @@ async def _prepare_judge(run: Run) -> None:
                 continue
             ready = _ready(run)
             if ready:
-                request = judge.read_ahead_request(judge.conversation(run.question.text, ready))
+                messages = judge.conversation(run.question.text, ready)
+                request = judge.read_ahead_request(run.question.panel.judge, messages)
                 await scheduler.read_ahead(spec, request, run=run.state.run_id)
 
 

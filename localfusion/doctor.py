@@ -9,7 +9,7 @@ from typing import Literal
 
 from localfusion import machine
 from localfusion.catalog import Choice, resolve
-from localfusion.config import ModelsFile, Surroundings, make_home
+from localfusion.config import ModelsFile, Surroundings, home_directory
 from localfusion.engine import client
 from localfusion.errors import ConfigError, ModelLoadError, OutOfMemory
 from localfusion.messages import EngineFacts
@@ -53,7 +53,8 @@ class Report:
 async def examine(models: ModelsFile, surroundings: Surroundings, *, memory_bytes: int | None = None) -> Report:
     """Look at everything; raises ModelLoadError where llama.cpp does not start at all."""
     engine = await client.describe(environ=surroundings.variables)
-    async with open_scheduler(surroundings, make_home(surroundings), memory_bytes=memory_bytes) as scheduler:
+    home = home_directory(surroundings)
+    async with open_scheduler(surroundings, home if home.is_dir() else None, memory_bytes=memory_bytes) as scheduler:
         return Report(
             cores=machine.usable_cores(),
             memory_bytes=machine.total_bytes(),
@@ -74,6 +75,8 @@ async def _fit(name: str, models: ModelsFile, scheduler: Scheduler) -> PresetFit
     try:
         panel = resolve(models, Choice(preset=name))
         found = await scheduler.fit([*(seat.model for seat in panel.panelists), panel.judge.model])
+        for chosen in found.chosen.values():  # what cannot be read is said here
+            await scheduler.footprint(chosen)
     except OutOfMemory as error:
         return PresetFit(name, "no", error.need_bytes, f"{error.message}; {error.hint}")
     except (ConfigError, ModelLoadError) as error:

@@ -102,9 +102,9 @@ def seeded_order(ids: Iterable[str], seed: int) -> tuple[str, ...]:
     return tuple(order)
 
 
-def read_ahead_request(messages: Sequence[Message]) -> GenerateRequest:
+def read_ahead_request(spec: JudgeSpec, messages: Sequence[Message]) -> GenerateRequest:
     """Let the judge read what is ready of its prompt; the one token that it writes is thrown away."""
-    return GenerateRequest(sequence=SEQUENCE, messages=tuple(messages), max_tokens=1)
+    return GenerateRequest(sequence=SEQUENCE, messages=tuple(messages), max_tokens=1, thinking=spec.thinking)
 
 
 def analysis_grammar(ids: Sequence[str], quotable: grammar.Quotable) -> str:

@@ -5,7 +5,7 @@ Builds and closes; what is asked, judged and written is `deliberation`'s.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Container, Iterable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -86,16 +86,19 @@ class Session:
         check_files(request.panel, done=state.responses)
         waits = any(seat.id not in state.responses for seat in request.panel.panelists)
         source, warnings = await self._read(request) if waits else (_NoDocuments(), ())
-        panel, remarks = await self._fitted(request.panel)
+        panel, remarks = await self._fitted(request.panel, state.responses)
         self.store.claim(run_id)
         known = fold(self.store.events(run_id)).warnings
         fresh = tuple(warning for warning in (*remarks, *warnings) if warning not in known)
         say = partial(_say, self.store, run_id, emit, fresh)
         return await self._run(run_id, replace(request, panel=panel), source, say)
 
-    async def _fitted(self, panel: PanelSpec) -> tuple[PanelSpec, tuple[str, ...]]:
-        """The panel with settings that fit the memory, and what to say of it; raises OutOfMemory where none do."""
-        specs = (*(seat.model for seat in panel.panelists), panel.judge.model)
+    async def _fitted(self, panel: PanelSpec, done: Container[str] = ()) -> tuple[PanelSpec, tuple[str, ...]]:
+        """The panel with settings that fit the memory, and what to say of it; raises OutOfMemory where none do.
+
+        Panelists in `done`, by id, have answered and need nothing more.
+        """
+        specs = (*(seat.model for seat in panel.panelists if seat.id not in done), panel.judge.model)
         found = await self.scheduler.fit(specs)
         return fitting.applied(panel, found), fitting.remarks(found, self.scheduler.memory_bytes)
 
@@ -166,7 +169,7 @@ def limits(memory_bytes: int | None) -> Limits:
     """What this process may use of the machine; `memory_bytes` None leaves a reserve for other programs."""
     if memory_bytes is None:
         memory_bytes = fitting.default_budget_bytes(machine.available_bytes(), total_bytes=machine.total_bytes())
-    return Limits(machine.usable_cores(), memory_bytes, machine.available_bytes)
+    return Limits(machine.usable_cores(), min(memory_bytes, machine.total_bytes()), machine.available_bytes)
 
 
 def stored_outcome(store: Store, run_id: str) -> Outcome:

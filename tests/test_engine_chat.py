@@ -304,6 +304,10 @@ def test_fields_reach_the_template_and_control_tokens_in_them_do_not() -> None:
     template = make("{% for m in messages %}{{ m.results[0].text if m.results else m.content }}{% endfor %}")
     message = Message("tool", "plain", fields={"results": [{"text": "a<|im_end|>b</s>"}]})
     assert template.render([message]) == "a< |im_end|>b< /s>"
+    assert template.render([Message("assistant", "a<|im_end|>b")]) == "a< |im_end|>b"
+    called = make("{% for m in messages %}{{ m.tool_calls[0].function.arguments.query }}{% endfor %}")
+    call = ToolCall("web_search", {"query": "a<|im_end|>b"})
+    assert called.render([Message("assistant", tool_calls=(call,))]) == "a< |im_end|>b"
 
 
 def test_what_transformers_offers() -> None:

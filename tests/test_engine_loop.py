@@ -247,6 +247,21 @@ def test_an_answer_that_is_written_differently_in_the_history_is_read_from_where
     assert two.content == fresh.content
 
 
+def test_texts_that_are_forced_from_end_to_end_cost_no_other(path: Path) -> None:
+    loop = make_loop(path, n_seq_max=3)
+    forced = [GenerateRequest(f"{n}", user(f"{n}"), grammar='start: "ab"', max_tokens=9) for n in range(3)]
+    free = GenerateRequest("free", user("x"), grammar="start: /[a-z]{8}/", max_tokens=20)
+    *short, long = run_all(loop, *forced, free)
+    assert [done.content for done in short] == ["ab"] * 3
+    assert len(long.content) == 8
+
+
+def test_many_users_of_a_file_whose_memory_cannot_be_cut(any_path: Path) -> None:
+    loop = make_loop(any_path, n_ctx=256, n_seq_max=18)
+    requests = [GenerateRequest(f"{n}", user(f"question {n}"), max_tokens=3) for n in range(18)]
+    assert len(run_all(loop, *requests)) == 18
+
+
 def test_more_sequences_than_slots_wait_and_evict(path: Path) -> None:
     loop = make_loop(path, n_seq_max=2)
     done = run_all(loop, *[GenerateRequest(f"s{i}", user(f"{i}"), max_tokens=8) for i in range(5)])

@@ -47,6 +47,9 @@ def test_what_does_not_matter_is_not_asked_for(tmp_path: Path, spec: ModelSpec) 
     assert cache.find(DryRun, header, replace(spec, use_mmap=False)) == DRY_RUN
     assert cache.find(WeightSizes, header, replace(spec, n_ctx=256, n_seq_max=4, kv_type="q8_0")) == WEIGHTS
     assert cache.find(DryRun, header, replace(spec, n_ctx=256)) is None
+    assert cache.find(DryRun, header, replace(spec, n_seq_max=2)) is None
+    cache.keep(DRY_RUN, header, replace(spec, n_seq_max=4, deterministic=True))
+    assert cache.find(DryRun, header, replace(spec, n_seq_max=4)) is None
     assert cache.find(WeightSizes, header, replace(spec, use_mmap=False)) is None
 
 

@@ -83,6 +83,7 @@ class Shelf:
         self.loaded: list[NotedModel] = []
         self.slow: dict[str, asyncio.Event] = {}
         self.sizes: dict[str, int] = {}
+        self.is_loaded = {name: asyncio.Event() for name in "abc"}
         self.may_set_threads: asyncio.Event | None = None
 
     async def load(self, spec: ModelSpec) -> NotedModel:
@@ -92,6 +93,8 @@ class Shelf:
         if spec.name == "broken":
             raise ModelLoadError("broken", "broken cannot be loaded")
         self.loaded.append(NotedModel(spec))
+        if spec.name in self.is_loaded:
+            self.is_loaded[spec.name].set()
         self.loaded[-1].may_set_threads = self.may_set_threads
         return self.loaded[-1]
 
@@ -374,6 +377,43 @@ def test_too_many_deliberations_are_refused() -> None:
     asyncio.run(scenario())
 
 
+def test_whoever_waits_when_the_scheduler_is_closed_is_told() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        shelf.slow = {"c": asyncio.Event()}
+        seats = Seats(shelf.scheduler(4, memory=120))
+        holds, loads, waits = seats.sit(A), seats.sit(C), seats.sit(B)
+        await settle()
+        await seats.scheduler.close()
+        await settle()
+        results = await leave(holds, loads, waits)
+        assert [type(result) for result in results[1:]] == [WorkerDied, WorkerDied]
+        assert shelf.closed() == ["a"]
+        assert [model.spec.name for model in shelf.loaded] == ["a"]
+
+    asyncio.run(scenario())
+
+
+def test_memory_that_other_programs_leave_is_found_again() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        free = [60]
+        scheduler = Scheduler(Engine(shelf.load, shelf.measure), Limits(4, 10_000, lambda: free[0]))
+        seats = Seats(scheduler)
+        first = seats.sit(A)
+        await settle()
+        free[0] = 20
+        second = seats.sit(B)
+        await settle()
+        assert seats.inside == ["a"]
+        free[0] = 60
+        await shelf.is_loaded["b"].wait()
+        await leave(first, second)
+        await scheduler.close()
+
+    asyncio.run(scenario())
+
+
 # Cores
 
 
@@ -496,7 +536,8 @@ def test_a_model_is_loaded_ahead_only_into_memory_that_nobody_needs() -> None:
 def test_what_fails_to_load_ahead_is_told_to_the_lease() -> None:
     async def scenario() -> None:
         scheduler = Shelf().scheduler(2, keep_alive_s=60)
-        assert not await scheduler.preload(spec("broken"))
+        with pytest.raises(ModelLoadError):
+            await scheduler.preload(spec("broken"))
         with pytest.raises(ModelLoadError):
             async with scheduler.lease(spec("broken")):
                 pass
@@ -547,6 +588,8 @@ def test_settings_are_chosen_so_that_the_models_fit() -> None:
         assert caught.value.need_bytes == 30
         found = await Shelf().scheduler(1, memory=29).fit([spec("unreadable")])
         assert found.is_side_by_side
+        with pytest.raises(OutOfMemory):
+            await Shelf().scheduler(1, memory=29).fit([replace(A, kv_type="q8_0")])
 
     asyncio.run(scenario())
 

@@ -54,7 +54,11 @@ def state(
         (state(Wish(A, 8), holdings=(Holding(B, 2), Holding(C, 6, leases=1))), None),
         (state(Wish(A, 4), holdings=(Holding(B, 6),)), Load(0)),
         (state(Wish(A, 5), available=4, holdings=(Holding(B, 1),)), Evict(B)),
-        (state(Wish(A, 5), available=3, holdings=(Holding(B, 1),)), None),
+        (state(Wish(A, 5), available=3, holdings=(Holding(B, 1),)), Refuse(0, 4)),
+        (state(Wish(A, 5), available=3, holdings=(Holding(B, 1), Holding(C, 1, leases=1))), None),
+        # loads under way will take what the system still counts as free
+        (state(Wish(A, 5), budget=20, available=9, holdings=(Holding(B, 5, leases=1, is_loading=True),)), None),
+        (state(Wish(A, 5), budget=20, available=9, holdings=(Holding(B, 5, leases=1),)), Load(0)),
         # the one that was used last stays, and of those that must go the largest goes first
         (state(Wish(A, 5), holdings=(Holding(B, 5, last_used=2), Holding(C, 5, last_used=1))), Evict(C)),
         (

@@ -25,8 +25,10 @@ def parse_size(_context: click.Context, parameter: click.Parameter, value: str |
         return None
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([kmg]i?)?b?", value.strip().lower(), flags=re.ASCII)
     n_bytes = 0 if found is None else int(float(found[1]) * UNITS[found[2] or ""])
-    if not n_bytes:
-        raise click.BadParameter(f"{value!r} is no size; write it like 12GiB or 800MB", param=parameter)
+    if n_bytes < 2**20:
+        raise click.BadParameter(
+            f"{value!r} is no size of 1 MiB or more; write it like 12GiB or 800MB", param=parameter
+        )
     return n_bytes
 
 

@@ -114,10 +114,12 @@ def remove_command(*, run: tuple[str, ...]) -> None:
       localfusion runs remove run_20260801T101500_1a2b3c4d run_20260801T101730_5e6f7a8b
     """
     with _open_store() as store:
-        for run_id in dict.fromkeys([_find(store, name) for name in run]):
-            store.remove(run_id)
-            click.echo(f"removed {run_id}", err=True)
-    shutil.rmtree(make_home(Surroundings.of_this_process()) / STATES_FOLDER, ignore_errors=True)
+        try:
+            for run_id in dict.fromkeys([_find(store, name) for name in run]):
+                store.remove(run_id)
+                click.echo(f"removed {run_id}", err=True)
+        finally:
+            shutil.rmtree(make_home(Surroundings.of_this_process()) / STATES_FOLDER, ignore_errors=True)
 
 
 @contextmanager

@@ -233,7 +233,7 @@ def to_turns(messages: Sequence[Message], abilities: Abilities, *, break_up: Cal
             calls: list[Json] = []
             for call in message.tool_calls:
                 n_calls += 1
-                arguments: Json = dict(call.arguments)
+                arguments: Json = {name: break_up(value) for name, value in call.arguments.items()}
                 if abilities.arguments_as_text:
                     arguments = json.dumps(arguments, ensure_ascii=False)
                 function: Json = {"name": call.name, "arguments": arguments}
@@ -249,7 +249,7 @@ def to_turns(messages: Sequence[Message], abilities: Abilities, *, break_up: Cal
 
 def _to_turn(message: Message, break_up: Callable[[str], str]) -> Turn:
     """A copy that the template may do with what it likes."""
-    change = break_up if message.role in ("user", "tool") else str
+    change = str if message.role == "system" else break_up
     fields = {key: _in_texts(value, change) for key, value in message.fields.items()}
     return {**fields, "role": message.role, "content": change(message.content)}
 

@@ -338,16 +338,20 @@ async def load(
     file = identity(spec.path)
     header = await asyncio.to_thread(read_header, spec.path, model=spec.name)
     log: list[str] = []
+    is_loaded = False
 
     def hear(line: str) -> None:
-        log.append(line)
+        if not is_loaded:
+            log.append(line)
         on_log(line)
 
     worker = Worker(await start_process(environ, model=spec.name), spec.name, hear if cache else on_log)
     try:
         reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS), state_cache))
         assert isinstance(reply, Loaded)
-        if cache and (weights := read_weights(log)):
+        is_loaded = True
+        is_same = identity(spec.path) == file
+        if cache and is_same and (weights := read_weights(log)):
             cache.keep(weights, header, spec)
         return Model(spec, reply.info, worker, file=file, step_limit_s=step_limit_s)
     except BaseException:
@@ -373,12 +377,13 @@ async def footprint(
     The context's buffers are llama.cpp's own figures, from a dry run in a process of its own, or by arithmetic where
     that process dies. Where the weights will be is planned by llama.cpp's rules, until `cache` has it from a load.
     """
+    file = identity(spec.path)
     header = await asyncio.to_thread(read_header, spec.path, model=spec.name)
     dry_run = cache.find(DryRun, header, spec) if cache else None
     if dry_run is None:
         found = await _dry_run(spec, environ)
         dry_run = found if isinstance(found, DryRun) else await _estimate(header, spec, environ, death=found)
-        if cache and dry_run is found:
+        if cache and dry_run is found and identity(spec.path) == file:
             cache.keep(dry_run, header, spec)
     weights = cache.find(WeightSizes, header, spec) if cache else None
     if weights is None:
@@ -436,7 +441,9 @@ async def first_reply(worker: Worker, command: Load | Describe) -> Loaded | Desc
 async def _ask_first(worker: Worker, command: Load | Measure | Describe) -> Reply | None:
     queue = worker.open_queue(0)
     worker.send(command)
-    return await queue.get()
+    if isinstance(command, Load):  # a slow disk may take its time, and what llama.cpp says on the way is a reply
+        return await queue.get()
+    return await worker.reply(queue, limit_s=STEP_LIMIT_S)
 
 
 def _refusal(model: str, file: str, reply: LoadFailed) -> ModelLoadError:

@@ -92,6 +92,10 @@ class Constraint:
     def __init__(self, compiled: Future[LLMatcher]) -> None:
         self._compiled = compiled
 
+    def give_up(self) -> None:
+        """Nobody will write under it: what has not begun to be compiled is not."""
+        self._compiled.cancel()
+
     @property
     def is_ready(self) -> bool:
         """The first use will not wait."""

@@ -142,9 +142,10 @@ def plan_weights(header: Header, spec: ModelSpec, *, features: Iterable[str], ha
     host = [tensor for tensor in header.tensors if tensor.name not in on_device]
     types = repacked_types(features) if spec.use_extra_bufts else frozenset()
     n_rows = 4 if "NEON" in features else 8
-    repacked = {t.name for t in host if t.type in types and _is_multiplied(t) and t.shape[1] % n_rows == 0}
+    rearrangeable = [t for t in host if t.type in types and len(t.shape) > 1 and t.shape[1] % n_rows == 0]
+    repacked = {t.name for t in rearrangeable if _is_multiplied(t)}
     is_tied = all(tensor.name != "output.weight" for tensor in header.tensors)
-    tied = [t for t in host if is_tied and t.name == EMBEDDING and t.type in types and t.shape[1] % n_rows == 0]
+    tied = [t for t in rearrangeable if is_tied and t.name == EMBEDDING]
     plain = [tensor for tensor in host if tensor.name not in repacked]
     return WeightSizes(
         mapped_bytes=_mapped_range(plain) if spec.use_mmap else 0,
@@ -235,7 +236,8 @@ def _kept_of_layer(header: Header, shapes: Mapping[str, tuple[int, ...]], layer:
     if n_rows("shortconv.conv"):
         return 0, (_number(header, "shortconv.l_cache") - 1) * n_rows("shortconv.conv")
     if n_rows("attn_qkv"):
-        return n_rows("attn_qkv") - shapes[f"blk.{layer}.attn_output.weight"][0], 0
+        out = shapes.get(f"blk.{layer}.attn_output.weight")
+        return None if out is None else (n_rows("attn_qkv") - out[0], 0)
     if n_rows("attn_k") and n_rows("attn_v"):
         return n_rows("attn_k") + n_rows("attn_v"), 0
     return None

@@ -32,7 +32,11 @@ VocabularyPointer = Any
 
 
 class LoadError(Exception):
-    """llama.cpp refused the file or the settings; the message is one sentence."""
+    """llama.cpp refused the file or the settings; the message is one sentence, `hint` what to do."""
+
+    def __init__(self, message: str, hint: str = "fetch the file again or choose another") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class DecodeError(Exception):
@@ -236,7 +240,7 @@ class Context:
         self._is_deterministic = spec.deterministic
         self.n_kept = spec.n_kept if self._only_whole or self._n_window else 0
         params.n_seq_max = self._n_seq_max = spec.n_parallel + self.n_kept
-        params.n_outputs_max = spec.n_parallel + LONGEST
+        params.n_outputs_max = max(spec.n_parallel + LONGEST, self._n_seq_max)
         params.n_ctx = self.n_ctx * spec.n_parallel
         params.kv_unified = params.n_seq_max > 1
         params.swa_full = False
@@ -248,7 +252,10 @@ class Context:
         params.type_k = params.type_v = KV_TYPES[spec.kv_type]
         self.pointer = llama_cpp.llama_init_from_model(weights.pointer, params)
         if not self.pointer:
-            raise LoadError("llama.cpp could not make a context of these settings for it")
+            raise LoadError(
+                "llama.cpp could not make a context of these settings for it",
+                "choose kv_type f16, flash_attn true, or a smaller n_ctx, and free some memory",
+            )
         self._memory = llama_cpp.llama_get_memory(self.pointer)
         self._n_vocab = weights.vocabulary.n_tokens
         self._batch = llama_cpp.llama_batch_init(spec.n_batch, 0, 1)

@@ -132,6 +132,8 @@ class Loop:
         """End a request with what it has; nothing where it has ended already."""
         for waiting in [w for w in self._waiting if w.id == id]:
             self._waiting.remove(waiting)
+            if waiting.writing.constraint is not None:
+                waiting.writing.constraint.give_up()
             return [Output(id, Completion(content="", thinking="", finish_reason="cancelled", usage=Usage()))]
         for generation in [g for g in self._active if g.id == id]:
             generation.finish("cancelled")
@@ -156,10 +158,12 @@ class Loop:
             return replies
         started = monotonic()
         shares = self._fill_batch()
+        if not any(share.n_tokens for share in shares):  # those that are left wait for their grammars
+            return replies
         try:
             self._decode(sum(share.n_tokens + len(share.draft) for share in shares))
         except DecodeError as error:
-            return replies + self._give_up(error)
+            return replies + self._give_up(error, shares)
         self._note_reading(shares, monotonic() - started)
         n_before = sum(generation.n_written for generation in self._active)
         is_measured = not any(generation.is_reading for generation in self._active)
@@ -298,12 +302,14 @@ class Loop:
         self._slots.drop(generation.slot)
         return Failed(generation.id, message, hint)
 
-    def _give_up(self, error: DecodeError) -> list[Reply]:
+    def _give_up(self, error: DecodeError, shares: Sequence[Share]) -> list[Reply]:
         """A batch could not be evaluated: free kept conversations and try again, else fail those in the batch."""
         if error.code == NO_SLOT and self._slots.drop_idle():
             return []
         message = "llama.cpp could not evaluate the text"
-        return [self._fail(g, message, f"{error}; a smaller n_ctx or n_batch may help") for g in list(self._active)]
+        hint = f"{error}; a smaller n_ctx or n_batch may help"
+        in_batch = [g for g, share in zip(self._active, shares, strict=True) if share.n_tokens]
+        return [self._fail(generation, message, hint) for generation in in_batch]
 
 
 def open_states(folder: Path | None, spec: ModelSpec) -> StateCache | None:

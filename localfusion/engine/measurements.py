@@ -27,7 +27,8 @@ SETTINGS: Mapping[type, tuple[str, ...]] = {
     WeightSizes: ("n_gpu_layers", "use_mmap", "use_extra_bufts"),
     DryRun: (
         "n_ctx",
-        "n_seq_max",
+        "n_parallel",
+        "n_kept",
         "n_batch",
         "n_ubatch",
         "flash_attn",

@@ -89,8 +89,7 @@ def try_load(pipe: Pipe, command: Load) -> Loop | None:
         loop = Loop(command.spec, command.tools, states=open_states(command.state_cache, command.spec))
     except llama.LoadError as error:
         errors = [line for line in complaints if "error" in line.lower()]
-        hint = "fetch the file again or choose another"
-        pipe.send([LoadFailed(str(error), f"{hint}; llama.cpp says: {errors[0]}" if errors else hint)])
+        pipe.send([LoadFailed(str(error), f"{error.hint}; llama.cpp says: {errors[0]}" if errors else error.hint)])
         return None
     except TemplateError as error:
         pipe.send([LoadFailed(str(error), "the file carries a broken chat template")])
@@ -104,7 +103,7 @@ def measure(pipe: Pipe, command: Measure) -> None:
     try:
         log = llama.dry_run(command.spec)
     except llama.LoadError as error:
-        pipe.send([LoadFailed(str(error), "fetch the file again or choose another")])
+        pipe.send([LoadFailed(str(error), error.hint)])
     else:
         facts = llama.describe()
         pipe.send([Measured(DryRun(read_context(log), tuple(sorted(facts.features)), facts.has_gpu))])

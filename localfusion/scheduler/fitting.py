@@ -92,8 +92,8 @@ def n_ctx_that_fits(spec: ModelSpec, footprint: Footprint, *, budget_bytes: int)
 
 
 def applied(panel: PanelSpec, found: Fit) -> PanelSpec:
-    """The panel with the chosen settings; every model keeps its name."""
-    return with_models(panel, lambda spec: replace(found.chosen[replace(spec, name="")], name=spec.name))
+    """The panel with the settings that were chosen, where any were; every model keeps its name."""
+    return with_models(panel, lambda spec: replace(found.chosen.get(replace(spec, name=""), spec), name=spec.name))
 
 
 def remarks(found: Fit, budget_bytes: int) -> tuple[str, ...]:

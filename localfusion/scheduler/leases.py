@@ -29,6 +29,8 @@ from localfusion.scheduler.turns import Turns
 
 KEEP_ALIVE_S = 300.0
 MAX_RUNS = 64
+RETRY_S = 1.0
+"""How often a lease that waits for memory looks whether other programs have left some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class Scheduler:
         self._held: list[str] = []
         self._leaving: set[asyncio.Task[None]] = set()
         self._runs = 0
+        self._is_closed = False
 
     @property
     def memory_bytes(self) -> int:
@@ -151,11 +154,13 @@ class Scheduler:
     async def fit(self, specs: Iterable[ModelSpec]) -> Fit:
         """The settings with which these models fit, by the specs without their names.
 
-        Raises OutOfMemory, naming what would fit. A file of which nothing can be said is left to its load.
+        Raises OutOfMemory, naming what would fit. A file of which nothing can be said takes nothing here, and its lease
+        says why.
         """
         asked = {replace(spec, name=""): spec for spec in specs}
         for kv_type in KV_TYPES:  # the second only where the first does not fit: a footprint takes a process
-            await asyncio.gather(*(self._try_footprints(spec, variants(key, kv_type)) for key, spec in asked.items()))
+            wanted = {key: variants(key, kv_type) or variants(key) for key in asked}
+            await asyncio.gather(*(self._try_footprints(spec, wanted[key]) for key, spec in asked.items()))
             found = fitting.fit(list(asked), self._footprints, budget_bytes=self._limits.memory_bytes)
             if isinstance(found, Fit) and found.is_side_by_side:
                 return found
@@ -183,7 +188,7 @@ class Scheduler:
         started = time.monotonic()
         try:
             is_fresh = not loaded.loading.done()
-            resident = await asyncio.shield(loaded.loading)
+            resident = await self._resident(spec, loaded)
             yield Lease(_Leased(key, resident, self._turns, run), time.monotonic() - started if is_fresh else 0.0)
         except WorkerDied:
             self._forget(key, loaded)
@@ -192,6 +197,15 @@ class Scheduler:
             loaded.leases -= 1
             self._held.remove(run)
             self._let_go(key, loaded)
+
+    async def _resident(self, spec: ModelSpec, loaded: _Loaded) -> Resident:
+        """The model once it is loaded; WorkerDied where the scheduler was closed meanwhile."""
+        try:
+            return await asyncio.shield(loaded.loading)
+        except asyncio.CancelledError:
+            if loaded.loading.cancelled() and self._is_closed:
+                raise _closed(spec) from None
+            raise
 
     async def preload(self, spec: ModelSpec) -> bool:
         """Load a model that will be leased soon, if nobody else needs the memory; whether it is there in the end.
@@ -205,9 +219,11 @@ class Scheduler:
             if not memory.has_room_for(self._memory_state(), n_bytes):
                 return False
             loaded = self._load(spec, key, n_bytes)
-            loaded.loading.add_done_callback(lambda _: self._let_go(key, loaded))
         await asyncio.wait([loaded.loading])
-        return loaded.leaving is None and _is_loaded(loaded.loading)
+        if loaded.loading.cancelled():
+            return False
+        loaded.loading.result()
+        return loaded.leaving is None
 
     async def read_ahead(self, spec: ModelSpec, request: GenerateRequest, *, run: str = "") -> bool:
         """Let a resident model read a prompt that goes on later, unless others want the cores; whether it was read.
@@ -226,11 +242,13 @@ class Scheduler:
         return True
 
     async def close(self) -> None:
-        """End every worker, whoever still holds it."""
+        """End every worker, whoever still holds it; nothing is loaded from now on."""
+        self._is_closed = True
+        self._move_on()
         for key, loaded in list(self._loaded.items()):
             self._evict(key, loaded)
         while self._leaving:
-            await asyncio.wait(self._leaving)
+            await asyncio.wait(set(self._leaving))
 
     def _has_waiting(self) -> bool:
         """Whether somebody waits for memory or for cores."""
@@ -248,6 +266,7 @@ class Scheduler:
             self._move_on()
             if not wish.granted.done():
                 on_wait(n_bytes)
+                self._look_again()
             return await wish.granted
         except asyncio.CancelledError:
             if wish.granted.done() and not wish.granted.cancelled() and wish.granted.exception() is None:
@@ -260,7 +279,17 @@ class Scheduler:
                 self._wishes.remove(wish)
                 self._move_on()
 
+    def _look_again(self) -> None:
+        """Other programs may have left memory, which nobody tells us of."""
+        self._move_on()
+        if self._wishes and not self._is_closed:
+            asyncio.get_running_loop().call_later(RETRY_S, self._look_again)
+
     def _move_on(self) -> None:
+        if self._is_closed:
+            for wish in self._wishes:
+                if not wish.granted.done():
+                    wish.granted.set_exception(_closed(wish.spec))
         self._wishes = [wish for wish in self._wishes if not wish.granted.done()]
         while self._wishes and (action := memory.plan(self._memory_state())) is not None:
             match action:
@@ -286,6 +315,7 @@ class Scheduler:
 
     def _load(self, spec: ModelSpec, key: ModelSpec, n_bytes: int) -> _Loaded:
         loaded = self._loaded[key] = _Loaded(n_bytes, asyncio.ensure_future(self._engine.load(spec)))
+        loaded.loading.add_done_callback(lambda _: self._let_go(key, loaded))
         return loaded
 
     def _let_go(self, key: ModelSpec, loaded: _Loaded) -> None:
@@ -311,7 +341,11 @@ class Scheduler:
 
     def _expire(self, key: ModelSpec, loaded: _Loaded) -> None:
         is_old = time.monotonic() - loaded.last_used >= self._limits.keep_alive_s
-        if is_old and loaded.leases == 0 and loaded.leaving is None and self._loaded.get(key) is loaded:
+        if not is_old or loaded.leases or loaded.leaving is not None or self._loaded.get(key) is not loaded:
+            return
+        if self._held:  # a run is under way, and may come to it
+            asyncio.get_running_loop().call_later(self._limits.keep_alive_s, self._expire, key, loaded)
+        else:
             self._evict(key, loaded)
 
     def _evict(self, key: ModelSpec, loaded: _Loaded) -> None:
@@ -321,9 +355,11 @@ class Scheduler:
             loaded.leaving.add_done_callback(self._leaving.discard)
 
     async def _leave(self, key: ModelSpec, loaded: _Loaded) -> None:
-        await _unload(loaded.loading)
-        self._forget(key, loaded)
-        self._move_on()
+        try:
+            await _unload(loaded.loading)
+        finally:
+            self._forget(key, loaded)
+            self._move_on()
 
     def _forget(self, key: ModelSpec, loaded: _Loaded) -> None:
         """The next lease loads the file anew."""
@@ -332,7 +368,14 @@ class Scheduler:
 
     def _memory_state(self) -> memory.State:
         holdings = tuple(
-            memory.Holding(key, one.n_bytes, one.leases, one.last_used, one.leaving is not None)
+            memory.Holding(
+                key,
+                one.n_bytes,
+                one.leases,
+                one.last_used,
+                is_leaving=one.leaving is not None,
+                is_loading=not one.loading.done(),
+            )
             for key, one in self._loaded.items()
         )
         wishes = tuple(
@@ -340,6 +383,10 @@ class Scheduler:
         )
         limits = self._limits
         return memory.State(limits.memory_bytes, limits.available_bytes(), holdings, wishes, tuple(self._held))
+
+
+def _closed(spec: ModelSpec) -> WorkerDied:
+    return WorkerDied(spec.name, f"the worker of {spec.name} was closed", exit_code=None)
 
 
 def _is_loaded(loading: "asyncio.Task[Resident]") -> bool:

@@ -17,13 +17,17 @@ PATIENCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """A model that takes memory: loading, loaded, or being closed (`is_leaving`). `last_used` orders idle ones."""
+    """A model that takes memory, or will (`is_loading`), or is being closed (`is_leaving`).
+
+    `last_used` orders idle ones.
+    """
 
     spec: ModelSpec
     n_bytes: int
     leases: int = 0
     last_used: float = 0.0
     is_leaving: bool = False
+    is_loading: bool = False
 
     @property
     def is_idle(self) -> bool:
@@ -55,8 +59,10 @@ class State:
 
     @property
     def free_bytes(self) -> int:
-        """What is left of the budget."""
-        return self.budget_bytes - sum(holding.n_bytes for holding in self.holdings)
+        """What is left of the budget, and really there: loads under way will take theirs."""
+        loading = sum(holding.n_bytes for holding in self.holdings if holding.is_loading)
+        left = self.budget_bytes - sum(holding.n_bytes for holding in self.holdings)
+        return min(left, self.available_bytes - loading)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,7 @@ def plan(state: State) -> Action | None:
 
 def has_room_for(state: State, n_bytes: int) -> bool:
     """Whether a model that nobody waits for may be loaded: only into memory that nothing else needs."""
-    return not state.wishes and n_bytes <= min(state.free_bytes, state.available_bytes)
+    return not state.wishes and n_bytes <= state.free_bytes
 
 
 def _fair_order(state: State) -> list[int]:
@@ -125,7 +131,7 @@ def _meet(state: State, position: int) -> Action | None:
         return None if own.is_leaving else Join(position)
     if wish.n_bytes > state.budget_bytes:
         return Refuse(position, state.budget_bytes)
-    missing = wish.n_bytes - min(state.free_bytes, state.available_bytes)
+    missing = wish.n_bytes - state.free_bytes
     if missing <= 0:
         return Load(position)
     leaving = sum(holding.n_bytes for holding in state.holdings if holding.is_leaving)
@@ -134,8 +140,8 @@ def _meet(state: State, position: int) -> Action | None:
     evicted = _makes_room(state.holdings, missing - leaving)
     if evicted is not None:
         return Evict(evicted.spec)
-    if not state.holdings:
-        return Refuse(position, state.available_bytes)
+    if all(holding.is_idle for holding in state.holdings):
+        return Refuse(position, state.free_bytes + sum(holding.n_bytes for holding in state.holdings))
     return None
 
 

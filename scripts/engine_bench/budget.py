@@ -14,15 +14,14 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-from scripts.engine_bench.figures import Figure
-from scripts.engine_bench.setting import Setting
-
 from localfusion.engine import client
 from localfusion.errors import OutOfMemory
 from localfusion.messages import Footprint, ModelSpec
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from scripts.engine_bench import ours
+from scripts.engine_bench.figures import Figure
 from scripts.engine_bench.random_models import RandomModel
+from scripts.engine_bench.setting import Setting
 
 SAMPLE_S = 0.02
 SMALL = RandomModel(n_embd=512, n_layer=4, n_ff=1024, n_head=8, n_head_kv=4)
