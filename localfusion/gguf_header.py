@@ -8,7 +8,8 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 import mmap
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -31,6 +32,7 @@ PART_NAME = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.gguf\Z")
 """How llama.cpp names the parts of a split GGUF, counted from 1; it finds the others by the name of the first."""
 
 Value = bool | int | float | str
+FileIdentity = tuple[tuple[int, int, int, int], ...]
 
 BLOCKS: Mapping[int, tuple[int, int]] = {
     0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
@@ -179,6 +181,19 @@ def part_paths(path: Path) -> list[Path]:
     count = numbered[0].removesuffix(".gguf").rpartition("-")[2]
     names = [f"{path.name[: numbered.start()]}-{part:05}-of-{count}.gguf" for part in range(1, int(count) + 1)]
     return [part for name in names if (part := path.with_name(name)).exists()]
+
+
+def identity(parts: Iterable[Path]) -> FileIdentity:
+    """What tells one content of a model's files from another: where they lie, their sizes and times.
+
+    A part that is gone has none.
+    """
+    found = []
+    for part in parts:
+        with suppress(OSError):
+            status = part.stat()
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
 
 
 def _read_file(path: Path, *, model: str) -> Header:

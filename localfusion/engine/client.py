@@ -54,7 +54,7 @@ from localfusion.engine.protocol import (
     to_reply,
 )
 from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
-from localfusion.gguf_header import Header, part_paths, read_header
+from localfusion.gguf_header import FileIdentity, Header, identity, part_paths, read_header
 from localfusion.messages import (
     Completion,
     Delta,
@@ -86,8 +86,6 @@ KILLED = -9
 
 CUT_SHORT = -signal.SIGBUS if hasattr(signal, "SIGBUS") else None
 """What a process returns that read a page of a mapped file behind its end."""
-
-FileIdentity = tuple[tuple[int, int, int, int], ...]
 
 Died = None
 """What a waiting request finds in its queue when the worker has ended."""
@@ -239,7 +237,7 @@ class Model:
 
     def is_current(self) -> bool:
         """Whether the file at the path is still what was loaded; replaced or changed, it has to be loaded anew."""
-        return identity(self.spec.path) == self._file
+        return identity(part_paths(self.spec.path)) == self._file
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Progress | Delta | Completion]:
         """What the model writes, as it is written; the last item is the Completion.
@@ -335,7 +333,7 @@ async def load(
     A worker that has work and says nothing for `step_limit_s` is ended. Cancelling the task leaves no process behind.
     `cache` learns where the weights are, for footprints to come.
     """
-    file = identity(spec.path)
+    file = identity(part_paths(spec.path))
     header = await asyncio.to_thread(read_header, spec.path, model=spec.name)
     log: list[str] = []
     is_loaded = False
@@ -350,23 +348,13 @@ async def load(
         reply = await first_reply(worker, Load(spec, dict(TOOL_ARGUMENTS), state_cache))
         assert isinstance(reply, Loaded)
         is_loaded = True
-        is_same = identity(spec.path) == file
+        is_same = identity(part_paths(spec.path)) == file
         if cache and is_same and (weights := read_weights(log)):
             cache.keep(weights, header, spec)
         return Model(spec, reply.info, worker, file=file, step_limit_s=step_limit_s)
     except BaseException:
         await asyncio.shield(worker.close())
         raise
-
-
-def identity(path: Path) -> FileIdentity:
-    """What tells one content of a model's files from another: where they lie, their sizes and times."""
-    found = []
-    for part in part_paths(path):
-        with suppress(FileNotFoundError):
-            status = part.stat()
-            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
-    return tuple(found)
 
 
 async def footprint(
@@ -377,13 +365,13 @@ async def footprint(
     The context's buffers are llama.cpp's own figures, from a dry run in a process of its own, or by arithmetic where
     that process dies. Where the weights will be is planned by llama.cpp's rules, until `cache` has it from a load.
     """
-    file = identity(spec.path)
+    file = identity(part_paths(spec.path))
     header = await asyncio.to_thread(read_header, spec.path, model=spec.name)
     dry_run = cache.find(DryRun, header, spec) if cache else None
     if dry_run is None:
         found = await _dry_run(spec, environ)
         dry_run = found if isinstance(found, DryRun) else await _estimate(header, spec, environ, death=found)
-        if cache and dry_run is found and identity(spec.path) == file:
+        if cache and dry_run is found and identity(part_paths(spec.path)) == file:
             cache.keep(dry_run, header, spec)
     weights = cache.find(WeightSizes, header, spec) if cache else None
     if weights is None:

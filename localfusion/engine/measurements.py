@@ -18,7 +18,7 @@ from localfusion import machine
 from localfusion.codec import from_text, to_text
 from localfusion.engine.footprint import DryRun, WeightSizes
 from localfusion.errors import LocalFusionError
-from localfusion.gguf_header import Header
+from localfusion.gguf_header import Header, identity
 from localfusion.messages import ModelSpec
 
 Known = TypeVar("Known", DryRun, WeightSizes)
@@ -79,7 +79,7 @@ class Measurements:
 
     def _subject(self, kind: type, header: Header, spec: ModelSpec) -> str:
         settings = {name: getattr(spec, name) for name in SETTINGS[kind]}
-        return f"{kind.__name__} of {_identity(header)} with {settings} on {self._place}"
+        return f"{kind.__name__} of {identity(header.paths)} with {settings} on {self._place}"
 
 
 def this_place() -> str:
@@ -90,16 +90,6 @@ def this_place() -> str:
     build = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     features = sorted(machine.processor_features())
     return hashlib.sha256(f"{platform.machine()} {features} {build}".encode()).hexdigest()
-
-
-def _identity(header: Header) -> str:
-    """Of every part: where it is, its size and when it was written. A file that is gone has no state."""
-    parts = []
-    for path in header.paths:
-        with suppress(OSError):
-            status = path.stat()
-            parts.append((str(path.resolve()), status.st_size, status.st_mtime_ns))
-    return f"{parts}"
 
 
 def _name(subject: str) -> str:

@@ -34,6 +34,10 @@ Pointer = Any
 WANTED = 1.05
 
 
+class UncountedError(Exception):
+    """The engine does something that is not seen here, so that the count would be wrong."""
+
+
 @dataclass(slots=True)
 class Tree:
     """The prefix tree of one file: a node is known by its parent and its token; `needed` are those that stayed."""
@@ -57,7 +61,7 @@ class Cells:
     def put(self, sequence: int, position: int, token: int) -> None:
         path = self.held.setdefault(sequence, [])
         if position > len(path):
-            raise NotImplementedError("a sequence grew by something else than tokens that were decoded or copied")
+            raise UncountedError("a sequence grew by something else than tokens that were decoded or copied")
         del path[position:]
         path.append(self.tree.child(path[-1] if path else 0, token))
         self.tree.n_evaluated += 1

@@ -16,6 +16,7 @@ from localfusion.analysis import Page
 from localfusion.engine import client
 from localfusion.engine.interface import Resident
 from localfusion.engine.protocol import Load, Loaded
+from localfusion.gguf_header import identity
 from localfusion.messages import Footprint, ModelSpec
 from localfusion.scheduler import Engine
 from localfusion.search.documents import Added, DocumentIndex, LocalDocuments
@@ -89,5 +90,5 @@ async def start(spec: ModelSpec, n_tokens: int) -> Resident:
     worker = client.Worker(process, spec.name, lambda _: None)
     reply = await client.first_reply(worker, Load(spec, {}))
     assert isinstance(reply, Loaded)
-    file = client.identity(spec.path)
+    file = identity([spec.path])
     return client.Model(spec, reply.info, worker, file=file, step_limit_s=client.STEP_LIMIT_S)
