@@ -294,6 +294,22 @@ def test_a_prompt_of_an_earlier_run_is_read_back(path: Path, tmp_path: Path) -> 
     assert [done.content for done in together] == [done.content for done in alone]
 
 
+def test_a_state_is_not_read_over_a_beginning_that_another_is_about_to_start_from(path: Path, tmp_path: Path) -> None:
+    other = "Something else that was asked in an earlier run. " * 12
+    loop, states = make_loop(path, tmp_path)
+    run_all(loop, GenerateRequest("s", (Message("user", other),), max_tokens=12))
+    states.wait()
+    wanted = [
+        GenerateRequest("new", (Message("user", f"{QUESTION}And now?"),), max_tokens=12),
+        GenerateRequest("kept", (Message("user", f"{other}And now?"),), max_tokens=12),
+    ]
+    loop, _ = make_loop(path, tmp_path)
+    run_all(loop, GenerateRequest("kept", (Message("user", QUESTION),), max_tokens=12))
+    together = run_all(loop, *wanted)
+    alone = [run_all(Loop(ModelSpec("tiny", path, n_batch=128), TOOLS), request)[0] for request in wanted]
+    assert [done.content for done in together] == [done.content for done in alone]
+
+
 def test_damaged_states_cost_an_evaluation_and_nothing_else(path: Path, tmp_path: Path) -> None:
     loop, states = make_loop(path, tmp_path)
     (first,) = run_all(loop, ASKED)

@@ -22,6 +22,11 @@ from localfusion.messages import EngineFacts, ModelSpec
 
 KV_TYPES = {"auto": llama_cpp.GGML_TYPE_F16, "f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 PIECE_BYTES = 4096
+MOST_STREAMS = 256
+"""LLAMA_MAX_SEQ of llama.cpp."""
+COUNT = np.dtype("<u4")
+STATE_HEAD_BYTES = 3 * COUNT.itemsize
+"""What a sequence's state begins with: a mark, the sequence, the number of streams."""
 PROBE = "The 1st\n"
 
 _log_callbacks: list[Any] = []
@@ -217,14 +222,15 @@ class Weights:
 class Context:
     """The KV cells of one loaded file and the decoding over them.
 
-    `n_ctx` is the window of one sequence, padded to 256 as llama.cpp pads it. With several sequences the
-    cells are one unified pool of n_seq_max windows: parts of a sequence can be copied to another without
-    taking cells twice, and a batch may mix sequences freely (separate streams allow neither).
+    `n_ctx` is the window of one sequence, padded to 256 as llama.cpp pads it. Each sequence has cells of its own
+    (a stream of llama.cpp's), so that attention passes over nobody else's. One batch is evaluated at once where the
+    sequences in it are neighbours, come in the order of their numbers and have equally many tokens; else in parts.
 
     Not every memory lets a sequence be cut anywhere. Recurrent layers know only the state behind the last
     token; layers with a window keep only what the next token sees. For such models there are `n_kept` more
     sequences after the spec's own, where beginnings stand that others will start from: the one window or
-    state that each takes is part of what llama.cpp says the context takes.
+    state that each takes is part of what llama.cpp says the context takes. Their cells are one pool of windows,
+    where a copy shares cells; streams would take a whole window for each beginning.
     """
 
     def __init__(self, weights: Weights, spec: ModelSpec) -> None:
@@ -242,7 +248,9 @@ class Context:
         params.n_seq_max = self._n_seq_max = spec.n_parallel + self.n_kept
         params.n_outputs_max = max(spec.n_parallel + LONGEST, self._n_seq_max)
         params.n_ctx = self.n_ctx * spec.n_parallel
-        params.kv_unified = params.n_seq_max > 1
+        self._is_plain = not (self._only_whole or self._n_window)
+        self._n_streams = self._n_seq_max if self._is_plain else 1
+        params.kv_unified = self._n_seq_max > 1 and self._n_streams == 1
         params.swa_full = False
         self.n_threads = 1 if spec.n_threads == "auto" else spec.n_threads
         params.n_threads = params.n_threads_batch = self.n_threads
@@ -257,6 +265,9 @@ class Context:
                 "choose kv_type f16, flash_attn true, or a smaller n_ctx, and free some memory",
             )
         self._memory = llama_cpp.llama_get_memory(self.pointer)
+        self._being_copied: set[int] = set()
+        empty = int(llama_cpp.llama_state_seq_get_size(self.pointer, 0))
+        self._has_plain_states = empty == STATE_HEAD_BYTES + self._n_streams * COUNT.itemsize
         self._n_vocab = weights.vocabulary.n_tokens
         self._batch = llama_cpp.llama_batch_init(spec.n_batch, 0, 1)
 
@@ -281,6 +292,7 @@ class Context:
         """Evaluate the batch and empty it; raises DecodeError."""
         code = int(llama_cpp.llama_decode(self.pointer, self._batch))
         self._batch.n_tokens = 0
+        self._being_copied.clear()
         if code != 0:
             raise DecodeError(code)
 
@@ -315,12 +327,16 @@ class Context:
             llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def copy(self, source: int, target: int, n_tokens: int) -> bool:
-        """Let an empty sequence start with the first `n_tokens` of another, which `can_start_at` allows; shares cells.
+        """Let an empty sequence start with the first `n_tokens` of another, which `can_start_at` allows.
 
         False where a window finds no room; then the target is empty.
         """
-        end = -1 if self._only_whole else n_tokens
+        has_own_cells = self._n_streams > 1  # what streams copy, at the next decode, is all of one
+        end = -1 if self._only_whole or has_own_cells else n_tokens
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, end)
+        if has_own_cells:
+            self._being_copied |= {source, target}
+            return self.truncate(target, n_tokens)
         if self._n_window and not self._own_window(target):
             self.clear(target)
             return False
@@ -328,23 +344,47 @@ class Context:
 
     def state_bytes(self, sequence: int) -> int:
         """What `write_state` would write."""
-        return int(llama_cpp.llama_state_seq_get_size(self.pointer, sequence))
+        return self._state_bytes(sequence) + (MOST_STREAMS * COUNT.itemsize if self._has_plain_states else 0)
 
     def write_state(self, sequence: int, target: memoryview) -> bool:
-        """Put all that is evaluated of a sequence into memory of `state_bytes`."""
-        raw = (ctypes.c_uint8 * len(target)).from_buffer(target)
-        return int(llama_cpp.llama_state_seq_get_data(self.pointer, raw, len(target), sequence)) == len(target)
+        """Put all that is evaluated of a sequence into `state_bytes` of memory, which hold zeros."""
+        size = self._state_bytes(sequence)
+        raw = (ctypes.c_uint8 * size).from_buffer(target)
+        return int(llama_cpp.llama_state_seq_get_data(self.pointer, raw, size, sequence)) == size
+
+    def can_read_state(self, sequence: int) -> bool:
+        """Whether a state may be read into a sequence now: not while the next decode has to copy its cells."""
+        return sequence not in self._being_copied
 
     def read_state(self, sequence: int, source: memoryview) -> bool:
         """Let an empty sequence be what was written; False where it does not fit, then the sequence is empty.
 
-        Only for what `write_state` wrote, of the same file and settings: anything else may end the process.
+        Only for what `write_state` wrote, of the same file and settings: anything else may end the process. The
+        memory is changed.
         """
+        if self._has_plain_states:
+            source = self._with_own_streams(source)
         raw = (ctypes.c_uint8 * len(source)).from_buffer(source)
-        if int(llama_cpp.llama_state_seq_set_data(self.pointer, raw, len(source), sequence)) == len(source):
+        n_read = int(llama_cpp.llama_state_seq_set_data(self.pointer, raw, len(source), sequence))
+        if n_read and (self._has_plain_states or n_read == len(source)):
             return True
         self.clear(sequence)
         return False
+
+    def _state_bytes(self, sequence: int) -> int:
+        return int(llama_cpp.llama_state_seq_get_size(self.pointer, sequence))
+
+    def _with_own_streams(self, state: memoryview) -> memoryview:
+        """A state that was written with other streams than these: llama.cpp takes only what has as many.
+
+        It is a head that ends with the number of streams, and for each the number of cells and the cells: none
+        but for one. Numbers of streams before that one are skipped; behind it are zeros for as many as there can be.
+        """
+        counts = np.frombuffer(state, COUNT, MOST_STREAMS, STATE_HEAD_BYTES)
+        n_skipped = int(np.argmax(counts != 0)) * COUNT.itemsize
+        head = state[: STATE_HEAD_BYTES - COUNT.itemsize].tobytes() + np.array(self._n_streams, COUNT).tobytes()
+        state[n_skipped : n_skipped + STATE_HEAD_BYTES] = head
+        return state[n_skipped:]
 
     def _own_window(self, sequence: int) -> bool:
         """Give a copied sequence a window of its own: cells that two sequences share never fall out of either's."""

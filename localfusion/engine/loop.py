@@ -98,6 +98,7 @@ class Loop:
         )
         self._waiting: list[Waiting] = []
         self._active: list[Generation] = []
+        self._last_reader = -1
         self._draft_pace = draft_pace or Pace((True, False))
         self._thread_pace = ThreadPace()
         self._most_threads = self.context.n_threads
@@ -244,13 +245,17 @@ class Loop:
     def _fill_batch(self) -> list[Share]:
         """Fill the context's batch; for each active generation what it gave."""
         reading = [g for g in self._active if g.is_reading and not self._is_held(g)]
+        reading.sort(key=lambda generation: (generation.id <= self._last_reader, generation.id))  # in turn
         writing = [g for g in self._active if not g.is_reading]
         counts = plan_batch([g.n_ready for g in writing], [g.n_ready for g in reading], n_batch=self.context.n_batch)
         taken = {g.id: n for g, n in zip([*writing, *reading], [*counts[0], *counts[1]], strict=True)}
+        if reading:
+            self._last_reader = reading[0].id
         room = 0 if reading or not self._can_draft else min(LONGEST, self.context.n_batch - sum(taken.values()))
         if room and not self._draft_pace.choose():
             room = 0
         shares = []
+        self._active.sort(key=lambda generation: generation.slot.index)  # as `Context` has it
         for generation in self._active:
             n_taken = taken.get(generation.id, 0)
             draft = generation.draft(room) if n_taken == generation.n_pending and room else []

@@ -177,7 +177,7 @@ class Slots:
 
     def _try_restore(self, slot: Slot, ids: Sequence[int], n_known: int) -> bool:
         """Let a slot start from a state on disk, where that has more of a prompt than is known."""
-        if self._states is None:
+        if self._states is None or not self._context.can_read_state(slot.index):
             return False
         found = self._states.find(ids, n_known=n_known, is_whole=bool(self._kept))
         if found is None or len(found[0].ids) > self._context.n_ctx:

@@ -109,7 +109,7 @@ def open_bare(path: Path, *, n_ctx: int, n_sequences: int, n_threads: int) -> No
     llama_cpp.llama_backend_init()
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), llama_cpp.llama_model_default_params())
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * n_sequences, n_sequences, n_sequences > 1
+    params.n_ctx, params.n_seq_max = n_ctx * n_sequences, n_sequences
     params.n_batch = params.n_ubatch = 512
     params.n_threads = params.n_threads_batch = n_threads
     params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
