@@ -142,6 +142,10 @@ class ToolSyntax:
     answer: str = ""
 
 
+N_CTX_AUTO = 8192
+"""The window that a model gets where none is named, or what it was trained with if that is less."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A GGUF file and the settings it is loaded with; spelt as llama.cpp spells them.

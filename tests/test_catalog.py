@@ -135,6 +135,12 @@ def test_a_window_left_to_the_model_stays_so(models: ModelsFile) -> None:
     assert (panel.panelists[1].model.n_ctx, panel.judge.model.n_ctx) == ("auto", "auto")
 
 
+def test_a_wider_window_that_is_named_is_not_narrowed_by_one_left_to_the_model(models: ModelsFile) -> None:
+    text = FILE.replace("  two:", "  wide: {path: two.gguf, n_ctx: 16384}\n  two:")
+    panel = resolve(write_models(models.folder, text), Choice(panel=("wide", "two"), judge="two"))
+    assert {spec.n_ctx for spec in specs(panel)} == {16384}
+
+
 def test_explicit_fields_win_over_the_preset(models: ModelsFile) -> None:
     panel = resolve(models, Choice(preset="pair", panel=("second",), judge="one", max_tool_calls=9))
     assert [panelist.model.name for panelist in panel.panelists] == ["second"]

@@ -18,7 +18,16 @@ from localfusion.config.models_file import (
     ToolsEntry,
 )
 from localfusion.errors import ConfigError
-from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, ToolOptions, with_models
+from localfusion.messages import (
+    N_CTX_AUTO,
+    JudgeSpec,
+    ModelSpec,
+    PanelistSpec,
+    PanelSpec,
+    Sampling,
+    ToolOptions,
+    with_models,
+)
 
 T = TypeVar("T")
 
@@ -205,7 +214,7 @@ def _together(users: Sequence[User]) -> ModelSpec:
         models[0],
         path=real(models[0].path),
         n_seq_max=len(users),
-        n_ctx=_widest(model.n_ctx for model in models),
+        n_ctx=_widest([model.n_ctx for model in models]),
         n_threads=_named(model.n_threads for model in models),
         kv_type=_named(model.kv_type for model in models),
         use_mmap=_named(model.use_mmap for model in models),
@@ -226,13 +235,10 @@ def _disagreement(one: User, other: User, setting: str) -> ConfigError:
     )
 
 
-def _widest(windows: Iterable[int | Literal["auto"]]) -> int | Literal["auto"]:
-    numbers: list[int] = []
-    for window in windows:
-        if window == "auto":
-            return "auto"
-        numbers.append(window)
-    return max(numbers)
+def _widest(windows: Sequence[int | Literal["auto"]]) -> int | Literal["auto"]:
+    """The widest of them; "auto" is not narrower than any number below what it stands for."""
+    numbers = [N_CTX_AUTO if window == "auto" else window for window in windows]
+    return "auto" if "auto" in windows and max(numbers) == N_CTX_AUTO else max(numbers)
 
 
 def _unknown(kind: Literal["model", "preset"], name: str, names: list[str], models: ModelsFile) -> ConfigError:

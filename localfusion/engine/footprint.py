@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from localfusion.engine.drafting import LONGEST
 from localfusion.gguf_header import LENGTH_BYTES, Header, ListSize, Tensor
-from localfusion.messages import Footprint, ModelSpec
+from localfusion.messages import N_CTX_AUTO, Footprint, ModelSpec
 
 N_CTX_PADDING = 256
-N_CTX_AUTO = 8192
 
 WORKER_BYTES = 26 << 20
 """A worker that has not been told yet what to load: Python and its modules; measured on 64-bit Linux."""

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localfusion.engine.drafting import LONGEST
-from localfusion.engine.footprint import N_CTX_AUTO, N_CTX_PADDING
-from localfusion.messages import EngineFacts, ModelSpec
+from localfusion.engine.footprint import N_CTX_PADDING
+from localfusion.messages import N_CTX_AUTO, EngineFacts, ModelSpec
 
 KV_TYPES = {"auto": llama_cpp.GGML_TYPE_F16, "f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 PIECE_BYTES = 4096
