@@ -136,9 +136,10 @@ def test_a_window_left_to_the_model_stays_so(models: ModelsFile) -> None:
 
 
 def test_a_wider_window_that_is_named_is_not_narrowed_by_one_left_to_the_model(models: ModelsFile) -> None:
-    text = FILE.replace("  two:", "  wide: {path: two.gguf, n_ctx: 16384}\n  two:")
-    panel = resolve(write_models(models.folder, text), Choice(panel=("wide", "two"), judge="two"))
-    assert {spec.n_ctx for spec in specs(panel)} == {16384}
+    for n_ctx in (8192, 16384):
+        text = FILE.replace("  two:", f"  wide: {{path: two.gguf, n_ctx: {n_ctx}}}\n  two:")
+        panel = resolve(write_models(models.folder, text), Choice(panel=("wide", "two"), judge="two"))
+        assert {spec.n_ctx for spec in specs(panel)} == {n_ctx}
 
 
 def test_explicit_fields_win_over_the_preset(models: ModelsFile) -> None:

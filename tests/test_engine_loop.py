@@ -15,6 +15,7 @@ from localfusion.engine import grammar
 from localfusion.engine.constrain import Grammars
 from localfusion.engine.llama import send_log_to
 from localfusion.engine.loop import Loop
+from localfusion.engine.pace import Pace
 from localfusion.engine.protocol import Cancel, Done, Failed, Forget, Generate, Output, Overflowed, Reply
 from localfusion.engine.sampling import Sampler
 from localfusion.engine.sequences import common_prefix
@@ -68,6 +69,33 @@ def run_all(loop: Loop, *requests: GenerateRequest) -> list[Completion]:
     done = {r.id: r.item for r in replies if isinstance(r, Output) and isinstance(r.item, Completion)}
     assert not [r for r in replies if isinstance(r, Failed | Overflowed)]
     return [done[i] for i in range(len(requests))]
+
+
+def test_a_long_prompt_is_read_while_short_ones_keep_coming(path: Path) -> None:
+    loop = make_loop(path, n_ctx=2048, n_seq_max=3, n_batch=64)
+    loop.submit(Generate(0, GenerateRequest("long", user("".join(f"{n} words. " for n in range(60))), max_tokens=1)))
+    done: list[int] = []
+    for id in range(1, 200):
+        loop.submit(Generate(id, GenerateRequest(f"{id}", user(f"{id}: asked in short. " * 3), max_tokens=1)))
+        replies = loop.step()
+        done += [r.id for r in replies if isinstance(r, Output) and isinstance(r.item, Completion)]
+        if 0 in done:
+            break
+    assert 0 in done
+    assert len(done) < 40
+
+
+@pytest.mark.parametrize("fills", [True, False])
+def test_a_gap_between_writers_changes_no_text(path: Path, fills: bool) -> None:
+    loop = Loop(ModelSpec("tiny", path, n_seq_max=3), TOOLS, fill_pace=Pace((fills,)))
+    asked = [GenerateRequest(f"{n}", user(f"Question {n}. " * 5), max_tokens=9 if n == 1 else 60) for n in range(3)]
+    first = run_all(loop, *asked)
+    answered = Message("assistant", first[1].content)
+    again = GenerateRequest("1", (*asked[1].messages, answered, *user("And then?")), max_tokens=30)
+    together = [*first, *run_all(loop, again)]
+    alone = [run_all(make_loop(path), request)[0] for request in [*asked, again]]
+    assert [done.content for done in together] == [done.content for done in alone]
+    assert together[-1].usage.cached_tokens > 0
 
 
 def items(replies: list[Reply]) -> Iterator[Progress | Delta | Completion]:

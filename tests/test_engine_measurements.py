@@ -78,7 +78,7 @@ def test_a_file_that_cannot_be_read_back_was_never_kept(tmp_path: Path, spec: Mo
     Measurements(tmp_path / "cache").keep(WEIGHTS, header, spec)
     (stored,) = (tmp_path / "cache").iterdir()
     whole = stored.read_bytes()
-    for broken in (content, whole[:-1], whole.replace(b"WeightSizes of", b"WeightSizes 0f")):
+    for broken in (content, whole[:-1], whole.replace(b"WeightSizes", b"WeightSize5")):
         stored.write_bytes(broken)
         assert Measurements(tmp_path / "cache").find(WeightSizes, header, spec) is None
     stored.write_bytes(whole)

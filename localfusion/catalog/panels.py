@@ -236,9 +236,9 @@ def _disagreement(one: User, other: User, setting: str) -> ConfigError:
 
 
 def _widest(windows: Sequence[int | Literal["auto"]]) -> int | Literal["auto"]:
-    """The widest of them; "auto" is not narrower than any number below what it stands for."""
-    numbers = [N_CTX_AUTO if window == "auto" else window for window in windows]
-    return "auto" if "auto" in windows and max(numbers) == N_CTX_AUTO else max(numbers)
+    """The widest of them, where "auto" stands for what it is at most."""
+    named = max((window for window in windows if window != "auto"), default=0)
+    return "auto" if "auto" in windows and named < N_CTX_AUTO else named
 
 
 def _unknown(kind: Literal["model", "preset"], name: str, names: list[str], models: ModelsFile) -> ConfigError:

@@ -40,6 +40,7 @@ class Generation:
         self.n_prompt, self.n_cached = len(slot.ids), slot.n_past
         self.finish_reason: FinishReason | None = None
         self.has_begun = False
+        self.last_turn = 0
         self._writing, self._vocabulary = writing, vocabulary
         room = n_ctx - self.n_prompt
         self._n_max = room if request.max_tokens is None else min(request.max_tokens, room)

@@ -29,6 +29,9 @@ STATE_HEAD_BYTES = 3 * COUNT.itemsize
 """What a sequence's state begins with: a mark, the sequence, the number of streams."""
 PROBE = "The 1st\n"
 
+_NEVER_BEGUN = -1
+"""What llama_decode returns for a batch that it does not take; after anything else, pending copies are done."""
+
 _log_callbacks: list[Any] = []
 """ctypes callbacks must outlive their registration."""
 
@@ -271,6 +274,16 @@ class Context:
         self._n_vocab = weights.vocabulary.n_tokens
         self._batch = llama_cpp.llama_batch_init(spec.n_batch, 0, 1)
 
+    @property
+    def has_streams(self) -> bool:
+        """Each sequence has cells of its own, and a copy takes as long as all of them are many."""
+        return self._n_streams > 1
+
+    @property
+    def is_about_to_copy(self) -> bool:
+        """The next decode has cells to copy before it evaluates anything."""
+        return bool(self._being_copied)
+
     def set_threads(self, n_threads: int) -> None:
         """Use this many threads from the next decode on."""
         if n_threads != self.n_threads:
@@ -292,7 +305,8 @@ class Context:
         """Evaluate the batch and empty it; raises DecodeError."""
         code = int(llama_cpp.llama_decode(self.pointer, self._batch))
         self._batch.n_tokens = 0
-        self._being_copied.clear()
+        if code != _NEVER_BEGUN:
+            self._being_copied.clear()
         if code != 0:
             raise DecodeError(code)
 
@@ -331,10 +345,9 @@ class Context:
 
         False where a window finds no room; then the target is empty.
         """
-        has_own_cells = self._n_streams > 1  # what streams copy, at the next decode, is all of one
-        end = -1 if self._only_whole or has_own_cells else n_tokens
+        end = -1 if self._only_whole or self.has_streams else n_tokens  # streams are copied whole, by the next decode
         llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, end)
-        if has_own_cells:
+        if self.has_streams:
             self._being_copied |= {source, target}
             return self.truncate(target, n_tokens)
         if self._n_window and not self._own_window(target):

@@ -47,7 +47,10 @@ class Share:
 
 
 class Loop:
-    """A loaded file and the requests over it; `draft_pace` decides whether steps are taken with drafts."""
+    """A loaded file and the requests over it.
+
+    `draft_pace` decides whether steps are taken with drafts, `fill_pace` whether gaps between sequences are filled.
+    """
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Loop:
         *,
         states: StateCache | None = None,
         draft_pace: Pace[bool] | None = None,
+        fill_pace: Pace[bool] | None = None,
     ) -> None:
         self._weights = Weights(
             spec.path,
@@ -98,7 +102,10 @@ class Loop:
         )
         self._waiting: list[Waiting] = []
         self._active: list[Generation] = []
-        self._last_reader = -1
+        self._turn = 0
+        self._fillers: list[Slot] = []
+        self._has_gaps = False
+        self._fill_pace = fill_pace or Pace((True, False))
         self._draft_pace = draft_pace or Pace((True, False))
         self._thread_pace = ThreadPace()
         self._most_threads = self.context.n_threads
@@ -161,11 +168,16 @@ class Loop:
         shares = self._fill_batch()
         if not any(share.n_tokens for share in shares):  # those that are left wait for their grammars
             return replies
+        has_copied = self.context.is_about_to_copy
         try:
             self._decode(sum(share.n_tokens + len(share.draft) for share in shares))
         except DecodeError as error:
             return replies + self._give_up(error, shares)
-        self._note_reading(shares, monotonic() - started)
+        finally:
+            for slot in self._fillers:
+                self.context.truncate(slot.index, slot.n_past)
+        if not has_copied:
+            self._note_reading(shares, monotonic() - started)
         n_before = sum(generation.n_written for generation in self._active)
         is_measured = not any(generation.is_reading for generation in self._active)
         stepped = list(self._active)
@@ -175,6 +187,8 @@ class Loop:
             n_chosen = sum(generation.n_written for generation in stepped) - n_before
             has_drafts = any(share.draft for share in shares)
             self._draft_pace.note(has_drafts, tokens=n_chosen, seconds=monotonic() - started)
+            if self._has_gaps:
+                self._fill_pace.note(bool(self._fillers), tokens=n_chosen, seconds=monotonic() - started)
         return replies + self._retire()
 
     def _decode(self, n_tokens: int) -> None:
@@ -185,9 +199,10 @@ class Loop:
         most = self._most_threads
         n_threads = self._thread_pace.choose(n_tokens, most=most)
         self.context.set_threads(n_threads)
-        started = monotonic()
+        started, has_copied = monotonic(), self.context.is_about_to_copy
         self.context.decode()
-        self._thread_pace.note(n_tokens, most=most, n_threads=n_threads, seconds=monotonic() - started)
+        if not has_copied:
+            self._thread_pace.note(n_tokens, most=most, n_threads=n_threads, seconds=monotonic() - started)
 
     def _note_reading(self, shares: Sequence[Share], seconds: float) -> None:
         """What reading costs, by its part of a step's tokens: states are kept where the disk takes less."""
@@ -216,7 +231,7 @@ class Loop:
         return replies + self._retire()
 
     def _to_generation(self, waiting: Waiting, slot: Slot) -> Generation:
-        return Generation(
+        generation = Generation(
             waiting.id,
             request=waiting.request,
             slot=slot,
@@ -224,6 +239,8 @@ class Loop:
             vocabulary=self.vocabulary,
             n_ctx=self.context.n_ctx,
         )
+        generation.last_turn = self._turn
+        return generation
 
     def _begin_texts(self) -> list[Reply]:
         """Append what grammars force to the prompts that the next batch may finish.
@@ -245,23 +262,44 @@ class Loop:
     def _fill_batch(self) -> list[Share]:
         """Fill the context's batch; for each active generation what it gave."""
         reading = [g for g in self._active if g.is_reading and not self._is_held(g)]
-        reading.sort(key=lambda generation: (generation.id <= self._last_reader, generation.id))  # in turn
+        reading.sort(key=lambda generation: (generation.last_turn, generation.id))
         writing = [g for g in self._active if not g.is_reading]
         counts = plan_batch([g.n_ready for g in writing], [g.n_ready for g in reading], n_batch=self.context.n_batch)
         taken = {g.id: n for g, n in zip([*writing, *reading], [*counts[0], *counts[1]], strict=True)}
-        if reading:
-            self._last_reader = reading[0].id
-        room = 0 if reading or not self._can_draft else min(LONGEST, self.context.n_batch - sum(taken.values()))
+        if reading and counts[1][0]:
+            self._turn += 1
+            reading[0].last_turn = self._turn
+        left = self.context.n_batch - sum(taken.values())
+        silent = self._choose_fillers([g.slot for g in self._active if writing and taken.get(g.id)], left)
+        left -= len(silent)
+        room = 0 if reading or not self._can_draft else min(LONGEST, left)
         if room and not self._draft_pace.choose():
             room = 0
-        shares = []
+        shares, previous = [], -1
         self._active.sort(key=lambda generation: generation.slot.index)  # as `Context` has it
         for generation in self._active:
             n_taken = taken.get(generation.id, 0)
+            for slot in [slot for slot in silent if previous < slot.index <= generation.slot.index]:
+                self.context.add(0, position=slot.n_past, sequence=slot.index, wants_logits=False)
+            previous = generation.slot.index
             draft = generation.draft(room) if n_taken == generation.n_pending and room else []
             room -= len(draft)
             shares.append(Share(n_taken, draft, self._add_tokens(generation.slot, n_taken, draft)))
         return shares
+
+    def _choose_fillers(self, speaking: Sequence[Slot], n_most: int) -> list[Slot]:
+        """Slots between those of a batch that get a token of no meaning, so that it is evaluated at once, not in parts.
+
+        Whether that is faster is measured while all of them write.
+        """
+        self._fillers, self._has_gaps = [], False
+        silent = self._slots.silent_between(speaking) if self.context.has_streams and speaking else []
+        if 0 < len(silent) <= n_most:
+            is_reading = any(generation.is_reading for generation in self._active)
+            self._has_gaps = True
+            if self._fill_pace.fastest if is_reading else self._fill_pace.choose():
+                self._fillers = silent
+        return self._fillers
 
     def _add_tokens(self, slot: Slot, n_tokens: int, draft: Sequence[int]) -> list[int]:
         """Put the next tokens of a slot and its draft into the batch; the rows that have logits."""

@@ -40,6 +40,10 @@ SETTINGS: Mapping[type, tuple[str, ...]] = {
 """What each kind of answer depends on, by the names of ModelSpec."""
 
 
+LAYOUT = 2
+"""Raised when localfusion asks llama.cpp for other buffers under the same settings: older answers no longer hold."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """A file of the folder; `subject` is repeated in it, so that a wrong file is not taken for the right one."""
@@ -79,7 +83,7 @@ class Measurements:
 
     def _subject(self, kind: type, header: Header, spec: ModelSpec) -> str:
         settings = {name: getattr(spec, name) for name in SETTINGS[kind]}
-        return f"{kind.__name__} of {identity(header.paths)} with {settings} on {self._place}"
+        return f"{kind.__name__} {LAYOUT} of {identity(header.paths)} with {settings} on {self._place}"
 
 
 def this_place() -> str:

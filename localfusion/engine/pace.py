@@ -36,6 +36,11 @@ class Pace(Generic[Way]):
         self._interval = self._until_probe = SOONEST_PROBE
         self._n_probes = 0
 
+    @property
+    def fastest(self) -> Way:
+        """The way that was the fastest when one was last chosen."""
+        return self._fastest
+
     def choose(self) -> Way:
         """How to take the next step."""
         untried = next((way for way in self._ways if self._tries[way] < self._first_tries), None)

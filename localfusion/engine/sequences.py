@@ -12,6 +12,8 @@ from localfusion.engine.state_cache import StateCache
 
 SHARE_MINIMUM = 32
 """A prefix of another sequence shorter than this is read again rather than copied or waited for."""
+CELLS_A_TOKEN = 256
+"""Cells that are copied in the time that reading one token takes, with a margin: that of 1000 or so."""
 
 
 @dataclass(slots=True)
@@ -60,6 +62,7 @@ class Slots:
         grid: int = 1,
     ) -> None:
         self._context = context
+        self._share_minimum = max(SHARE_MINIMUM, context.n_ctx // CELLS_A_TOKEN if context.has_streams else 0)
         self._grid = grid
         self._states = states
         self._slots = [Slot(index) for index in range(n_seq_max)]
@@ -89,14 +92,20 @@ class Slots:
             return None
         stops = self._stops(name, ids)
         if not self._try_restore(slot, ids, max(reusable, shared)):
-            if donor is not None and shared > reusable + SHARE_MINIMUM:
+            if donor is not None and shared > reusable + self._share_minimum:
                 self._start_from(slot, donor, shared)
             else:
                 self._keep(slot, min(reusable, slot.n_past))
         slot.name, slot.ids, slot.text, slot.is_busy, slot.last_used = name, list(ids), None, True, self._tick()
         slot.n_prompt = len(ids)
-        slot.stops = {n: to for n, to in stops.items() if n >= slot.n_past + (1 if to == name else SHARE_MINIMUM)}
+        slot.stops = {n: to for n, to in stops.items() if n >= slot.n_past + (1 if to == name else self._share_minimum)}
         return slot
+
+    def silent_between(self, speaking: Sequence[Slot]) -> list[Slot]:
+        """Slots between the first and the last of those that give nothing to the next batch, and have room to."""
+        numbers = {slot.index for slot in speaking}
+        between = self._slots[min(numbers) : max(numbers)]
+        return [slot for slot in between if slot.index not in numbers and slot.n_past < self._context.n_ctx]
 
     def note_read(self, slot: Slot) -> None:
         """More of a slot's ids are evaluated: keep the beginning where this is a stop."""
@@ -155,7 +164,7 @@ class Slots:
             if other is slot or not other.is_busy:
                 continue
             common = min(common_prefix(other.ids, ids), len(ids) - 1)
-            if common > other.n_past and common > n_known + SHARE_MINIMUM:
+            if common > other.n_past and common > n_known + self._share_minimum:
                 if self._kept:
                     other.stops[common] = None
                 return True

@@ -36,7 +36,7 @@ SPARE_DISK = 2
 ABANDONED_S = 3600.0
 """How old an unfinished file is when its writer must be gone."""
 
-MAGIC = b"lfstate1"
+MAGIC = b"lfstate2"
 DIGEST_BYTES = 32
 FIELDS = struct.Struct(f"<{DIGEST_BYTES}sdIQ")
 """Behind magic and checksum: key, seconds per token, number of tokens, bytes of the state. Then tokens and state."""
