@@ -380,6 +380,66 @@ def test_a_cancelled_load_leaves_no_process(path: Path) -> None:
     asyncio.run(run())
 
 
+async def only_child(before: set[int]) -> psutil.Process:
+    """The process that was started last, as soon as there is one."""
+    fresh: set[int] = set()
+    while not fresh:
+        await asyncio.sleep(0.001)
+        fresh = {child.pid for child in psutil.Process().children()} - before
+    (pid,) = fresh
+    return psutil.Process(pid)
+
+
+SILENT_S, LIMIT_S = 1.5, 0.3
+"""A worker that waits for a disk does nothing and says nothing, as one that is stopped."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+@pytest.mark.parametrize("use_mmap", [True, False])
+def test_a_load_from_a_slow_disk_is_waited_for_and_no_hang(path: Path, *, use_mmap: bool) -> None:
+    async def run() -> int:
+        is_under_way = asyncio.Event()
+
+        def stop(_: str) -> None:
+            if not is_under_way.is_set():  # llama.cpp has begun to tell of the load
+                worker.suspend()
+                is_under_way.set()
+
+        before = {child.pid for child in psutil.Process().children()}
+        spec = ModelSpec("tiny", path, use_mmap=use_mmap)
+        loading = asyncio.create_task(load(spec, on_log=stop, step_limit_s=LIMIT_S))
+        worker = await only_child(before)
+        worker.suspend()
+        await asyncio.sleep(SILENT_S)
+        assert not loading.done()
+        worker.resume()
+        await is_under_way.wait()
+        await asyncio.sleep(SILENT_S)
+        worker.resume()
+        model = await loading
+        await model.close()
+        return model.info.n_ctx
+
+    assert asyncio.run(run()) == 4096
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+def test_a_load_that_waits_for_its_disk_can_be_cancelled(path: Path) -> None:
+    async def run() -> None:
+        before = {child.pid for child in psutil.Process().children()}
+        loading = asyncio.create_task(load(ModelSpec("tiny", path)))
+        worker = await only_child(before)
+        worker.suspend()
+        await asyncio.sleep(0.1)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        assert not worker.is_running()
+        assert {child.pid for child in psutil.Process().children()} <= before
+
+    asyncio.run(run())
+
+
 def test_footprint_counts_what_llama_allocates(path: Path) -> None:
     one = asyncio.run(footprint(ModelSpec("tiny", path, n_ctx=1024)))
     two = asyncio.run(footprint(ModelSpec("tiny", path, n_ctx=1024, n_seq_max=2)))
