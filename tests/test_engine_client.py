@@ -61,7 +61,6 @@ def test_load_generate_close(path: Path) -> None:
         (usage,) = [item.usage for item in items if isinstance(item, Completion)]
         assert await model.count_prompt([Message("user", "Hello")]) == usage.prompt_tokens
         await model.set_threads(2)
-        await model.forget("s")
         await model.close()
         await model.close()
         return model.pid

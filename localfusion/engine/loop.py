@@ -16,7 +16,7 @@ from localfusion.engine.drafting import LONGEST
 from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights, build_name
 from localfusion.engine.pace import Pace, ThreadPace
-from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
+from localfusion.engine.protocol import Counted, CountPrompt, Failed, Generate, Output, Overflowed, Reply
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
 from localfusion.engine.state_cache import StateCache, content_key
 from localfusion.engine.template_sandbox import TemplateError
@@ -139,13 +139,6 @@ class Loop:
         for generation in [g for g in self._active if g.id == id]:
             generation.finish("cancelled")
         return self._retire()
-
-    def forget(self, id: int, sequence: str) -> list[Reply]:
-        """Free what is kept of a conversation that is not being written."""
-        slot = self._slots.find(sequence)
-        if slot is not None and not slot.is_busy:
-            self._slots.drop(slot)
-        return [Done(id)]
 
     def set_threads(self, n_threads: int) -> None:
         """Use at most so many threads from the next batch on; nothing where the spec's own number shapes the result."""
