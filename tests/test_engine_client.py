@@ -10,6 +10,7 @@ import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ import pytest
 from localfusion.engine import interface
 from localfusion.engine.client import Model, Worker, footprint, load, signal_name
 from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
-from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelSpec, Sampling
+from localfusion.messages import GREEDY, Completion, Delta, GenerateRequest, Message, ModelSpec, Sampling
 from tests.tiny_gguf import TinyModel, vocabulary, write_tiny_gguf
 
 WARM = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
@@ -435,6 +436,25 @@ def test_a_load_that_waits_for_its_disk_can_be_cancelled(path: Path) -> None:
             await loading
         assert not worker.is_running()
         assert {child.pid for child in psutil.Process().children()} <= before
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+@pytest.mark.parametrize("grammar", [None, "start: /[a-z]{9}/"])
+def test_a_model_that_computes_no_numbers_fails_its_request_and_not_its_worker(
+    tmp_path: Path, scale: float, grammar: str | None
+) -> None:
+    path = write_tiny_gguf(tmp_path / "broken.gguf", TinyModel(scale=scale))
+
+    async def run() -> None:
+        async with loaded(path) as model:
+            for sampling in (WARM, GREEDY):
+                with pytest.raises(ModelError, match="rates its next token") as caught:
+                    await model.complete(replace(ask(grammar=grammar), sampling=sampling))
+                assert not isinstance(caught.value, WorkerDied)
+                assert "damaged" in caught.value.hint
+            assert await model.count_tokens(["abc"]) == (3,)
 
     asyncio.run(run())
 

@@ -17,6 +17,7 @@ from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights, build_name
 from localfusion.engine.pace import Pace, ThreadPace
 from localfusion.engine.protocol import Counted, CountPrompt, Failed, Generate, Output, Overflowed, Reply
+from localfusion.engine.sampling import LogitsError
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
 from localfusion.engine.state_cache import StateCache, content_key
 from localfusion.engine.template_sandbox import TemplateError
@@ -282,6 +283,10 @@ class Loop:
                 n_same = generation.advance_over(share.draft, lambda n: self.context.logits(share.rows[n]))
             except GrammarError as error:
                 return [self._fail(generation, str(error))]
+            except LogitsError as error:
+                return [
+                    self._fail(generation, str(error), "its file is damaged, or its numbers overflow; fetch it again")
+                ]
             if n_same < len(share.draft):
                 self.context.truncate(generation.slot.index, generation.slot.n_past)
         return replies + [Output(generation.id, delta) for delta in generation.take_deltas()]
