@@ -20,7 +20,7 @@ from localfusion.engine.protocol import Counted, CountPrompt, Failed, Generate, 
 from localfusion.engine.sampling import LogitsError
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
 from localfusion.engine.state_cache import StateCache, content_key
-from localfusion.engine.template_sandbox import TemplateError
+from localfusion.engine.template_sandbox import TemplateError, fixed_time, local_time
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Completion, GenerateRequest, ModelInfo, ModelSpec, Progress, Usage
 
@@ -80,6 +80,7 @@ class Loop:
             bos=self.vocabulary.token_text(self.vocabulary.bos),
             eos=self.vocabulary.token_text(self.vocabulary.eos),
             special_tokens=self.vocabulary.control_texts(),
+            now=fixed_time if spec.deterministic else local_time,
         )
         self.vocabulary.end_at(self.template.turn_end)
         ends = [self.vocabulary.token_text(token) for token in self.vocabulary.eog]
