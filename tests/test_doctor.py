@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from localfusion.cli.doctor import gib, lines, speed_document, speed_lines
@@ -141,7 +144,7 @@ def test_what_was_measured_is_compared_with_the_own_choice(own: tuple[float, ...
 
 ON_ONE_CORE = (
     "import os, sys; hasattr(os, 'sched_setaffinity') and os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
-    "from localfusion.cli.main import localfusion; localfusion(sys.argv[1:])"
+    "from localfusion.cli.main import main; main()"
 )
 
 
@@ -158,3 +161,34 @@ def test_this_machine_is_measured(tmp_path: Path) -> None:
     assert speed["ways"][-1]["n_threads"] == 1
     assert all(way["tokens_per_second"] > 0 for way in speed["ways"])
     assert speed["fastest"]["n_threads"] >= 1
+
+
+SMALL_FILES = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+def test_a_disk_without_room_for_the_model_is_an_error_that_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", f"{SMALL_FILES}{ON_ONE_CORE}", "doctor", "--measure"]
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=environ)
+    assert done.returncode == 1, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "TMPDIR" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+def test_an_interrupted_measurement_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "localfusion", "doctor", "--measure"]
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stderr is not None
+        assert any("measuring" in line for line in process.stderr)
+        while not (workers := psutil.Process(process.pid).children()):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
+    assert list(tmp_path.iterdir()) == []

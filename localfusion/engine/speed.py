@@ -6,8 +6,8 @@ reads that once, when a process starts. One thread waits for nobody, so it is me
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -18,6 +18,7 @@ from localfusion.engine import client
 from localfusion.engine.interface import Model
 from localfusion.engine.pace import FIRST_TRIES, thread_counts
 from localfusion.engine.random_model import write_random_model
+from localfusion.errors import ModelError
 from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelSpec
 
 ACTIVE: Mapping[str, str] = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "INFINITE"}
@@ -85,8 +86,8 @@ async def measure(cores: int, *, environ: Mapping[str, str], on_step: Callable[[
     found: dict[Way, Rate] = {}
     wanted = ways(cores)
     n_steps = len(wanted) + 2
-    with TemporaryDirectory(prefix="localfusion-") as folder:
-        path = await asyncio.to_thread(write_random_model, Path(folder) / "random.gguf")
+    with _folder() as folder:
+        path = await _random_model(folder)
         on_step(0, n_steps)
         before = await _own(path, cores, environ)
         for n_done, way in enumerate(wanted, start=1):
@@ -96,6 +97,28 @@ async def measure(cores: int, *, environ: Mapping[str, str], on_step: Callable[[
         after = await _own(path, cores, environ)
         on_step(n_steps, n_steps)
         return Speed(path.stat().st_size, Rate((*before, *after)), found)
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    try:
+        folder = TemporaryDirectory(prefix="localfusion-")
+    except OSError as error:
+        raise _unwritten(error) from error
+    with folder as name:
+        yield Path(name)
+
+
+async def _random_model(folder: Path) -> Path:
+    try:
+        return await asyncio.to_thread(write_random_model, folder / "random.gguf")
+    except OSError as error:
+        raise _unwritten(error) from error
+
+
+def _unwritten(error: OSError) -> ModelError:
+    message = f"the model of random weights cannot be written: {error.strerror}"
+    return ModelError("random", message, hint="let TMPDIR name a folder with 100 MiB to spare")
 
 
 async def _own(path: Path, cores: int, environ: Mapping[str, str]) -> Sequence[float]:
