@@ -1,16 +1,18 @@
-"""What this machine offers and what the presets would take of it: found out, not decided; nothing is loaded.
+"""What this machine offers and what the presets would take of it: found out, not decided.
 
-How a preset fits is what the scheduler itself would do with it.
+How a preset fits is what the scheduler itself would do with it. None of its models is loaded; what `measure` times is
+a model of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from localfusion import machine
 from localfusion.catalog import Choice, resolve
 from localfusion.config import ModelsFile, Surroundings, home_directory
-from localfusion.engine import client
+from localfusion.engine import client, speed
+from localfusion.engine.speed import Speed
 from localfusion.errors import ConfigError, ModelLoadError, OutOfMemory
 from localfusion.messages import EngineFacts
 from localfusion.scheduler import Scheduler
@@ -48,6 +50,11 @@ class Report:
     engine: EngineFacts
     unused_features: tuple[str, ...]
     presets: tuple[PresetFit, ...]
+
+
+async def measure(surroundings: Surroundings, *, on_step: Callable[[int, int], None]) -> Speed:
+    """Which threads and which way of waiting decode fastest here; raises ModelError. Takes ten seconds or more."""
+    return await speed.measure(machine.usable_cores(), environ=surroundings.variables, on_step=on_step)
 
 
 async def examine(models: ModelsFile, surroundings: Surroundings, *, memory_bytes: int | None = None) -> Report:

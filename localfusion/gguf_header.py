@@ -19,6 +19,8 @@ from localfusion.errors import ModelLoadError
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 COUNT_LIMIT = 1 << 24
+PARTS_LIMIT = 1 << 10
+"""llama.cpp writes a part number with five digits; no model that is split into files of a gigabyte has as many."""
 NESTING_LIMIT = 4
 DEFAULT_ALIGNMENT = 32
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
@@ -164,6 +166,8 @@ def _other_parts(path: Path, first: Header, *, model: str) -> list[Path]:
     count, number = first.metadata.get("split.count", 1), first.metadata.get("split.no", 0)
     if not isinstance(count, int) or count <= 1:
         return []
+    if count > PARTS_LIMIT:
+        raise _refusal(model, "is damaged", path, "its header names an impossible number of parts")
     name = f"-00001-of-{count:05}.gguf"
     if number != 0:
         raise _refusal(model, f"is a later part of {count}", path, hint=f"name the first part, which ends in {name}")
@@ -179,7 +183,8 @@ def part_paths(path: Path) -> list[Path]:
     if numbered is None:
         return [path]
     count = numbered[0].removesuffix(".gguf").rpartition("-")[2]
-    names = [f"{path.name[: numbered.start()]}-{part:05}-of-{count}.gguf" for part in range(1, int(count) + 1)]
+    n_parts = min(int(count), PARTS_LIMIT)
+    names = [f"{path.name[: numbered.start()]}-{part:05}-of-{count}.gguf" for part in range(1, n_parts + 1)]
     return [part for name in names if (part := path.with_name(name)).exists()]
 
 

@@ -155,7 +155,7 @@ class ModelSpec:
     weights rearranged for the processor (repacked): faster, and a copy where the file is mapped.
     `deterministic`: a request's text is a function of the request and these settings alone, whatever else the worker
     does or did. One sequence at a time, `n_threads` from start to end ("auto": 1), nothing decided by the clock,
-    no drafts; `n_seq_max` then counts for nothing.
+    no drafts; to a chat template that writes the date it is 1 January 2025; `n_seq_max` then counts for nothing.
     """
 
     name: str

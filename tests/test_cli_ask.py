@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -148,6 +149,24 @@ def begun(folder: Path, home: Path) -> tuple[subprocess.Popen[str], list[psutil.
     while not workers and process.poll() is None:
         workers = psutil.Process(process.pid).children()
     return process, workers
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+def test_a_run_that_waits_for_its_disk_says_so_and_can_be_interrupted(folder: Path, tmp_path: Path) -> None:
+    """A worker that waits for a disk does nothing and says nothing, as one that is stopped."""
+    process, workers = begun(folder, tmp_path)
+    for worker in workers:
+        while "localfusion.engine.worker" not in worker.cmdline():  # stopped before, it would hold up its parent
+            time.sleep(0.001)
+        worker.suspend()
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [line.split(":")[0] for line in err.splitlines()[-2:]] == ["error", "hint"]
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")

@@ -1,15 +1,20 @@
 """What the doctor says: of this machine on the real engine, and of builds and presets that are amiss."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from localfusion.cli.doctor import gib, lines
+from localfusion.cli.doctor import gib, lines, speed_document, speed_lines
 from localfusion.doctor import BUILD_NAMES, REBUILD, PresetFit, Report, unused_features
+from localfusion.engine.speed import Rate, Speed, Way
 from localfusion.machine import processor_features
 from localfusion.messages import EngineFacts
 from tests.harbour import ROOT, SHIPPED
@@ -105,3 +110,85 @@ presets:
     assert one.endswith("side by side")
     assert "gone" in two
     assert "unknown" in two
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ((9.0, 10.0), "as localfusion runs it: as fast, within what tries differ among themselves"),
+        ((19.5, 18.0), "as localfusion runs it: as fast, within what tries differ among themselves"),
+        (
+            (5.0,),
+            (
+                "as localfusion runs it: 50% of that; measure once more, then try n_threads: 2 in models.yaml,"
+                " OMP_WAIT_POLICY=ACTIVE, GOMP_SPINCOUNT=INFINITE"
+            ),
+        ),
+    ],
+)
+def test_what_was_measured_is_compared_with_the_own_choice(own: tuple[float, ...], says: str) -> None:
+    ways = {Way(2, "active"): Rate((11.0, 9.5, 10.0)), Way(2, "short"): Rate((8.0,)), Way(1, None): Rate((6.0,))}
+    speed = Speed(84 << 20, Rate(own), ways)
+    text = speed_lines(speed)
+    assert text[0] == "tokens a second of a random model of 84 MiB"
+    assert text[2].split() == ["2", "threads,", "they", "wait", "on", "the", "core", "10.0", "(9.5", "to", "11.0)"]
+    assert text[-2:] == ["fastest: 2 threads, they wait on the core", says]
+    document = speed_document(speed)
+    assert document["is_own_fastest"] is ("as fast" in says)
+    assert document["fastest"] == {
+        "n_threads": 2,
+        "waiting": "active",
+        "environment": {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "INFINITE"},
+    }
+
+
+ON_ONE_CORE = (
+    "import os, sys; hasattr(os, 'sched_setaffinity') and os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+    "from localfusion.cli.main import main; main()"
+)
+
+
+def test_this_machine_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ON_ONE_CORE, "doctor", "--measure", "--json"]
+    environ = {**os.environ, "TMPDIR": str(tmp_path), "TEMP": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=environ)
+    assert done.returncode == 0, done.stderr
+    assert "measuring" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    speed = json.loads(done.stdout)["speed"]
+    assert speed["model_bytes"] > 64 << 20
+    assert speed["own"]["tokens_per_second"] > 0
+    assert speed["ways"][-1]["n_threads"] == 1
+    assert all(way["tokens_per_second"] > 0 for way in speed["ways"])
+    assert speed["fastest"]["n_threads"] >= 1
+
+
+SMALL_FILES = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20));"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such limit")
+def test_a_disk_without_room_for_the_model_is_an_error_that_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", f"{SMALL_FILES}{ON_ONE_CORE}", "doctor", "--measure"]
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False, env=environ)
+    assert done.returncode == 1, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "TMPDIR" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+def test_an_interrupted_measurement_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "localfusion", "doctor", "--measure"]
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environ) as process:
+        assert process.stderr is not None
+        assert any("measuring" in line for line in process.stderr)
+        while not (workers := psutil.Process(process.pid).children()):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert alive == []
+    assert list(tmp_path.iterdir()) == []

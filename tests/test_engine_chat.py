@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from localfusion.engine.chat import ChatTemplate
-from localfusion.engine.template_sandbox import TemplateError
+from localfusion.engine.template_sandbox import TemplateError, fixed_time
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Message, ToolCall, ToolSpec
 
@@ -316,6 +316,14 @@ def test_what_transformers_offers() -> None:
         "{% generation %}{{ m.content | tojson }}{% endgeneration %}{% endfor %}{{ strftime_now('%Y') | length }}"
     )
     assert template.render([Message("user", "no"), Message("user", "<é'>")]) == '"<é\'>"4'
+
+
+def test_a_clock_of_the_callers_own() -> None:
+    source = "{{ strftime_now('%d %b %Y %H:%M') }}, {{ datetime }}: {{ messages[-1].content }}"
+    text = ChatTemplate(source, now=fixed_time).render([Message("user", "Q")])
+    assert text == "01 Jan 2025 00:00, 2025-01-01: Q"
+    assert fixed_time() == fixed_time()
+    assert make(source).render([Message("user", "Q")]) != text
 
 
 def test_lists_of_a_template_and_of_its_own_making() -> None:

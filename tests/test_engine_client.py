@@ -10,6 +10,7 @@ import time
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -18,7 +19,7 @@ import pytest
 from localfusion.engine import interface
 from localfusion.engine.client import Model, Worker, footprint, load, signal_name
 from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
-from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelSpec, Sampling
+from localfusion.messages import GREEDY, Completion, Delta, GenerateRequest, Message, ModelSpec, Sampling
 from tests.tiny_gguf import TinyModel, vocabulary, write_tiny_gguf
 
 WARM = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
@@ -61,7 +62,6 @@ def test_load_generate_close(path: Path) -> None:
         (usage,) = [item.usage for item in items if isinstance(item, Completion)]
         assert await model.count_prompt([Message("user", "Hello")]) == usage.prompt_tokens
         await model.set_threads(2)
-        await model.forget("s")
         await model.close()
         await model.close()
         return model.pid
@@ -376,6 +376,85 @@ def test_a_cancelled_load_leaves_no_process(path: Path) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert {child.pid for child in psutil.Process().children()} <= before
+
+    asyncio.run(run())
+
+
+async def only_child(before: set[int]) -> psutil.Process:
+    """The process that was started last, as soon as there is one."""
+    fresh: set[int] = set()
+    while not fresh:
+        await asyncio.sleep(0.001)
+        fresh = {child.pid for child in psutil.Process().children()} - before
+    (pid,) = fresh
+    return psutil.Process(pid)
+
+
+SILENT_S, LIMIT_S = 1.5, 0.3
+"""A worker that waits for a disk does nothing and says nothing, as one that is stopped."""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+@pytest.mark.parametrize("use_mmap", [True, False])
+def test_a_load_from_a_slow_disk_is_waited_for_and_no_hang(path: Path, *, use_mmap: bool) -> None:
+    async def run() -> int:
+        is_under_way = asyncio.Event()
+
+        def stop(_: str) -> None:
+            if not is_under_way.is_set():  # llama.cpp has begun to tell of the load
+                worker.suspend()
+                is_under_way.set()
+
+        before = {child.pid for child in psutil.Process().children()}
+        spec = ModelSpec("tiny", path, use_mmap=use_mmap)
+        loading = asyncio.create_task(load(spec, on_log=stop, step_limit_s=LIMIT_S))
+        worker = await only_child(before)
+        worker.suspend()
+        await asyncio.sleep(SILENT_S)
+        assert not loading.done()
+        worker.resume()
+        await is_under_way.wait()
+        await asyncio.sleep(SILENT_S)
+        worker.resume()
+        model = await loading
+        await model.close()
+        return model.info.n_ctx
+
+    assert asyncio.run(run()) == 4096
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+def test_a_load_that_waits_for_its_disk_can_be_cancelled(path: Path) -> None:
+    async def run() -> None:
+        before = {child.pid for child in psutil.Process().children()}
+        loading = asyncio.create_task(load(ModelSpec("tiny", path)))
+        worker = await only_child(before)
+        worker.suspend()
+        await asyncio.sleep(0.1)
+        loading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await loading
+        assert not worker.is_running()
+        assert {child.pid for child in psutil.Process().children()} <= before
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+@pytest.mark.parametrize("grammar", [None, "start: /[a-z]{9}/"])
+def test_a_model_that_computes_no_numbers_fails_its_request_and_not_its_worker(
+    tmp_path: Path, scale: float, grammar: str | None
+) -> None:
+    path = write_tiny_gguf(tmp_path / "broken.gguf", TinyModel(scale=scale))
+
+    async def run() -> None:
+        async with loaded(path) as model:
+            for sampling in (WARM, GREEDY):
+                with pytest.raises(ModelError, match="rates its next token") as caught:
+                    await model.complete(replace(ask(grammar=grammar), sampling=sampling))
+                assert not isinstance(caught.value, WorkerDied)
+                assert "damaged" in caught.value.hint
+            assert await model.count_tokens(["abc"]) == (3,)
 
     asyncio.run(run())
 

@@ -18,6 +18,7 @@ from localfusion.engine.llama import Context, Weights, send_log_to
 from localfusion.engine.loop import Loop, open_states
 from localfusion.engine.protocol import Generate, Output
 from localfusion.engine.sequences import Slots
+from localfusion.engine.template_sandbox import local_time
 from localfusion.messages import Completion, GenerateRequest, Message, ModelSpec, Sampling
 from tests.test_engine_loop import TOOLS, run_all
 from tests.test_engine_sequences import ARCHITECTURES, PROMPTS, evaluate, turn
@@ -150,6 +151,14 @@ def test_a_long_common_beginning_is_still_read_once(tmp_path: Path) -> None:
     (again,) = run_all(loop, REQUESTS[2])
     assert again.content == grown.content
     assert again.usage.cached_tokens >= again.usage.prompt_tokens - N_BATCH
+
+
+@pytest.mark.parametrize(("deterministic", "says"), [(True, "2025-01-01 2025"), (False, str(local_time().year))])
+def test_a_template_that_writes_the_date(tmp_path: Path, *, deterministic: bool, says: str) -> None:
+    template = "{{ datetime }} {{ strftime_now('%Y') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    dated = write_tiny_gguf(tmp_path / "dated.gguf", TinyModel(chat_template=template))
+    loop = Loop(ModelSpec("dated", dated, deterministic=deterministic), {})
+    assert says in loop.template.render([Message("user", "x")])
 
 
 def test_no_state_is_kept_on_disk(path: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from localfusion.engine.constrain import Grammars
 from localfusion.engine.llama import send_log_to
 from localfusion.engine.loop import Loop
 from localfusion.engine.pace import Pace
-from localfusion.engine.protocol import Cancel, Done, Failed, Forget, Generate, Output, Overflowed, Reply
+from localfusion.engine.protocol import Failed, Generate, Output, Overflowed, Reply
 from localfusion.engine.sampling import Sampler
 from localfusion.engine.sequences import common_prefix
 from localfusion.messages import (
@@ -298,13 +298,6 @@ def test_more_sequences_than_slots_wait_and_evict(path: Path) -> None:
     assert len({d.content for d in same}) == 1
 
 
-def test_forget_frees_the_sequence(loop: Loop) -> None:
-    request = GenerateRequest("s", user("Hello there"), max_tokens=5)
-    run_all(loop, request)
-    assert loop.forget(3, "s") == [Done(3)]
-    assert run_all(loop, request)[0].usage.cached_tokens == 0
-
-
 def test_cancel_keeps_what_was_written(loop: Loop) -> None:
     loop.submit(Generate(1, GenerateRequest("s", user("Hello"), sampling=WARM)))
     for _ in range(10):
@@ -486,7 +479,6 @@ TEXTS = ["Skerry", "Skerry and Hallow, " * 12, "Skerry and Hallow, " * 12 + "aga
 MOVES = st.one_of(
     st.tuples(st.just("ask"), st.integers(0, 4), st.sampled_from(TEXTS)),
     st.tuples(st.just("cancel"), st.integers(0, 12), st.just("")),
-    st.tuples(st.just("forget"), st.integers(0, 4), st.just("")),
     st.tuples(st.just("step"), st.integers(1, 9), st.just("")),
 )
 
@@ -508,8 +500,6 @@ def test_any_order_of_commands_answers_every_request_once(stirred: Loop, moves: 
             n_asked += 1
         elif what == "cancel":
             replies += stirred.cancel(number)
-        elif what == "forget":
-            stirred.forget(99, f"s{number}")
         else:
             for _ in range(number):
                 replies += stirred.step()
@@ -526,6 +516,4 @@ def test_any_order_of_commands_answers_every_request_once(stirred: Loop, moves: 
 
 
 def test_nothing_is_left_of_unknown_requests(loop: Loop) -> None:
-    assert Cancel(9).id == Forget(9, "x").id
     assert loop.cancel(9) == []
-    assert loop.forget(9, "never seen") == [Done(9)]

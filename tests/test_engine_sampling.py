@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from localfusion.engine.sampling import Mask, Sampler, apply_penalty, distribution, top_k
+from localfusion.engine.sampling import LogitsError, Mask, Sampler, apply_penalty, distribution, top_k
 from localfusion.messages import GREEDY, Sampling
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
@@ -28,6 +28,40 @@ def mask_of(tokens: Sequence[int], n_vocab: int = 50) -> Mask:
 
 def test_greedy_takes_the_lowest_of_equals() -> None:
     assert Sampler(GREEDY).choose(np.array([0.0, 2.0, 2.0], np.float32)) == 1
+
+
+NAN, INF = float("nan"), float("inf")
+COLD = Sampling(temperature=1e-320)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, PLAIN, Sampling(), Sampling(repeat_penalty=1.1), COLD])
+@pytest.mark.parametrize(
+    ("logits", "tokens"),
+    [
+        ([NAN, NAN, NAN], None),
+        ([0.0, NAN, 1.0], None),
+        ([0.0, INF, 1.0], None),
+        ([-INF, -INF, -INF], None),
+        ([NAN, NAN, NAN], [1]),
+        ([0.0, INF, 1.0], [0, 1]),
+        ([0.0, -INF, -INF], [1, 2]),
+    ],
+)
+def test_logits_of_which_none_is_the_highest(sampling: Sampling, logits: list[float], tokens: list[int] | None) -> None:
+    for times in (1, 100):  # with few tokens admitted, and with many
+        row = np.array(logits * times, np.float32)
+        ids = None if tokens is None else mask_of([t + 3 * n for n in range(times) for t in tokens], len(row))
+        sampler = Sampler(sampling)
+        sampler.accept([0, 1])
+        with pytest.raises(LogitsError):
+            sampler.choose(row, ids)
+
+
+def test_a_token_that_cannot_be_and_a_temperature_next_to_nothing_are_sound() -> None:
+    row = np.array([-INF, 1.0, 3.0, 2.0], np.float32)
+    assert Sampler(COLD).choose(row) == Sampler(GREEDY).choose(row) == 2
+    assert {Sampler(Sampling(temperature=9.0, seed=seed)).choose(row) for seed in range(60)} == {1, 2, 3}
+    assert Sampler(Sampling()).choose(row, mask_of([0, 3], 4)) == 3
 
 
 def test_mask_comes_first() -> None:

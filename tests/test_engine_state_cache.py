@@ -1,9 +1,16 @@
 """States on disk: found again by what they stand for, never believed without a checksum, never more than allowed."""
 
+import errno
+import mmap
 import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +22,7 @@ from localfusion.engine.state_cache import (
     HEAD_BYTES,
     MAGIC,
     MINIMUM_TOKENS,
+    RELEASE_S,
     SUFFIX,
     UNFINISHED,
     StateCache,
@@ -151,15 +159,117 @@ def test_the_least_used_goes_and_the_used_stays(tmp_path: Path) -> None:
     assert [read_back(cache, [first, *IDS[:999]])[1] for first in (1, 2, 3, 4)] == [999, 0, 999, 999]
 
 
-def test_what_a_killed_writer_left_is_removed_in_time(tmp_path: Path) -> None:
-    old, young = tmp_path / f"old{UNFINISHED}", tmp_path / f"young{UNFINISHED}"
-    old.write_bytes(b"x" * 100)
-    young.write_bytes(b"x" * 100)
+def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    names = (f"a-{os.getpid()}-old", f"a-{os.getpid()}-young", f"a-{gone.pid}-young", f"a-{'9' * 40}-x")
+    old, young, dead, nameless = (tmp_path / f"{name}{UNFINISHED}" for name in names)
+    for path in (old, young, dead, nameless):
+        path.write_bytes(b"x" * 100)
     long_ago = young.stat().st_mtime - 2 * ABANDONED_S
     os.utime(old, (long_ago, long_ago))
     assert keep(make_cache(tmp_path), IDS)
-    assert not old.exists()
-    assert young.exists()
+    assert [path.exists() for path in (old, young, dead, nameless)] == [False, True, False, True]
+
+
+def test_an_unfinished_file_names_its_writer(tmp_path: Path) -> None:
+    names: list[str] = []
+
+    def write(_: memoryview) -> bool:
+        names.extend(path.name for path in tmp_path.iterdir())
+        return False
+
+    assert not make_cache(tmp_path).offer(IDS, is_whole=False, n_bytes=SIZE, write=write)
+    (name,) = names
+    assert name.split("-")[1] == f"{os.getpid()}"
+    assert name.endswith(UNFINISHED)
+
+
+def test_a_state_that_is_refused_stays_for_a_better_moment(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    assert keep(cache, IDS)
+    found = cache.find(IDS, n_known=0, is_whole=False)
+    assert found is not None
+    assert not cache.restore(found[0], lambda _: False)
+    assert read_back(cache, IDS) == (content(IDS), len(IDS) - 1)
+
+
+def test_a_slow_disk_holds_nobody_up(tmp_path: Path) -> None:
+    is_on_disk = threading.Event()
+
+    def slowly(raw: mmap.mmap) -> None:
+        is_on_disk.wait()
+        raw.flush()
+
+    cache = StateCache(tmp_path, KEY, to_disk=slowly)
+    cache.note_reading(1, 1.0)
+    written: list[int] = []
+
+    def write(target: memoryview) -> bool:
+        written.append(len(target))
+        return True
+
+    assert cache.offer(IDS[:1000], is_whole=False, n_bytes=SIZE, write=write)
+    assert not cache.offer(IDS, is_whole=False, n_bytes=SIZE, write=write)
+    assert cache.find(IDS, n_known=0, is_whole=False) is None
+    is_on_disk.set()
+    cache.wait()
+    assert written == [SIZE]
+    assert read_back(cache, IDS)[1] == 1000
+
+
+def test_a_disk_that_is_full_in_the_end_is_done_without(tmp_path: Path) -> None:
+    def fail(_: mmap.mmap) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    cache = StateCache(tmp_path, KEY, to_disk=fail)
+    cache.note_reading(1, 1.0)
+    assert keep(cache, IDS[:1000])
+    assert list(tmp_path.iterdir()) == []
+    assert not keep(cache, IDS)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident pages are counted as Linux counts them")
+def test_a_large_state_is_never_held_as_a_whole(tmp_path: Path) -> None:
+    whole, piece = 96 << 20, 4 << 20
+    most = [0]
+
+    def resident() -> int:
+        return psutil.Process().memory_info().rss
+
+    before = resident()
+
+    def note(_: object = None) -> None:
+        most[0] = max(most[0], resident() - before)
+
+    def write(target: memoryview) -> bool:
+        for start in range(0, whole, piece):
+            target[start : start + piece] = bytes([start // piece]) * piece
+            note()
+            time.sleep(4 * RELEASE_S)
+        return True
+
+    seen: list[bytes] = []
+
+    def read(source: memoryview) -> bool:
+        source[:8] = b"patched!"
+        for start in range(0, whole, piece):
+            seen.append(bytes(source[start + piece - 1 : start + piece]))
+            assert sum(source[start : start + piece : mmap.PAGESIZE]) >= 0
+            note()
+            time.sleep(4 * RELEASE_S)
+        return bytes(source[:8]) == b"patched!"
+
+    cache = StateCache(tmp_path, KEY)
+    cache.note_reading(1, 1.0)
+    assert cache.offer(IDS, is_whole=False, n_bytes=whole, write=write)
+    cache.wait()
+    note()
+    found = cache.find(IDS, n_known=0, is_whole=False)
+    assert found is not None
+    assert cache.restore(found[0], read)
+    assert seen == [bytes([number]) for number in range(whole // piece)]
+    assert most[0] < whole // 2
 
 
 def test_two_workers_in_one_folder(tmp_path: Path) -> None:
@@ -338,3 +448,18 @@ def test_a_state_longer_than_the_window_is_left_alone(path: Path, tmp_path: Path
     (done,) = run_all(loop, ASKED)
     assert done.usage.cached_tokens == 0
     assert kept.exists()
+
+
+def test_texts_are_written_while_the_disk_is_busy_with_a_state(path: Path, tmp_path: Path) -> None:
+    is_on_disk = threading.Event()
+    loop, states = make_loop(path, tmp_path)
+    states.to_disk = lambda _: is_on_disk.wait()
+    other = GenerateRequest("other", (Message("user", QUESTION[::-1]),), max_tokens=12)
+    (first,) = run_all(loop, ASKED)
+    (second,) = run_all(loop, other)
+    assert [kept.suffix for kept in tmp_path.iterdir()] == [UNFINISHED]
+    is_on_disk.set()
+    states.wait()
+    assert [kept.suffix for kept in tmp_path.iterdir()] == [SUFFIX]
+    without = Loop(ModelSpec("tiny", path, n_batch=128), TOOLS)
+    assert [first.content, second.content] == [run_all(without, request)[0].content for request in (ASKED, other)]

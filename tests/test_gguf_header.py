@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localfusion.errors import ModelLoadError
-from localfusion.gguf_header import LENGTH_BYTES, Header, ListSize, read_header
+from localfusion.gguf_header import LENGTH_BYTES, PARTS_LIMIT, Header, ListSize, part_paths, read_header
 from tests.tiny_gguf import N_EMBD, vocabulary, write_tiny_gguf
 
 
@@ -159,3 +159,24 @@ def test_refuses_a_split_that_is_not_whole(tmp_path: Path) -> None:
     second.unlink()
     with pytest.raises(ModelLoadError, match=f"does not exist: {second}"):
         read_header(first, model="big")
+
+
+@pytest.mark.parametrize("count", [PARTS_LIMIT + 1, 2**32 - 1])
+def test_refuses_an_impossible_number_of_parts(tmp_path: Path, count: int) -> None:
+    path = tmp_path / f"big-00001-of-{count:05}.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_uint32("split.count", count)
+    writer.add_tensor("x", np.ones((32, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelLoadError, match="impossible number of parts"):
+        read_header(path, model="big")
+
+
+def test_parts_are_looked_for_up_to_what_can_be(tmp_path: Path) -> None:
+    names = [f"m-{part:05}-of-99999.gguf" for part in (1, 2, PARTS_LIMIT, PARTS_LIMIT + 1)]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in part_paths(tmp_path / names[0])] == names[:3]

@@ -70,6 +70,27 @@ def test_a_quota_of_cores(tmp_path: Path, files: Mapping[str, str], cores: float
             {
                 **V2,
                 "sys/fs/cgroup/user/app/memory.max": f"{4 * GIB}",
+                "sys/fs/cgroup/user/app/memory.current": f"{4 * GIB}",
+                "sys/fs/cgroup/user/app/memory.stat": (
+                    f"anon {GIB}\nfile {3 * GIB}\ninactive_anon 0\nactive_anon {GIB}\n"
+                    f"inactive_file {GIB}\nactive_file {2 * GIB}\nunevictable 0"
+                ),
+            },
+            3 * GIB,
+        ),
+        (
+            {
+                **V2,
+                "sys/fs/cgroup/user/app/memory.max": f"{4 * GIB}",
+                "sys/fs/cgroup/user/app/memory.current": f"{GIB}",
+                "sys/fs/cgroup/user/app/memory.stat": f"active_file {2 * GIB}",
+            },
+            4 * GIB,
+        ),
+        (
+            {
+                **V2,
+                "sys/fs/cgroup/user/app/memory.max": f"{4 * GIB}",
                 "sys/fs/cgroup/user/memory.max": f"{2 * GIB}",
                 "sys/fs/cgroup/user/memory.current": f"{3 * GIB}",
             },
@@ -84,6 +105,17 @@ def test_a_quota_of_cores(tmp_path: Path, files: Mapping[str, str], cores: float
                 "sys/fs/cgroup/memory/docker/x/memory.stat": f"total_inactive_file {GIB}",
             },
             3 * GIB,
+        ),
+        (
+            {
+                **V1,
+                "sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes": f"{4 * GIB}",
+                "sys/fs/cgroup/memory/docker/x/memory.usage_in_bytes": f"{4 * GIB}",
+                "sys/fs/cgroup/memory/docker/x/memory.stat": (
+                    f"inactive_file 1\nactive_file 1\ntotal_inactive_file {GIB}\ntotal_active_file {GIB // 2}"
+                ),
+            },
+            GIB + GIB // 2,
         ),
     ],
 )

@@ -227,6 +227,35 @@ def test_a_model_whose_file_was_replaced_is_loaded_anew_once_nobody_holds_it() -
     asyncio.run(scenario())
 
 
+def test_a_footprint_is_of_what_the_file_holds_now(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"one")
+
+    async def scenario() -> None:
+        shelf = Shelf()
+        scheduler = shelf.scheduler(1, memory=100)
+        wanted = ModelSpec("m", path)
+        assert (await scheduler.fit([wanted])).total_bytes == 50
+        shelf.sizes["m"] = 30
+        assert (await scheduler.fit([wanted])).total_bytes == 50
+        path.write_bytes(b"another")
+        assert (await scheduler.fit([wanted])).total_bytes == 70
+        async with scheduler.lease(wanted):  # what is held is joined, whatever lies there now
+            path.write_bytes(b"much larger")
+            shelf.sizes["m"] = 90
+            async with scheduler.lease(wanted):
+                assert len(shelf.loaded) == 1
+        await settle()
+        with pytest.raises(OutOfMemory):
+            await scheduler.fit([wanted])
+        path.write_bytes(b"unreadable")
+        with pytest.raises(ModelLoadError):
+            await scheduler.footprint(replace(wanted, name="unreadable"))
+        await scheduler.close()
+
+    asyncio.run(scenario())
+
+
 def test_an_idle_model_leaves_after_its_time() -> None:
     async def scenario() -> None:
         shelf = Shelf()

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -9,32 +11,55 @@ import click
 from localfusion.cli.options import memory_option, models_option
 from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, find_models_file, load_models_file
-from localfusion.doctor import REBUILD, PresetFit, Report, examine
+from localfusion.doctor import REBUILD, PresetFit, Report, examine, measure
+from localfusion.engine.speed import POLICIES, Rate, Speed, Way
+
+WAITING_TEXTS: Mapping[str | None, str] = {
+    "short": "they wait 0.1 ms on the core, then off it",
+    "active": "they wait on the core",
+    "passive": "they wait off the core",
+    None: "",
+}
+OWN = "as localfusion runs it"
 
 
 @click.command()
 @models_option
 @memory_option
+@click.option(
+    "--measure",
+    "is_timed",
+    is_flag=True,
+    help="Also time threads and ways of waiting (ten seconds on an idle machine).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
-def doctor(*, models: Path | None, memory: int | None, as_json: bool) -> None:
+def doctor(*, models: Path | None, memory: int | None, is_timed: bool, as_json: bool) -> None:
     """Say what this machine offers and which presets fit.
 
     Cores, memory, llama.cpp's build, and for each preset what it would take and how it would be run: all models side
-    by side, in waves, or not at all. Nothing is loaded.
+    by side, in waves, or not at all. None of them is loaded.
+
+    With --measure a model of random weights (84 MiB, in a temporary folder) is decoded on different numbers of threads,
+    which wait for each other in different ways, and as localfusion would run it. What is fastest depends on what else
+    the machine is doing.
 
     \b
     Examples:
       localfusion doctor
+      localfusion doctor --measure
       localfusion doctor --memory 6GiB
       localfusion doctor --models team.yaml --json
     """
     surroundings = Surroundings.of_this_process()
     file = load_models_file(find_models_file(surroundings, models))
     report = asyncio.run(examine(file, surroundings, memory_bytes=memory))
+    speed = asyncio.run(measure(surroundings, on_step=_say_step)) if is_timed else None
     if as_json:
-        click.echo(json.dumps(as_document(report), ensure_ascii=False, indent=2))
+        document = as_document(report) | ({} if speed is None else {"speed": speed_document(speed)})
+        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
     else:
-        click.echo("\n".join(map(printable, lines(report))))
+        found = lines(report) + ([] if speed is None else speed_lines(speed))
+        click.echo("\n".join(map(printable, found)))
 
 
 def lines(report: Report) -> list[str]:
@@ -77,6 +102,65 @@ def as_document(report: Report) -> dict[str, object]:
             for preset in report.presets
         ],
     }
+
+
+def speed_lines(speed: Speed) -> list[str]:
+    """What was measured as text, and whether localfusion chooses well."""
+    named = {OWN: speed.own} | {way_text(way): rate for way, rate in speed.ways.items()}
+    width = max(map(len, named))
+    found = [f"tokens a second of a random model of {gib(speed.model_bytes)}"]
+    found += [f"{name:{width}s}  {rate_text(rate)}" for name, rate in named.items()]
+    found.append(f"fastest: {way_text(speed.fastest)}")
+    if speed.is_own_fastest:
+        return [*found, f"{OWN}: as fast, within what tries differ among themselves"]
+    share = speed.own.tokens_per_s / speed.ways[speed.fastest].tokens_per_s
+    return [*found, f"{OWN}: {share:.0%} of that; {advice(speed.fastest)}"]
+
+
+def advice(way: Way) -> str:
+    """How to have what was fastest."""
+    settings = [f"n_threads: {way.n_threads} in models.yaml"]
+    settings += [f"{name}={value}" for name, value in ({} if way.policy is None else POLICIES[way.policy]).items()]
+    return f"measure once more, then try {', '.join(settings)}"
+
+
+def way_text(way: Way) -> str:
+    """A way to decode in words."""
+    threads = "1 thread" if way.n_threads == 1 else f"{way.n_threads} threads"
+    waiting = WAITING_TEXTS[way.policy]
+    return f"{threads}, {waiting}" if waiting else threads
+
+
+def rate_text(rate: Rate) -> str:
+    """A rate in the middle of its tries, and between which these were."""
+    return f"{rate.tokens_per_s:7.1f}  ({min(rate.tries):.1f} to {max(rate.tries):.1f})"
+
+
+def speed_document(speed: Speed) -> dict[str, object]:
+    """What was measured as JSON."""
+    return {
+        "model_bytes": speed.model_bytes,
+        "own": _rate_document(speed.own),
+        "ways": [_way_document(way) | _rate_document(rate) for way, rate in speed.ways.items()],
+        "fastest": _way_document(speed.fastest),
+        "is_own_fastest": speed.is_own_fastest,
+    }
+
+
+def _way_document(way: Way) -> dict[str, object]:
+    environment = {} if way.policy is None else dict(POLICIES[way.policy])
+    return {"n_threads": way.n_threads, "waiting": way.policy, "environment": environment}
+
+
+def _rate_document(rate: Rate) -> dict[str, object]:
+    return {"tokens_per_second": round(rate.tokens_per_s, 2), "tries": [round(one, 2) for one in rate.tries]}
+
+
+def _say_step(n_done: int, n_steps: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\rmeasuring: {n_done} of {n_steps}" + ("\n" if n_done == n_steps else ""), nl=False, err=True)
+    elif n_done == 0:
+        click.echo("measuring: some ten seconds, more where other programs are busy", err=True)
 
 
 def gib(n_bytes: int) -> str:

@@ -8,13 +8,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from localfusion.engine.template_sandbox import (
     RENDER_LIMIT_S,
     TemplateBoundsError,
     TemplateError,
     compile_template,
-    date_of_today,
+    local_time,
     run_template,
 )
 from localfusion.engine.thinking import ThinkingTags, find_tags
@@ -68,7 +69,8 @@ class ChatTemplate:
     """The chat template of one model: conversations in, prompt text out.
 
     `answer_start` is what the model writes of its own before an answer ("" for most), `turn_end` what the template
-    writes behind one: it begins with the text of the token that ends a turn.
+    writes behind one: it begins with the text of the token that ends a turn. `now` is the clock of templates that write
+    a date.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class ChatTemplate:
         eos: str = "",
         special_tokens: Iterable[str] = (),
         limit_s: float = RENDER_LIMIT_S,
+        now: Callable[[], datetime] = local_time,
     ) -> None:
         self._limit_s = limit_s
+        self._now = now
         self._source = CHATML if source is None else source
-        self._template = compile_template(self._source)
+        self._template = compile_template(self._source, now)
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._specials = sorted((token for token in special_tokens if len(token) > 1), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, self._specials))) if self._specials else None
@@ -135,7 +139,7 @@ class ChatTemplate:
             "messages": to_turns(messages, self.abilities, break_up=self._break_up),
             "add_generation_prompt": add_generation_prompt,
             "functions": json.dumps(functions, ensure_ascii=False) if functions else "",
-            "datetime": date_of_today(),
+            "datetime": self._now().strftime("%Y-%m-%d"),
             **_thinking_switches(thinking),
             **self._tokens,
         }

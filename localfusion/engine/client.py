@@ -38,7 +38,6 @@ from localfusion.engine.protocol import (
     Described,
     Done,
     Failed,
-    Forget,
     Generate,
     Load,
     Loaded,
@@ -278,10 +277,6 @@ class Model:
         assert isinstance(reply, Counted)
         return reply.counts[0]
 
-    async def forget(self, sequence: str) -> None:
-        """Free what is kept of a conversation."""
-        await self._ask(Forget(next(self._ids), sequence))
-
     async def set_threads(self, n_threads: int) -> None:
         """Use this many threads from the next batch on."""
         await self._ask(SetThreads(next(self._ids), n_threads))
@@ -303,7 +298,7 @@ class Model:
             case _:
                 raise AssertionError(f"{reply} does not answer a Generate")
 
-    async def _ask(self, command: CountPrompt | CountTokens | Forget | SetThreads) -> Counted | Done:
+    async def _ask(self, command: CountPrompt | CountTokens | SetThreads) -> Counted | Done:
         queue = self._worker.open_queue(command.id)
         try:
             self._worker.send(command)

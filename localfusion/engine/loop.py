@@ -16,10 +16,11 @@ from localfusion.engine.drafting import LONGEST
 from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights, build_name
 from localfusion.engine.pace import Pace, ThreadPace
-from localfusion.engine.protocol import Counted, CountPrompt, Done, Failed, Generate, Output, Overflowed, Reply
+from localfusion.engine.protocol import Counted, CountPrompt, Failed, Generate, Output, Overflowed, Reply
+from localfusion.engine.sampling import LogitsError
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
 from localfusion.engine.state_cache import StateCache, content_key
-from localfusion.engine.template_sandbox import TemplateError
+from localfusion.engine.template_sandbox import TemplateError, fixed_time, local_time
 from localfusion.engine.tool_syntax import adapt_to_tools
 from localfusion.messages import Completion, GenerateRequest, ModelInfo, ModelSpec, Progress, Usage
 
@@ -83,6 +84,7 @@ class Loop:
             bos=self.vocabulary.token_text(self.vocabulary.bos),
             eos=self.vocabulary.token_text(self.vocabulary.eos),
             special_tokens=self.vocabulary.control_texts(),
+            now=fixed_time if spec.deterministic else local_time,
         )
         self.vocabulary.end_at(self.template.turn_end)
         ends = [self.vocabulary.token_text(token) for token in self.vocabulary.eog]
@@ -146,13 +148,6 @@ class Loop:
         for generation in [g for g in self._active if g.id == id]:
             generation.finish("cancelled")
         return self._retire()
-
-    def forget(self, id: int, sequence: str) -> list[Reply]:
-        """Free what is kept of a conversation that is not being written."""
-        slot = self._slots.find(sequence)
-        if slot is not None and not slot.is_busy:
-            self._slots.drop(slot)
-        return [Done(id)]
 
     def set_threads(self, n_threads: int) -> None:
         """Use at most so many threads from the next batch on; nothing where the spec's own number shapes the result."""
@@ -327,6 +322,10 @@ class Loop:
                 n_same = generation.advance_over(share.draft, lambda n: self.context.logits(share.rows[n]))
             except GrammarError as error:
                 return [self._fail(generation, str(error))]
+            except LogitsError as error:
+                return [
+                    self._fail(generation, str(error), "its file is damaged, or its numbers overflow; fetch it again")
+                ]
             if n_same < len(share.draft):
                 self.context.truncate(generation.slot.index, generation.slot.n_past)
         return replies + [Output(generation.id, delta) for delta in generation.take_deltas()]

@@ -69,14 +69,6 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
-class Forget:
-    """Free what is kept of a sequence; answered by Done."""
-
-    id: int
-    sequence: str
-
-
-@dataclass(frozen=True, slots=True)
 class CountTokens:
     """Answered by Counted."""
 
@@ -101,7 +93,7 @@ class SetThreads:
     n_threads: int
 
 
-Command = Load | Measure | Describe | Generate | Cancel | Forget | CountTokens | CountPrompt | SetThreads
+Command = Load | Measure | Describe | Generate | Cancel | CountTokens | CountPrompt | SetThreads
 
 
 @dataclass(frozen=True, slots=True)

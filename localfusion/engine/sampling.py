@@ -20,8 +20,14 @@ Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 PENALTY_LAST_N = 64
 """llama.cpp's default: how many of the last tokens the repeat penalty looks at."""
+COLDEST = 1e-6
+"""A lower temperature is this one: the highest has all there is, and nothing overflows."""
 BLOCK = 64
 """Logits whose highest stands for them all in the search for the top k."""
+
+
+class LogitsError(Exception):
+    """Logits among which none is the highest: NaN, infinity, or minus infinity for every token that may come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +74,12 @@ class Sampler:
         self._recent.extend(tokens)
 
     def choose(self, logits: Floats, allowed: Mask | None = None) -> int:
-        """The next token of `logits` (n_vocab); `allowed` names those that the constraint admits."""
+        """The next token of `logits` (n_vocab), of those that the constraint admits (`allowed`); raises LogitsError."""
         logits = apply_penalty(logits, self._recent, self._sampling.repeat_penalty)
-        if self._sampling.temperature <= 0.0 and (allowed is None or int(np.argmax(logits)) in allowed):
-            return int(np.argmax(logits))
+        if self._sampling.temperature <= 0.0:
+            highest = _highest(logits)
+            if allowed is None or highest in allowed:
+                return highest
         if allowed is None:
             return self._pick(logits)
         if allowed.is_narrow:
@@ -80,10 +88,19 @@ class Sampler:
         return self._pick(allowed.applied_to(logits))
 
     def _pick(self, logits: Floats) -> int:
+        highest = _highest(logits)
         if self._sampling.temperature <= 0.0:
-            return int(np.argmax(logits))
+            return highest
         ids, probabilities = distribution(logits, self._sampling)
         return int(self._random.choice(ids, p=probabilities))
+
+
+def _highest(logits: Floats) -> int:
+    """The place of the highest logit; raises LogitsError. To numpy a NaN is the highest of all."""
+    highest = int(np.argmax(logits))
+    if not np.isfinite(logits[highest]):
+        raise LogitsError(f"the model rates its next token {logits[highest]}")
+    return highest
 
 
 def apply_penalty(logits: Floats, recent: Iterable[int], penalty: float) -> Floats:
@@ -112,7 +129,7 @@ def distribution(logits: Floats, sampling: Sampling) -> tuple[Ids, NDArray[np.fl
         kept = kept[: max(n_kept, 1)]
     if sampling.min_p > 0.0:
         kept = kept[kept >= kept[0] + np.log(sampling.min_p)]
-    return ids[: len(kept)], softmax(kept / sampling.temperature)
+    return ids[: len(kept)], softmax((kept - kept[0]) / max(sampling.temperature, COLDEST))
 
 
 def top_k(logits: Floats, k: int) -> Ids:

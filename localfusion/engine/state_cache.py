@@ -7,11 +7,12 @@ workers may use one folder. Not here: what a sequence is, and when its state is 
 
 import mmap
 import os
+import re
 import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +20,7 @@ from tempfile import mkstemp
 from time import time
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from localfusion.gguf_header import part_paths
@@ -34,7 +36,11 @@ BYTES_PER_S = 500e6
 SPARE_DISK = 2
 """Nothing is written where less than this many times its size is free."""
 ABANDONED_S = 3600.0
-"""How old an unfinished file is when its writer must be gone."""
+"""How old an unfinished file is when its writer must be gone, though a process has its number."""
+RELEASE_S = 0.005
+"""How often the pages that were used are let go: some tens of MiB are held of a state of any size."""
+CHANGED_BYTES = 1 << 20
+"""How much of a state, from its start on, whoever reads it may change."""
 
 MAGIC = b"lfstate2"
 DIGEST_BYTES = 32
@@ -76,11 +82,15 @@ class State:
 
 @dataclass(slots=True)
 class StateCache:
-    """The states of one model in a folder. What cannot be written or read is done without, and never an error."""
+    """The states of one model in a folder. What cannot be written or read is done without, and never an error.
+
+    `to_disk` sees to it that a file's memory is on the disk, and takes as long as the disk takes.
+    """
 
     folder: Path
     key: bytes
     max_bytes: int = MAX_BYTES
+    to_disk: Callable[[mmap.mmap], object] = mmap.mmap.flush
     _known: dict[str, State] = field(default_factory=dict)
     _read_tokens: int = 0
     _read_seconds: float = 0.0
@@ -106,11 +116,18 @@ class StateCache:
         return best if _pays(state.n_bytes, (n_tokens - n_known) * state.seconds_per_token) else None
 
     def restore(self, state: State, read: Callable[[memoryview], bool]) -> bool:
-        """Give a state's bytes to `read`; False, and the file is gone, where they are damaged or refused."""
+        """Give a state's bytes to `read`, which may change the first CHANGED_BYTES; whether it took them.
+
+        The file is gone where they are damaged. One that is refused stays: there may be no room for it now.
+        """
         try:
             with state.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as raw:
                 start = HEAD_BYTES + state.ids.nbytes
-                is_sound = self._is_sound(raw, state) and _lend(raw, start, len(raw), read)
+                with _passing(raw):
+                    is_sound = self._is_sound(raw, state)
+                if is_sound:
+                    with _passing(raw, start + CHANGED_BYTES):
+                        is_read = _lend(raw, start, len(raw), read)
         except (OSError, ValueError):  # gone, or empty
             is_sound = False
         if not is_sound:
@@ -118,7 +135,7 @@ class StateCache:
             return False
         with suppress(OSError):
             os.utime(state.path)
-        return True
+        return is_read
 
     def offer(self, ids: Sequence[int], *, is_whole: bool, n_bytes: int, write: Callable[[memoryview], bool]) -> bool:
         """Keep the state of these tokens, which `write` puts into `n_bytes` of memory, where that is worth it.
@@ -138,7 +155,9 @@ class StateCache:
         head = FIELDS.pack(self.key, pace, len(ids), n_bytes) + tokens.tobytes()
         start = len(MAGIC) + DIGEST_BYTES
         unfinished.raw[start : start + len(head)] = head
-        if not _lend(unfinished.raw, start + len(head), len(unfinished.raw), write):
+        with _passing(unfinished.raw):
+            is_written = _lend(unfinished.raw, start + len(head), len(unfinished.raw), write)
+        if not is_written:
             unfinished.discard()
             return False
         name = f"{self._prefix}{blake2b(tokens.tobytes(), digest_size=16).hexdigest()}{SUFFIX}"
@@ -211,7 +230,8 @@ class StateCache:
         self._make_room(n_bytes)
         if shutil.disk_usage(self.folder).free < SPARE_DISK * n_bytes:
             raise OSError("the disk is nearly full")
-        descriptor, name = mkstemp(prefix=self._prefix, suffix=UNFINISHED, dir=self.folder)  # for the owner only
+        prefix = f"{self._prefix}{os.getpid()}-"
+        descriptor, name = mkstemp(prefix=prefix, suffix=UNFINISHED, dir=self.folder)  # for the owner only
         path = Path(name)
         try:
             if hasattr(os, "posix_fallocate"):
@@ -230,8 +250,9 @@ class StateCache:
         try:
             raw = unfinished.raw
             raw[: len(MAGIC)] = MAGIC
-            raw[len(MAGIC) : len(MAGIC) + DIGEST_BYTES] = _checksum(raw)
-            raw.flush()
+            with _passing(raw):
+                raw[len(MAGIC) : len(MAGIC) + DIGEST_BYTES] = _checksum(raw)
+                self.to_disk(raw)
             raw.close()
             unfinished.path.replace(path)
             self._make_room(0)
@@ -248,7 +269,7 @@ class StateCache:
                 found.append((status.st_mtime, status.st_size, path))
         total, now = sum(size for _, size, _ in found) + n_bytes, time()
         for used, size, path in sorted(found):
-            is_abandoned = path.suffix == UNFINISHED and now - used > ABANDONED_S
+            is_abandoned = path.suffix == UNFINISHED and (now - used > ABANDONED_S or _is_of_the_dead(path))
             if is_abandoned or (path.suffix == SUFFIX and total > self.max_bytes):
                 with suppress(OSError):
                     path.unlink()
@@ -271,6 +292,39 @@ class Unfinished:
 def _files(folder: Path) -> Iterator[Path]:
     with suppress(OSError):
         yield from (path for path in folder.iterdir() if path.suffix in (SUFFIX, UNFINISHED))
+
+
+def _is_of_the_dead(path: Path) -> bool:
+    """Whether the process that an unfinished file names as its writer is gone."""
+    named = re.match(r"[^-]*-([0-9]{1,9})-", path.name)
+    return named is not None and not psutil.pid_exists(int(named[1]))
+
+
+@contextmanager
+def _passing(raw: mmap.mmap, start: int = 0) -> Iterator[None]:
+    """While the block runs, pages of a file's memory are let go soon after they were used; the file has them.
+
+    Of a private memory only what nobody changed may pass: from `start` on. Where the system lets nothing go (Windows),
+    all that was used stays until the end.
+    """
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    if not hasattr(mmap, "MADV_DONTNEED") or first >= len(raw):
+        yield
+        return
+    is_over = threading.Event()
+
+    def let_go() -> None:
+        while not is_over.wait(RELEASE_S):
+            raw.madvise(mmap.MADV_DONTNEED, first)
+        raw.madvise(mmap.MADV_DONTNEED, first)
+
+    releasing = threading.Thread(target=let_go, daemon=True)
+    releasing.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        releasing.join()
 
 
 def _pays(n_bytes: int, seconds: float) -> bool:

@@ -8,7 +8,7 @@ import ctypes
 import datetime as dt
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import GeneratorType
 from typing import NoReturn
@@ -78,13 +78,18 @@ def _to_json(
     return json.dumps(shown, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _now(form: str) -> str:
-    return dt.datetime.now().astimezone().strftime(form)
+FIXED = dt.datetime(2025, 1, 1, tzinfo=dt.UTC)
+"""What the time is to a template whose text may depend on nothing but the conversation."""
 
 
-def date_of_today() -> str:
-    """Today as templates that ask for it want it."""
-    return _now("%Y-%m-%d")
+def local_time() -> dt.datetime:
+    """What the time is here."""
+    return dt.datetime.now().astimezone()
+
+
+def fixed_time() -> dt.datetime:
+    """FIXED, always."""
+    return FIXED
 
 
 @contextmanager
@@ -109,11 +114,15 @@ def limited_time(seconds: float) -> Iterator[None]:
         timer.cancel()
 
 
-def compile_template(source: str) -> jinja2.Template:
-    """The template with what transformers offers it; raises TemplateError."""
+def compile_template(source: str, now: Callable[[], dt.datetime] = local_time) -> jinja2.Template:
+    """The template with what transformers offers it, and `now` for its clock; raises TemplateError."""
+
+    def strftime_now(form: str) -> str:
+        return now().strftime(form)
+
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _GenerationTag])
     environment.filters["tojson"] = _to_json
-    environment.globals.update(raise_exception=_raise_exception, strftime_now=_now)
+    environment.globals.update(raise_exception=_raise_exception, strftime_now=strftime_now)
     try:
         return environment.from_string(source)
     except (jinja2.TemplateError, RecursionError) as error:

@@ -27,7 +27,6 @@ from localfusion.engine.protocol import (
     Describe,
     Described,
     Done,
-    Forget,
     Generate,
     Load,
     Loaded,
@@ -116,8 +115,6 @@ def obey(loop: Loop, command: Command) -> list[Reply]:
             return loop.submit(command)
         case Cancel(id):
             return loop.cancel(id)
-        case Forget(id, sequence):
-            return loop.forget(id, sequence)
         case CountTokens(id, texts):
             return [Counted(id, llama.token_counts(loop.vocabulary, texts))]
         case CountPrompt():

@@ -9,6 +9,9 @@ from pathlib import Path
 UNLIMITED_BYTES = 1 << 60
 """Version 1 writes a huge number where there is no limit."""
 
+PAGE_CACHE = ("inactive_file", "active_file")
+"""Pages of files, which go where memory is needed: those read once and those in use, as MemAvailable counts them."""
+
 
 def cpu_cores(root: Path = Path("/")) -> float | None:
     """How many cores' time the process may use; None where no group limits it."""
@@ -53,15 +56,17 @@ def _quota(folder: Path) -> float | None:
 
 
 def _free(folder: Path) -> int | None:
-    for limit_file, used_file, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    for limit_file, used_file, prefix in (
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         for limit in _lines(folder / limit_file):
             if limit == "max" or int(limit) >= UNLIMITED_BYTES:
                 continue
             used = int(next(iter(_lines(folder / used_file)), "0"))
-            return max(0, int(limit) - max(0, used - _statistics(folder).get(cache, 0)))
+            statistics = _statistics(folder)
+            cache = sum(statistics.get(f"{prefix}{name}", 0) for name in PAGE_CACHE)
+            return max(0, int(limit) - max(0, used - cache))
     return None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from localfusion.engine.interface import Model, Resident
 from localfusion.errors import ModelLoadError, OutOfMemory, QueueFull, WorkerDied
+from localfusion.gguf_header import FileIdentity, identity, part_paths
 from localfusion.messages import (
     Completion,
     Delta,
@@ -117,6 +118,7 @@ class Scheduler:
         self._limits = limits
         self._turns = Turns(limits.cores)
         self._footprints: dict[ModelSpec, Footprint] = {}
+        self._measured: dict[ModelSpec, FileIdentity] = {}
         self._measuring = asyncio.Semaphore(limits.cores)
         self._loaded: dict[ModelSpec, _Loaded] = {}
         self._wishes: list[_Wish] = []
@@ -145,10 +147,13 @@ class Scheduler:
 
     async def footprint(self, spec: ModelSpec) -> Footprint:
         """What a model would take with these settings, without loading it; raises ModelLoadError."""
-        key = replace(spec, name="")
+        key, file = replace(spec, name=""), identity(part_paths(spec.path))
+        if key not in self._loaded and self._measured.get(key) != file:  # what is loaded stays what it was
+            self._footprints.pop(key, None)
         if key not in self._footprints:
             async with self._measuring:
                 self._footprints[key] = await self._engine.measure(spec)
+                self._measured[key] = file
         return self._footprints[key]
 
     async def fit(self, specs: Iterable[ModelSpec]) -> Fit:

@@ -20,8 +20,8 @@ from scripts.engine_bench.figures import Figure
 from scripts.engine_bench.setting import PANEL, Setting, median
 
 POLICIES: Mapping[str, Mapping[str, str]] = {
-    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
-    "active": {"OMP_WAIT_POLICY": "ACTIVE"},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
+    "active": {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "INFINITE"},
     "spin 1 000": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"},
     "spin 30 000": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "30000"},
     "spin 300 000": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "300000"},

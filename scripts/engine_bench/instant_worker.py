@@ -17,7 +17,6 @@ from localfusion.engine.protocol import (
     CountPrompt,
     CountTokens,
     Done,
-    Forget,
     Generate,
     Load,
     Loaded,
@@ -77,7 +76,7 @@ def answer(command: Command, n_tokens: int) -> Iterator[Reply]:
             yield Counted(id, tuple(map(len, texts)))
         case CountPrompt(id):
             yield Counted(id, (N_PROMPT,))
-        case SetThreads(id) | Forget(id):
+        case SetThreads(id):
             yield Done(id)
         case Cancel() | _:
             pass
