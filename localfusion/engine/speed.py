@@ -133,7 +133,6 @@ async def _fixed(path: Path, way: Way, environ: Mapping[str, str]) -> Rate:
     waiting = {} if way.policy is None else POLICIES[way.policy]
     spec = ModelSpec("random", path, n_ctx=N_CTX, n_threads=way.n_threads, deterministic=True)
     async with _loaded(spec, {**environ, **waiting}) as model:
-        await _rate(model, 2)
         return Rate(tuple(await _tries(model)))
 
 
