@@ -26,7 +26,7 @@ from localfusion.engine.footprint import (
     predict,
     read_weights,
 )
-from localfusion.engine.measurements import Measurements
+from localfusion.engine.measurements import Measurements, may_use_gpus
 from localfusion.engine.protocol import (
     LENGTH,
     Cancel,
@@ -58,6 +58,7 @@ from localfusion.gguf_header import FileIdentity, Header, identity, part_paths, 
 from localfusion.messages import (
     Completion,
     Delta,
+    Device,
     EngineFacts,
     Footprint,
     GenerateRequest,
@@ -376,7 +377,14 @@ async def footprint(
     weights = cache.find(WeightSizes, header, spec) if cache else None
     if weights is None:
         weights = plan_weights(header, spec, features=dry_run.features, has_gpu=dry_run.has_gpu)
-    return predict(header, spec, weights=weights, context=dry_run.context, has_gpu=dry_run.has_gpu)
+    return predict(
+        header,
+        spec,
+        weights=weights,
+        context=dry_run.context,
+        has_gpu=dry_run.has_gpu,
+        is_integrated=dry_run.is_integrated,
+    )
 
 
 async def _dry_run(spec: ModelSpec, environ: Mapping[str, str] | None) -> DryRun | ModelError:
@@ -412,6 +420,11 @@ async def describe(*, environ: Mapping[str, str] | None = None) -> EngineFacts:
         await asyncio.shield(worker.close())
     assert isinstance(reply, Described)
     return reply.facts
+
+
+async def devices(*, environ: Mapping[str, str] | None = None) -> tuple[Device, ...]:
+    """The GPUs of this machine; a build that can use none is seen by its files, and no process is started."""
+    return (await describe(environ=environ)).devices if may_use_gpus() else ()
 
 
 async def first_reply(worker: Worker, command: Load | Describe) -> Loaded | Described:
