@@ -2,25 +2,28 @@
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from localfusion.cli.options import memory_option, models_option
+from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, find_models_file, load_models_file
 from localfusion.doctor import REBUILD, PresetFit, Report, examine
+from localfusion.messages import Device
 
 
 @click.command()
 @models_option
 @memory_option
+@vram_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
-def doctor(*, models: Path | None, memory: int | None, as_json: bool) -> None:
+def doctor(*, models: Path | None, memory: int | None, vram: int | None, as_json: bool) -> None:
     """Say what this machine offers and which presets fit.
 
-    Cores, memory, llama.cpp's build, and for each preset what it would take and how it would be run: all models side
-    by side, in waves, or not at all. Nothing is loaded.
+    Cores, memory, GPUs, llama.cpp's build, and for each preset what it would take and how it would be run: all models
+    side by side, in waves, or not at all. Nothing is loaded.
 
     \b
     Examples:
@@ -30,7 +33,7 @@ def doctor(*, models: Path | None, memory: int | None, as_json: bool) -> None:
     """
     surroundings = Surroundings.of_this_process()
     file = load_models_file(find_models_file(surroundings, models))
-    report = asyncio.run(examine(file, surroundings, memory_bytes=memory))
+    report = asyncio.run(examine(file, surroundings, memory_bytes=memory, vram_bytes=vram))
     if as_json:
         click.echo(json.dumps(as_document(report), ensure_ascii=False, indent=2))
     else:
@@ -40,11 +43,12 @@ def doctor(*, models: Path | None, memory: int | None, as_json: bool) -> None:
 def lines(report: Report) -> list[str]:
     """The report as text."""
     features = " ".join(sorted(report.engine.features)) or "nothing is known of its build"
-    gpu = "with a GPU backend" if report.engine.has_gpu else "no GPU backend"
+    gpu = "with a GPU" if report.engine.has_gpu else "no GPU"
     free = f"{gib(report.available_bytes)} free of {gib(report.memory_bytes)}"
     found = [
         f"cores      {report.cores}",
         f"memory     {free}; models may take {gib(report.budget_bytes)}",
+        *(f"gpu        {_device_text(device, report.vram_bytes)}" for device in report.engine.devices),
         f"llama.cpp  {gpu}; {features}",
     ]
     if report.unused_features:
@@ -65,12 +69,23 @@ def as_document(report: Report) -> dict[str, object]:
         "llama_cpp": {
             "features": sorted(report.engine.features),
             "has_gpu": report.engine.has_gpu,
+            "devices": [
+                {
+                    "name": device.name,
+                    "description": device.description,
+                    "memory_bytes": device.total_bytes,
+                    "available_bytes": device.free_bytes,
+                    "budget_bytes": report.vram_bytes.get(device.name, 0),
+                }
+                for device in report.engine.devices
+            ],
             "unused_features": list(report.unused_features),
         },
         "presets": [
             {
                 "name": preset.name,
                 "bytes": preset.total_bytes or None,
+                "vram_bytes": preset.vram_bytes,
                 "fits": preset.how,
                 "problem": preset.problem or None,
             }
@@ -84,7 +99,14 @@ def gib(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
 
 
+def _device_text(device: Device, vram_bytes: Mapping[str, int]) -> str:
+    free = f"{gib(device.free_bytes)} free of {gib(device.total_bytes)}"
+    return f"{device.name}, {device.description}: {free}; models may take {gib(vram_bytes.get(device.name, 0))}"
+
+
 def _fit_text(preset: PresetFit) -> str:
     if preset.how == "unknown":
         return f"unknown: {preset.problem}"
-    return f"{gib(preset.total_bytes):9s}  {preset.how}" + (f": {preset.problem}" if preset.problem else "")
+    sizes = [gib(preset.total_bytes)] if preset.total_bytes else []
+    sizes += [f"{gib(preset.vram_bytes)} of VRAM"] if preset.vram_bytes else []
+    return f"{' + '.join(sizes):9s}  {preset.how}" + (f": {preset.problem}" if preset.problem else "")
