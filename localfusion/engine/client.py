@@ -376,7 +376,13 @@ async def footprint(
             cache.keep(dry_run, header, spec)
     weights = cache.find(WeightSizes, header, spec) if cache else None
     if weights is None:
-        weights = plan_weights(header, spec, features=dry_run.features, has_gpu=dry_run.has_gpu)
+        weights = plan_weights(
+            header,
+            spec,
+            features=dry_run.features,
+            has_gpu=dry_run.has_gpu,
+            is_integrated=dry_run.is_integrated,
+        )
     return predict(
         header,
         spec,

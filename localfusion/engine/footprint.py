@@ -134,14 +134,20 @@ def _is_host(name: str) -> bool:
     return name.startswith(("CPU", "AMX")) or name.endswith(("_Host", "_Mapped"))
 
 
-def plan_weights(header: Header, spec: ModelSpec, *, features: Iterable[str], has_gpu: bool) -> WeightSizes:
-    """Where llama.cpp will put the weights of a file on a processor with these features."""
+def plan_weights(
+    header: Header, spec: ModelSpec, *, features: Iterable[str], has_gpu: bool, is_integrated: bool = False
+) -> WeightSizes:
+    """Where llama.cpp will put the weights of a file on a processor with these features.
+
+    Beside layers on a GPU with memory of its own nothing is rearranged: the rest is where the GPU can read it.
+    """
     if any(tensor.n_bytes == 0 for tensor in header.tensors):
         return WeightSizes(mapped_bytes=header.file_bytes) if spec.use_mmap else WeightSizes(0, 0, header.file_bytes)
     features = frozenset(features)
     on_device = _tensors_on_device(header, spec) if has_gpu else frozenset()
     host = [tensor for tensor in header.tensors if tensor.name not in on_device]
-    types = repacked_types(features) if spec.use_extra_bufts else frozenset()
+    is_plain = bool(on_device) and not is_integrated
+    types = repacked_types(features) if spec.use_extra_bufts and not is_plain else frozenset()
     n_rows = 4 if "NEON" in features else 8
     rearrangeable = [t for t in host if t.type in types and len(t.shape) > 1 and t.shape[1] % n_rows == 0]
     repacked = {t.name for t in rearrangeable if _is_multiplied(t)}
