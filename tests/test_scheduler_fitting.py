@@ -162,7 +162,7 @@ def test_the_user_is_told_what_is_not_on_a_gpu() -> None:
 
     assert said(auto, none, {}) == said(auto, none, {"x": 0}) == said(auto, whole, {"x": 9}) == ()
     assert said(numbered, part, {"x": 9}) == said(none, none, {"x": 9}) == ()
-    assert said(auto, part, {"x": 9}) == ("the memory of x has room for 7 layers of a.gguf, not for all",)
+    assert said(auto, part, {"x": 9}) == ("the memory of x has room for 7 of the layers of a.gguf",)
     assert said(auto, none, {"x": 9}) == ("the GPU memory has no room for a.gguf, so the processor has it",)
     assert said(numbered, numbered, {}) == ("there is no GPU for the layers of a.gguf",)
 

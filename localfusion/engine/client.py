@@ -29,6 +29,7 @@ from localfusion.engine.footprint import (
 from localfusion.engine.measurements import Measurements, may_use_gpus
 from localfusion.engine.protocol import (
     LENGTH,
+    LESS_ON_GPU,
     Cancel,
     Command,
     Counted,
@@ -139,7 +140,7 @@ class Worker:
         with suppress(ConnectionError):
             self._process.stdin.write(to_frame(command))
 
-    async def death(self, *, is_loading: bool = False) -> ModelError:
+    async def death(self, *, is_loading: bool = False, is_on_gpu: bool = False) -> ModelError:
         """The error that says how the process ended."""
         code = await self._process.wait()
         with suppress(asyncio.CancelledError):
@@ -156,7 +157,8 @@ class Worker:
             return ModelLoadError(self.name, message, hint="memory may be short; choose a smaller model or n_ctx")
         if is_loading:
             message = f"llama.cpp broke down on the file of {self.name}: its worker {how}"
-            hint = "the file is damaged (a broken vocabulary does this); the other models go on without it"
+            cause = f"{LESS_ON_GPU}; or " if is_on_gpu else ""
+            hint = f"{cause}the file is damaged (a broken vocabulary does this); the other models go on without it"
             return ModelLoadError(self.name, message, hint=f"{hint}; last words: {words}" if words else hint)
         message, hint = f"the worker of {self.name} {how}", "the other models go on without it"
         if code == CUT_SHORT:
@@ -442,7 +444,8 @@ async def first_reply(worker: Worker, command: Load | Describe) -> Loaded | Desc
             file = worker.name if isinstance(command, Describe) else command.spec.path
             raise _refusal(worker.name, f"{file}", failed)
         case _:
-            raise await worker.death(is_loading=True)
+            is_on_gpu = isinstance(command, Load) and bool(command.spec.device and command.spec.n_gpu_layers)
+            raise await worker.death(is_loading=True, is_on_gpu=is_on_gpu)
 
 
 async def _ask_first(worker: Worker, command: Load | Measure | Describe) -> Reply | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from localfusion.engine.devices import device_list, devices
 from localfusion.engine.drafting import LONGEST
 from localfusion.engine.footprint import N_CTX_AUTO, N_CTX_PADDING
+from localfusion.engine.protocol import LESS_ON_GPU
 from localfusion.messages import EngineFacts, ModelSpec
 
 LIBRARIES = Path(llama_cpp.__file__).parent / "lib"
@@ -39,7 +40,6 @@ VocabularyPointer = Any
 
 
 FETCH_AGAIN = "fetch the file again or choose another"
-LESS_ON_GPU = "its GPU may have no room: set a smaller n_gpu_layers in models.yaml, or give a smaller --vram"
 
 
 class LoadError(Exception):

@@ -147,7 +147,7 @@ def _remarks_on_gpus(found: Fit, vram_bytes: Mapping[str, int]) -> list[str]:
         return [f"there is no GPU for the layers of {', '.join(asked)}"] if asked else []
     auto = {spec: one for spec, one in chosen.items() if spec.n_gpu_layers == "auto" and any(vram_bytes.values())}
     partly = [
-        f"the memory of {one.device} has room for {one.n_gpu_layers} layers of {spec.path.name}, not for all"
+        f"the memory of {one.device} has room for {one.n_gpu_layers} of the layers of {spec.path.name}"
         for spec, one in auto.items()
         if one.device and one.n_gpu_layers != -1
     ]
