@@ -269,6 +269,10 @@ class EngineFacts:
     def has_gpu(self) -> bool:
         return bool(self.devices)
 
+    def is_integrated(self, device: str) -> bool:
+        """Whether there is a GPU of this name that computes in the machine's memory."""
+        return any(one.is_integrated for one in self.devices if one.name == device)
+
 
 ToolName = Literal["web_search", "web_fetch"]
 

@@ -12,6 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -416,7 +417,11 @@ async def _estimate(header: Header, spec: ModelSpec, environ: Mapping[str, str] 
     if context is None:
         raise death
     engine = await describe(environ=environ)
-    return DryRun(context, tuple(sorted(engine.features)), engine.has_gpu)
+    if spec.device and spec.n_gpu_layers:  # either may have to compute most of it
+        bound = context.compute_bytes
+        context = replace(context, compute_bytes=2 * bound, device_compute_bytes=bound)
+    is_integrated = engine.is_integrated(spec.device)
+    return DryRun(context, tuple(sorted(engine.features)), engine.has_gpu, is_integrated)
 
 
 async def describe(*, environ: Mapping[str, str] | None = None) -> EngineFacts:

@@ -106,7 +106,7 @@ def measure(pipe: Pipe, command: Measure) -> None:
         pipe.send([LoadFailed(str(error), error.hint)])
     else:
         facts = llama.describe()
-        is_integrated = any(device.is_integrated for device in facts.devices if device.name == command.spec.device)
+        is_integrated = facts.is_integrated(command.spec.device)
         found = DryRun(read_context(log), tuple(sorted(facts.features)), facts.has_gpu, is_integrated)
         pipe.send([Measured(found)])
 
