@@ -105,6 +105,14 @@ def test_this_machine_and_the_micro_preset() -> None:
         assert set(report["llama_cpp"]["features"]) & set(BUILD_NAMES.values())
 
 
+def test_no_gpu_is_used_where_none_may_be() -> None:
+    done = examined("--vram", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert not any(device["budget_bytes"] for device in report["llama_cpp"]["devices"])
+    assert {preset["vram_bytes"] for preset in report["presets"]} == {0}
+
+
 def test_less_memory_makes_waves_and_then_refusals() -> None:
     for memory, fits in (("100MiB", "in waves"), ("2MiB", "no")):
         done = examined("--memory", memory, "--json")
