@@ -5,7 +5,7 @@ a model of its own.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from localfusion import machine
@@ -36,12 +36,16 @@ class PresetFit:
     name: str
     how: HowItFits
     total_bytes: int = 0
+    vram_bytes: int = 0
     problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """This machine, the engine's build, and the presets; `budget_bytes` is what all models together may take."""
+    """This machine, the engine's build, and the presets; `budget_bytes` is what all models together may take.
+
+    `vram_bytes` is what they may take of each GPU, by its name.
+    """
 
     cores: int
     memory_bytes: int
@@ -50,6 +54,7 @@ class Report:
     engine: EngineFacts
     unused_features: tuple[str, ...]
     presets: tuple[PresetFit, ...]
+    vram_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 async def measure(surroundings: Surroundings, *, on_step: Callable[[int, int], None]) -> Speed:
@@ -57,11 +62,14 @@ async def measure(surroundings: Surroundings, *, on_step: Callable[[int, int], N
     return await speed.measure(machine.usable_cores(), environ=surroundings.variables, on_step=on_step)
 
 
-async def examine(models: ModelsFile, surroundings: Surroundings, *, memory_bytes: int | None = None) -> Report:
+async def examine(
+    models: ModelsFile, surroundings: Surroundings, *, memory_bytes: int | None = None, vram_bytes: int | None = None
+) -> Report:
     """Look at everything; raises ModelLoadError where llama.cpp does not start at all."""
     engine = await client.describe(environ=surroundings.variables)
-    home = home_directory(surroundings)
-    async with open_scheduler(surroundings, home if home.is_dir() else None, memory_bytes=memory_bytes) as scheduler:
+    folder = home_directory(surroundings)
+    home = folder if folder.is_dir() else None
+    async with open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler:
         return Report(
             cores=machine.usable_cores(),
             memory_bytes=machine.total_bytes(),
@@ -70,6 +78,7 @@ async def examine(models: ModelsFile, surroundings: Surroundings, *, memory_byte
             engine=engine,
             unused_features=unused_features(machine.processor_features(), engine.features),
             presets=tuple([await _fit(name, models, scheduler) for name in models.presets]),
+            vram_bytes=await scheduler.vram_bytes(),
         )
 
 
@@ -85,7 +94,9 @@ async def _fit(name: str, models: ModelsFile, scheduler: Scheduler) -> PresetFit
         for chosen in found.chosen.values():  # what cannot be read is said here
             await scheduler.footprint(chosen)
     except OutOfMemory as error:
-        return PresetFit(name, "no", error.need_bytes, f"{error.message}; {error.hint}")
+        need = (0, error.need_bytes) if error.is_vram else (error.need_bytes, 0)
+        return PresetFit(name, "no", *need, problem=f"{error.message}; {error.hint}")
     except (ConfigError, ModelLoadError) as error:
         return PresetFit(name, "unknown", problem=error.message)
-    return PresetFit(name, "side by side" if found.is_side_by_side else "in waves", found.total_bytes)
+    how: HowItFits = "side by side" if found.is_side_by_side else "in waves"
+    return PresetFit(name, how, found.total_bytes, found.vram_bytes)

@@ -59,14 +59,16 @@ class ModelLoadError(ModelError):
 
 
 class OutOfMemory(ModelError):
-    """The model needs more bytes than there are."""
+    """The model needs more bytes than there are: of the machine's memory, or (`is_vram`) of a GPU's."""
 
-    def __init__(self, model: str, *, need_bytes: int, have_bytes: int, hint: str = "") -> None:
+    def __init__(self, model: str, *, need_bytes: int, have_bytes: int, is_vram: bool = False, hint: str = "") -> None:
+        need, have = (f"{n_bytes / 2**20:.0f} MiB" for n_bytes in (need_bytes, have_bytes))
         super().__init__(
             model,
-            f"{model} needs {need_bytes / 2**20:.0f} MiB and {have_bytes / 2**20:.0f} MiB may be used",
-            hint=hint or "choose a smaller model or a smaller n_ctx",
+            f"{model} needs {need}{' of VRAM' if is_vram else ''} and {have} may be used",
+            hint=hint or f"choose a smaller model or a smaller {'n_gpu_layers' if is_vram else 'n_ctx'}",
         )
+        self.is_vram = is_vram
         self.need_bytes = need_bytes
         self.have_bytes = have_bytes
 

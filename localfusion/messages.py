@@ -150,9 +150,11 @@ N_CTX_AUTO = 8192
 class ModelSpec:
     """A GGUF file and the settings it is loaded with; spelt as llama.cpp spells them.
 
-    `n_threads` bounds what the scheduler may give; "auto" leaves it to the scheduler. `use_mmap` and `kv_type` "auto"
-    are chosen before the file is loaded, so that it fits (`scheduler.fitting`). `use_extra_bufts` lets llama.cpp keep
-    weights rearranged for the processor (repacked): faster, and a copy where the file is mapped.
+    `n_threads` bounds what the scheduler may give; "auto" leaves it to the scheduler. `n_gpu_layers`, `use_mmap` and
+    `kv_type` "auto" are chosen before the file is loaded, so that it fits (`scheduler.placing`, `scheduler.fitting`);
+    a file that is loaded with them as they are has 0, True and "f16". `device` is the GPU, by ggml's name, that has the
+    layers: one for a file; "": none was chosen, and llama.cpp puts layers where it likes. `use_extra_bufts` lets
+    llama.cpp keep weights rearranged for the processor (repacked): faster, and a copy where the file is mapped.
     `deterministic`: a request's text is a function of the request and these settings alone, whatever else the worker
     does or did. One sequence at a time, `n_threads` from start to end ("auto": 1), nothing decided by the clock,
     no drafts; to a chat template that writes the date it is 1 January 2025; `n_seq_max` then counts for nothing.
@@ -168,7 +170,8 @@ class ModelSpec:
     flash_attn: bool = True
     kv_type: Literal["f16", "q8_0", "auto"] = "f16"
     use_mmap: bool | Literal["auto"] = True
-    n_gpu_layers: int = 0
+    n_gpu_layers: int | Literal["auto"] = 0
+    device: str = ""
     use_extra_bufts: bool = True
     deterministic: bool = False
 
@@ -205,6 +208,9 @@ class ModelInfo:
 class Footprint:
     """Bytes a loaded model takes of the machine's memory, by what they hold; `vram_bytes` are a device's, and apart.
 
+    `n_gpu_layers` of its layers are on that device, the output counting as one. Where the device has no memory of its
+    own (`is_integrated`), its bytes are of the machine's memory too.
+
     Mapped are pages of files: weights read in place, and libraries, which several workers share. All else is
     anonymous: weights rearranged for the processor (`repacked`) or copied, the context's buffers, what llama.cpp
     needs beside them (`scratch`), and the worker itself with the tables of its vocabulary. `drafts` are taken when
@@ -223,6 +229,8 @@ class Footprint:
     worker_bytes: int = 0
     libraries_bytes: int = 0
     vram_bytes: int = 0
+    n_gpu_layers: int = 0
+    is_integrated: bool = False
 
     @property
     def weights_bytes(self) -> int:
@@ -240,15 +248,34 @@ class Footprint:
 
     @property
     def total_bytes(self) -> int:
-        return self.mapped_bytes + self.anonymous_bytes
+        return self.mapped_bytes + self.anonymous_bytes + (self.vram_bytes if self.is_integrated else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU by ggml's name ("CUDA0"), and what of its memory other programs leave; `is_integrated`: the machine's."""
+
+    name: str
+    description: str
+    total_bytes: int
+    free_bytes: int
+    is_integrated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """How the engine was built: the processor features that it uses, by llama.cpp's names, and whether it has a GPU."""
+    """How the engine was built: the processor features that it uses, by llama.cpp's names, and the GPUs it finds."""
 
     features: frozenset[str]
-    has_gpu: bool
+    devices: tuple[Device, ...] = ()
+
+    @property
+    def has_gpu(self) -> bool:
+        return bool(self.devices)
+
+    def is_integrated(self, device: str) -> bool:
+        """Whether there is a GPU of this name that computes in the machine's memory."""
+        return any(one.is_integrated for one in self.devices if one.name == device)
 
 
 ToolName = Literal["web_search", "web_fetch"]

@@ -100,7 +100,8 @@ class Session:
         """
         specs = (*(seat.model for seat in panel.panelists if seat.id not in done), panel.judge.model)
         found = await self.scheduler.fit(specs)
-        return fitting.applied(panel, found), fitting.remarks(found, self.scheduler.memory_bytes)
+        vram_bytes = await self.scheduler.vram_bytes()
+        return fitting.applied(panel, found), fitting.remarks(found, self.scheduler.memory_bytes, vram_bytes)
 
     async def _read(self, request: RunRequest) -> tuple[Source, tuple[str, ...]]:
         if not request.docs:
@@ -133,22 +134,27 @@ class Session:
 
 @asynccontextmanager
 async def open_session(
-    surroundings: Surroundings, *, stored: bool = True, memory_bytes: int | None = None
+    surroundings: Surroundings,
+    *,
+    stored: bool = True,
+    memory_bytes: int | None = None,
+    vram_bytes: int | None = None,
 ) -> AsyncIterator[Session]:
     """Open the home of these surroundings; where nothing is to be stored, runs and documents stay in memory.
 
-    All workers together take at most `memory_bytes`, or what is free now less a reserve for other programs.
+    All workers together take at most `memory_bytes`, and `vram_bytes` of each GPU, or what is free now less a reserve
+    for other programs.
     """
     home = make_home(surroundings) if stored else None
     index = home / DOCUMENTS_FILE if home else None
     with closing(Store(home)) as store, closing(DocumentIndex(index)) as documents:
-        async with open_scheduler(surroundings, home, memory_bytes=memory_bytes) as scheduler:
+        async with open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler:
             yield Session(store, documents, scheduler)
 
 
 @asynccontextmanager
 async def open_scheduler(
-    surroundings: Surroundings, home: Path | None, *, memory_bytes: int | None
+    surroundings: Surroundings, home: Path | None, *, memory_bytes: int | None, vram_bytes: int | None = None
 ) -> AsyncIterator[Scheduler]:
     """A scheduler over the engine of this machine; its workers end with it.
 
@@ -158,18 +164,20 @@ async def open_scheduler(
     states = home / STATES_FOLDER if home else None
     load = partial(client.load, environ=surroundings.variables, cache=measurements, state_cache=states)
     measure = partial(client.footprint, environ=surroundings.variables, cache=measurements)
-    scheduler = Scheduler(Engine(load, measure), limits(memory_bytes))
+    devices = partial(client.devices, environ=surroundings.variables)
+    scheduler = Scheduler(Engine(load, measure, devices), limits(memory_bytes, vram_bytes))
     try:
         yield scheduler
     finally:
         await scheduler.close()
 
 
-def limits(memory_bytes: int | None) -> Limits:
-    """What this process may use of the machine; `memory_bytes` None leaves a reserve for other programs."""
+def limits(memory_bytes: int | None, vram_bytes: int | None = None) -> Limits:
+    """What this process may use of the machine; None leaves a reserve for other programs."""
     if memory_bytes is None:
         memory_bytes = fitting.default_budget_bytes(machine.available_bytes(), total_bytes=machine.total_bytes())
-    return Limits(machine.usable_cores(), min(memory_bytes, machine.total_bytes()), machine.available_bytes)
+    memory_bytes = min(memory_bytes, machine.total_bytes())
+    return Limits(machine.usable_cores(), memory_bytes, machine.available_bytes, vram_bytes)
 
 
 def stored_outcome(store: Store, run_id: str) -> Outcome:

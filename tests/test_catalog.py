@@ -116,6 +116,20 @@ def test_users_of_one_file_that_disagree_are_both_named(models: ModelsFile, sett
     assert caught.value.hint.startswith(f"give both the same {setting} in models.yaml")
 
 
+def test_layers_are_left_to_the_free_memory_of_a_gpu_unless_they_are_named_or_must_not_depend_on_it(
+    models: ModelsFile,
+) -> None:
+    def layers(text: str, *, deterministic: bool = False) -> set[object]:
+        text = f"models:\n  mine: {{path: one.gguf{text}}}\n  yours: {{path: one.gguf}}\n"
+        choice = Choice(panel=("mine", "yours"), judge="yours", deterministic=deterministic)
+        return {spec.n_gpu_layers for spec in specs(resolve(write_models(models.folder, text), choice))}
+
+    assert layers("") == {"auto"}
+    assert layers("", deterministic=True) == {0}
+    for deterministic in (False, True):
+        assert layers(", n_gpu_layers: -1", deterministic=deterministic) == {-1}
+
+
 def test_every_setting_of_a_model_is_shared_or_agreed_on() -> None:
     apart = {"name", "path", "n_ctx", "n_seq_max"}
     assert {field.name for field in dataclasses.fields(ModelSpec)} - apart == set(AGREED)

@@ -12,14 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from localfusion.cli.doctor import gib, lines, speed_document, speed_lines
+from localfusion.cli.doctor import as_document, gib, lines, speed_document, speed_lines
 from localfusion.doctor import BUILD_NAMES, REBUILD, PresetFit, Report, unused_features
 from localfusion.engine.speed import Rate, Speed, Way
 from localfusion.machine import processor_features
-from localfusion.messages import EngineFacts
+from localfusion.messages import Device, EngineFacts
 from tests.harbour import ROOT, SHIPPED
 
-GOOD = Report(2, 8 << 30, 5 << 30, 4 << 30, EngineFacts(frozenset({"AVX2", "FMA"}), has_gpu=False), (), ())
+GOOD = Report(2, 8 << 30, 5 << 30, 4 << 30, EngineFacts(frozenset({"AVX2", "FMA"})), (), ())
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_presets_that_fit_and_that_do_not() -> None:
     fits = (
         PresetFit("small", "side by side", 3 << 30),
         PresetFit("large", "in waves", 5 << 30),
-        PresetFit("huge", "no", 6 << 30, "x needs 6144 MiB"),
+        PresetFit("huge", "no", 6 << 30, problem="x needs 6144 MiB"),
         PresetFit("gone", "unknown", problem="no such file"),
     )
     assert lines(replace(GOOD, presets=fits))[-4:] == [
@@ -52,6 +52,34 @@ def test_presets_that_fit_and_that_do_not() -> None:
         "gone    unknown: no such file",
     ]
     assert gib(5 << 20) == "5 MiB"
+
+
+def test_gpus_and_what_a_preset_takes_of_them() -> None:
+    card = Device("CUDA0", "A Card", 8 << 30, 6 << 30)
+    report = replace(
+        GOOD,
+        engine=EngineFacts(GOOD.engine.features, (card,)),
+        vram_bytes={"CUDA0": 5 << 30},
+        presets=(
+            PresetFit("small", "side by side", 1 << 30, 3 << 30),
+            PresetFit("huge", "no", 0, 9 << 30, "x needs 9216 MiB of VRAM"),
+        ),
+    )
+    text = lines(report)
+    assert "gpu        CUDA0, A Card: 6.0 GiB free of 8.0 GiB; models may take 5.0 GiB" in text
+    assert text[-2:] == [
+        "small   1.0 GiB + 3.0 GiB of VRAM  side by side",
+        "huge    9.0 GiB of VRAM  no: x needs 9216 MiB of VRAM",
+    ]
+    assert "gpu" not in "\n".join(lines(GOOD))
+    (device,) = json.loads(json.dumps(as_document(report)))["llama_cpp"]["devices"]
+    assert device == {
+        "name": "CUDA0",
+        "description": "A Card",
+        "memory_bytes": 8 << 30,
+        "available_bytes": 6 << 30,
+        "budget_bytes": 5 << 30,
+    }
 
 
 def test_the_flags_of_a_processor(tmp_path: Path) -> None:
@@ -80,6 +108,14 @@ def test_this_machine_and_the_micro_preset() -> None:
     assert 0 < report["available_bytes"] <= report["memory_bytes"]
     if "avx2" in processor_features():
         assert set(report["llama_cpp"]["features"]) & set(BUILD_NAMES.values())
+
+
+def test_no_gpu_is_used_where_none_may_be() -> None:
+    done = examined("--vram", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert not any(device["budget_bytes"] for device in report["llama_cpp"]["devices"])
+    assert {preset["vram_bytes"] for preset in report["presets"]} == {0}
 
 
 def test_less_memory_makes_waves_and_then_refusals() -> None:

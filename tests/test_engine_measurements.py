@@ -9,7 +9,7 @@ import pytest
 
 from localfusion.engine import client
 from localfusion.engine.footprint import ContextSizes, DryRun, WeightSizes
-from localfusion.engine.measurements import Measurements, this_place
+from localfusion.engine.measurements import Measurements, may_use_gpus, this_place
 from localfusion.gguf_header import Header, read_header
 from localfusion.messages import ModelSpec
 from tests.tiny_gguf import TinyModel, write_tiny_gguf
@@ -51,6 +51,8 @@ def test_what_does_not_matter_is_not_asked_for(tmp_path: Path, spec: ModelSpec) 
     cache.keep(DRY_RUN, header, replace(spec, n_seq_max=4, deterministic=True))
     assert cache.find(DryRun, header, replace(spec, n_seq_max=4)) is None
     assert cache.find(WeightSizes, header, replace(spec, use_mmap=False)) is None
+    assert cache.find(WeightSizes, header, replace(spec, device="x")) is None
+    assert cache.find(DryRun, header, replace(spec, device="x")) is None
 
 
 def test_another_processor_or_build_is_another_answer(tmp_path: Path, spec: ModelSpec) -> None:
@@ -58,6 +60,28 @@ def test_another_processor_or_build_is_another_answer(tmp_path: Path, spec: Mode
     Measurements(tmp_path / "cache").keep(WEIGHTS, header, spec)
     assert Measurements(tmp_path / "cache", place="another").find(WeightSizes, header, spec) is None
     assert Measurements(tmp_path / "cache", place=this_place()).find(WeightSizes, header, spec) == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("more", "may"),
+    [
+        ([], False),
+        (["libggml-cpu-haswell.so", "libggml-blas.so", "libmtmd.so", "libllama.so.0.5.0", "ggml-cpu.dll"], False),
+        (["libggml-cuda.so"], True),
+        (["libggml-metal.dylib"], True),
+        (["ggml-vulkan.dll"], True),
+    ],
+)
+def test_a_build_for_gpus_is_seen_by_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], may: bool
+) -> None:
+    folder = tmp_path / "llama_cpp" / "lib"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert may_use_gpus()  # what is in one library nobody sees
+    for name in ("libggml.so", "libggml-base.so", "libggml-cpu.so", "libllama.so", *more):
+        (folder / name).touch()
+    assert may_use_gpus() == may
 
 
 def test_a_changed_file_is_another_file(tmp_path: Path, spec: ModelSpec) -> None:

@@ -11,6 +11,7 @@ from localfusion.errors import ModelLoadError, OutOfMemory, QueueFull, WorkerDie
 from localfusion.messages import (
     Completion,
     Delta,
+    Device,
     Footprint,
     GenerateRequest,
     Message,
@@ -101,6 +102,9 @@ class Shelf:
     async def measure(self, spec: ModelSpec) -> Footprint:
         if spec.name == "unreadable":
             raise ModelLoadError("unreadable", "unreadable cannot be read")
+        if spec.n_gpu_layers != "auto" and spec.device:
+            n = 10 if spec.n_gpu_layers < 0 else spec.n_gpu_layers
+            return Footprint(weights_copied_bytes=10 - n, vram_bytes=10 * n, n_gpu_layers=n)
         weights = self.sizes.get(spec.path.stem, 10)
         return Footprint(weights_copied_bytes=weights, kv_bytes=20 if spec.kv_type == "q8_0" else 40)
 
@@ -112,6 +116,13 @@ class Shelf:
     ) -> Scheduler:
         limits = Limits(cores, memory, lambda: available, keep_alive_s=keep_alive_s, max_runs=max_runs)
         return Scheduler(Engine(self.load, self.measure), limits)
+
+    def scheduler_with_gpus(self, *free_bytes: int, vram: int | None = None) -> Scheduler:
+        async def devices() -> tuple[Device, ...]:
+            return tuple(Device(f"gpu{i}", "a card", n_bytes, n_bytes) for i, n_bytes in enumerate(free_bytes))
+
+        limits = Limits(2, 10_000, lambda: 10_000, vram_bytes=vram, keep_alive_s=60)
+        return Scheduler(Engine(self.load, self.measure, devices), limits)
 
 
 async def settle() -> None:
@@ -438,6 +449,61 @@ def test_memory_that_other_programs_leave_is_found_again() -> None:
         free[0] = 60
         await shelf.is_loaded["b"].wait()
         await leave(first, second)
+        await scheduler.close()
+
+    asyncio.run(scenario())
+
+
+# GPUs
+
+AUTO = replace(A, name="", n_gpu_layers="auto")
+
+
+def test_layers_go_to_gpus_as_their_memory_allows() -> None:
+    async def chosen(spec: ModelSpec, scheduler: Scheduler) -> tuple[str, int | str]:
+        found = await scheduler.fit([spec])
+        (one,) = found.chosen.values()
+        assert found.vram_bytes == (await scheduler.footprint(one)).vram_bytes
+        return one.device, one.n_gpu_layers
+
+    async def scenario() -> None:
+        shelf = Shelf()
+        assert await chosen(AUTO, shelf.scheduler(1)) == ("", 0)
+        assert await chosen(AUTO, shelf.scheduler_with_gpus(50, 200)) == ("gpu1", -1)
+        assert await chosen(AUTO, shelf.scheduler_with_gpus(64, 50)) == ("gpu0", 6)
+        assert await chosen(AUTO, shelf.scheduler_with_gpus(500, vram=35)) == ("gpu0", 3)
+        assert await chosen(AUTO, shelf.scheduler_with_gpus(500, vram=0)) == ("", 0)
+        assert await chosen(replace(AUTO, n_gpu_layers=4), shelf.scheduler_with_gpus(50)) == ("gpu0", 4)
+        found = await shelf.scheduler_with_gpus(50).fit([replace(spec("unreadable"), n_gpu_layers="auto")])
+        assert [(one.device, one.n_gpu_layers) for one in found.chosen.values()] == [("", 0)]
+        with pytest.raises(OutOfMemory) as caught:
+            await shelf.scheduler_with_gpus(48, vram=45).fit([replace(A, n_gpu_layers=-1)])
+        assert (caught.value.need_bytes, caught.value.have_bytes, caught.value.is_vram) == (100, 45, True)
+        assert caught.value.hint == "with n_gpu_layers 4 it would fit; auto chooses such a number"
+
+    asyncio.run(scenario())
+
+
+def test_models_that_one_gpu_cannot_have_together_are_leased_one_after_another() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        scheduler = shelf.scheduler_with_gpus(160)
+        found = await scheduler.fit([replace(one, n_gpu_layers=-1) for one in (A, B)])
+        assert not found.is_side_by_side
+        a, b = (replace(one, name=one.path.stem) for one in found.chosen.values())
+        seats = Seats(scheduler)
+        first, second = seats.sit(a), seats.sit(b)
+        await settle()
+        assert seats.inside == ["a"]
+        assert not await scheduler.preload(b)
+        await leave(first)
+        await shelf.is_loaded["b"].wait()
+        await settle()
+        assert shelf.closed() == ["a"]
+        with pytest.raises(OutOfMemory, match="of VRAM"):
+            async with scheduler.lease(replace(b, device="gpu9")):
+                pass
+        await leave(second)
         await scheduler.close()
 
     asyncio.run(scenario())

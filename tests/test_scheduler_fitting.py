@@ -131,6 +131,42 @@ def test_a_panel_gets_its_settings_under_its_own_names_and_the_user_is_told() ->
     assert remarks(Fit({own: own}, 1, is_side_by_side=True), 2) == ()
 
 
+def on(device: str, vram: int, total: int = 1) -> tuple[ModelSpec, Footprint]:
+    one = replace(AUTO, path=Path(f"/{device}{vram}.gguf"), kv_type="f16", use_mmap=True, device=device)
+    return one, Footprint(weights_copied_bytes=total, vram_bytes=vram)
+
+
+def test_models_that_no_gpu_has_room_for_together_take_turns() -> None:
+    footprints = dict([on("x", 6), on("x", 5), on("y", 4)])
+    found = fit(list(footprints), footprints, budget_bytes=3, vram_bytes={"x": 11, "y": 4})
+    assert isinstance(found, Fit)
+    assert (found.is_side_by_side, found.total_bytes, found.vram_bytes) == (True, 3, 15)
+    found = fit(list(footprints), footprints, budget_bytes=3, vram_bytes={"x": 10, "y": 4})
+    assert isinstance(found, Fit)
+    assert not found.is_side_by_side
+    mib = Fit({}, 2**20, is_side_by_side=False, vram_bytes=3 * 2**20)
+    (said,) = remarks(mib, 2**21, {"x": 2**20, "y": 2**20})
+    took, may_be_used = "1 MiB and 3 MiB of VRAM", "2 MiB and 2 MiB of VRAM"
+    assert (
+        said == f"the models take {took} together and {may_be_used} may be used, so they are loaded one after another"
+    )
+
+
+def test_the_user_is_told_what_is_not_on_a_gpu() -> None:
+    auto = replace(AUTO, n_gpu_layers="auto", kv_type="f16")
+    whole, part = replace(auto, device="x", n_gpu_layers=-1), replace(auto, device="x", n_gpu_layers=7)
+    none, numbered = replace(auto, n_gpu_layers=0), replace(auto, n_gpu_layers=7)
+
+    def said(spec: ModelSpec, chosen: ModelSpec, vram: Mapping[str, int]) -> tuple[str, ...]:
+        return remarks(Fit({spec: chosen}, 1, is_side_by_side=True), 2, vram)
+
+    assert said(auto, none, {}) == said(auto, none, {"x": 0}) == said(auto, whole, {"x": 9}) == ()
+    assert said(numbered, part, {"x": 9}) == said(none, none, {"x": 9}) == ()
+    assert said(auto, part, {"x": 9}) == ("the memory of x has room for 7 of the layers of a.gguf",)
+    assert said(auto, none, {"x": 9}) == ("the GPU memory has no room for a.gguf, so the processor has it",)
+    assert said(numbered, numbered, {}) == ("there is no GPU for the layers of a.gguf",)
+
+
 def test_a_part_of_the_memory_is_left_to_other_programs() -> None:
     gib = 2**30
     assert default_budget_bytes(7 * gib, total_bytes=8 * gib) == 6 * gib

@@ -44,6 +44,7 @@ AGREED = (
     "flash_attn",
     "kv_type",
     "n_gpu_layers",
+    "device",
     "use_mmap",
     "use_extra_bufts",
     "deterministic",
@@ -190,7 +191,10 @@ def _deterministic(panel: PanelSpec) -> PanelSpec:
     def fixed(spec: ModelSpec) -> ModelSpec:
         kv_type = "f16" if spec.kv_type == "auto" else spec.kv_type
         n_threads = 1 if spec.n_threads == "auto" else spec.n_threads
-        return dataclasses.replace(spec, deterministic=True, kv_type=kv_type, n_threads=n_threads)
+        n_gpu_layers = 0 if spec.n_gpu_layers == "auto" else spec.n_gpu_layers
+        return dataclasses.replace(
+            spec, deterministic=True, kv_type=kv_type, n_threads=n_threads, n_gpu_layers=n_gpu_layers
+        )
 
     return with_models(panel, fixed)
 
@@ -218,6 +222,7 @@ def _together(users: Sequence[User]) -> ModelSpec:
         n_threads=_named(model.n_threads for model in models),
         kv_type=_named(model.kv_type for model in models),
         use_mmap=_named(model.use_mmap for model in models),
+        n_gpu_layers=_named(model.n_gpu_layers for model in models),
     )
 
 

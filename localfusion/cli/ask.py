@@ -7,7 +7,15 @@ import click
 
 from localfusion.catalog import Choice, resolve
 from localfusion.cli.live import Emit
-from localfusion.cli.options import check_paths, file_option, json_option, memory_option, models_option, read_question
+from localfusion.cli.options import (
+    check_paths,
+    file_option,
+    json_option,
+    memory_option,
+    models_option,
+    read_question,
+    vram_option,
+)
 from localfusion.cli.running import Output, carry_out
 from localfusion.config import Surroundings, find_models_file, load_models_file
 from localfusion.outcome import Outcome
@@ -37,6 +45,7 @@ MAX_SEED = 2**32 - 1 - 8
 )
 @click.option("--max-tool-calls", type=click.IntRange(1, 16), metavar="N", help="Tool calls of each panelist, 1 to 16.")
 @memory_option
+@vram_option
 @click.option(
     "--deterministic", is_flag=True, help="The same seed gives the same bytes: one text at a time, fixed threads; slow."
 )
@@ -55,6 +64,7 @@ def ask(
     seed: int,
     max_tool_calls: int | None,
     memory: int | None,
+    vram: int | None,
     deterministic: bool,
     offline: bool,
     no_store: bool,
@@ -87,7 +97,7 @@ def ask(
     del offline  # true of every run until there is a network backend to leave out
 
     async def start(emit: Emit) -> Outcome:
-        async with open_session(surroundings, stored=not no_store, memory_bytes=memory) as session:
+        async with open_session(surroundings, stored=not no_store, memory_bytes=memory, vram_bytes=vram) as session:
             return await session.ask(request, emit=emit)
 
     carry_out(start, Output(as_json, file), stored=not no_store)

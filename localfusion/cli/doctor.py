@@ -8,11 +8,12 @@ from pathlib import Path
 
 import click
 
-from localfusion.cli.options import memory_option, models_option
+from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, find_models_file, load_models_file
 from localfusion.doctor import REBUILD, PresetFit, Report, examine, measure
 from localfusion.engine.speed import POLICIES, Rate, Speed, Way
+from localfusion.messages import Device
 
 WAITING_TEXTS: Mapping[str | None, str] = {
     "short": "they wait 0.1 ms on the core, then off it",
@@ -26,18 +27,19 @@ OWN = "as localfusion runs it"
 @click.command()
 @models_option
 @memory_option
+@vram_option
 @click.option(
     "--measure",
     "is_timed",
     is_flag=True,
-    help="Also time threads and ways of waiting (ten seconds on an idle machine).",
+    help="Also time threads and ways of waiting (ten seconds to a minute).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead.")
-def doctor(*, models: Path | None, memory: int | None, is_timed: bool, as_json: bool) -> None:
+def doctor(*, models: Path | None, memory: int | None, vram: int | None, is_timed: bool, as_json: bool) -> None:
     """Say what this machine offers and which presets fit.
 
-    Cores, memory, llama.cpp's build, and for each preset what it would take and how it would be run: all models side
-    by side, in waves, or not at all. None of them is loaded.
+    Cores, memory, GPUs, llama.cpp's build, and for each preset what it would take and how it would be run: all models
+    side by side, in waves, or not at all. None of them is loaded.
 
     With --measure a model of random weights (84 MiB, in a temporary folder) is decoded on different numbers of threads,
     which wait for each other in different ways, and as localfusion would run it. What is fastest depends on what else
@@ -52,7 +54,7 @@ def doctor(*, models: Path | None, memory: int | None, is_timed: bool, as_json: 
     """
     surroundings = Surroundings.of_this_process()
     file = load_models_file(find_models_file(surroundings, models))
-    report = asyncio.run(examine(file, surroundings, memory_bytes=memory))
+    report = asyncio.run(examine(file, surroundings, memory_bytes=memory, vram_bytes=vram))
     speed = asyncio.run(measure(surroundings, on_step=_say_step)) if is_timed else None
     if as_json:
         document = as_document(report) | ({} if speed is None else {"speed": speed_document(speed)})
@@ -65,11 +67,12 @@ def doctor(*, models: Path | None, memory: int | None, is_timed: bool, as_json: 
 def lines(report: Report) -> list[str]:
     """The report as text."""
     features = " ".join(sorted(report.engine.features)) or "nothing is known of its build"
-    gpu = "with a GPU backend" if report.engine.has_gpu else "no GPU backend"
+    gpu = "with a GPU" if report.engine.has_gpu else "no GPU"
     free = f"{gib(report.available_bytes)} free of {gib(report.memory_bytes)}"
     found = [
         f"cores      {report.cores}",
         f"memory     {free}; models may take {gib(report.budget_bytes)}",
+        *(f"gpu        {_device_text(device, report.vram_bytes)}" for device in report.engine.devices),
         f"llama.cpp  {gpu}; {features}",
     ]
     if report.unused_features:
@@ -90,12 +93,23 @@ def as_document(report: Report) -> dict[str, object]:
         "llama_cpp": {
             "features": sorted(report.engine.features),
             "has_gpu": report.engine.has_gpu,
+            "devices": [
+                {
+                    "name": device.name,
+                    "description": device.description,
+                    "memory_bytes": device.total_bytes,
+                    "available_bytes": device.free_bytes,
+                    "budget_bytes": report.vram_bytes.get(device.name, 0),
+                }
+                for device in report.engine.devices
+            ],
             "unused_features": list(report.unused_features),
         },
         "presets": [
             {
                 "name": preset.name,
                 "bytes": preset.total_bytes or None,
+                "vram_bytes": preset.vram_bytes,
                 "fits": preset.how,
                 "problem": preset.problem or None,
             }
@@ -168,7 +182,14 @@ def gib(n_bytes: int) -> str:
     return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
 
 
+def _device_text(device: Device, vram_bytes: Mapping[str, int]) -> str:
+    free = f"{gib(device.free_bytes)} free of {gib(device.total_bytes)}"
+    return f"{device.name}, {device.description}: {free}; models may take {gib(vram_bytes.get(device.name, 0))}"
+
+
 def _fit_text(preset: PresetFit) -> str:
     if preset.how == "unknown":
         return f"unknown: {preset.problem}"
-    return f"{gib(preset.total_bytes):9s}  {preset.how}" + (f": {preset.problem}" if preset.problem else "")
+    sizes = [gib(preset.total_bytes)] if preset.total_bytes else []
+    sizes += [f"{gib(preset.vram_bytes)} of VRAM"] if preset.vram_bytes else []
+    return f"{' + '.join(sizes):9s}  {preset.how}" + (f": {preset.problem}" if preset.problem else "")

@@ -23,13 +23,22 @@ def parse_size(_context: click.Context, parameter: click.Parameter, value: str |
     """A number of bytes as people write it, like 12GiB, 800MB or 1.5G."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([kmg]i?)?b?", value.strip().lower(), flags=re.ASCII)
-    n_bytes = 0 if found is None else int(float(found[1]) * UNITS[found[2] or ""])
+    n_bytes = _bytes(value)
     if n_bytes < 2**20:
         raise click.BadParameter(
             f"{value!r} is no size of 1 MiB or more; write it like 12GiB or 800MB", param=parameter
         )
     return n_bytes
+
+
+def parse_size_or_none(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """The same, or 0."""
+    return 0 if value is not None and value.strip() == "0" else parse_size(context, parameter, value)
+
+
+def _bytes(value: str) -> int:
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([kmg]i?)?b?", value.strip().lower(), flags=re.ASCII)
+    return 0 if found is None else int(float(found[1]) * UNITS[found[2] or ""])
 
 
 def json_option(command: Callable[P, R]) -> Callable[P, R]:
@@ -55,6 +64,12 @@ def memory_option(command: Callable[P, R]) -> Callable[P, R]:
     """--memory SIZE."""
     help_text = "What all models together may take, like 12GiB.  [default: what is free, less a reserve]"
     return click.option("--memory", callback=parse_size, metavar="SIZE", help=help_text)(command)
+
+
+def vram_option(command: Callable[P, R]) -> Callable[P, R]:
+    """--vram SIZE."""
+    help_text = "What they may take of each GPU; 0 uses none.  [default: what is free, less a reserve]"
+    return click.option("--vram", callback=parse_size_or_none, metavar="SIZE", help=help_text)(command)
 
 
 def read_question(argument: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from localfusion.cli.live import Emit
-from localfusion.cli.options import file_option, json_option, memory_option
+from localfusion.cli.options import file_option, json_option, memory_option, vram_option
 from localfusion.cli.running import Output, carry_out, check_writable, hand_over
 from localfusion.cli.terminal import head
 from localfusion.config import Surroundings, make_home
@@ -81,9 +81,10 @@ def show_command(*, run: str, as_json: bool, file: Path | None) -> None:
 @runs.command("resume")
 @click.argument("run")
 @memory_option
+@vram_option
 @json_option
 @file_option
-def resume_command(*, run: str, memory: int | None, as_json: bool, file: Path | None) -> None:
+def resume_command(*, run: str, memory: int | None, vram: int | None, as_json: bool, file: Path | None) -> None:
     """Go on with a run that has no answer yet: what is finished is kept, what is missing is done.
 
     \b
@@ -97,7 +98,7 @@ def resume_command(*, run: str, memory: int | None, as_json: bool, file: Path | 
         history = store.events(run_id)
 
     async def start(emit: Emit) -> Outcome:
-        async with open_session(surroundings, memory_bytes=memory) as session:
+        async with open_session(surroundings, memory_bytes=memory, vram_bytes=vram) as session:
             return await session.resume(run_id, emit=emit)
 
     carry_out(start, Output(as_json, file), stored=True, history=history)

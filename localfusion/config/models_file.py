@@ -69,7 +69,11 @@ class ModelEntry(Entry):
     n_threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = Field(
         "auto", description="Threads at most; `auto` is an even part of the cores. Tiny models are fastest with 1."
     )
-    n_gpu_layers: int = Field(0, ge=-1, le=1000, description="Layers put on a GPU; -1 is all of them.")
+    n_gpu_layers: Annotated[int, Field(ge=-1, le=1000)] | Literal["auto"] = Field(
+        "auto",
+        description="Layers put on a GPU, -1 is all of them; `auto` is as many as its free memory takes. A model is on"
+        " one GPU; the models of a panel may be on several.",
+    )
 
 
 class ToolsEntry(Entry):

@@ -12,6 +12,7 @@ from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from time import monotonic
@@ -26,9 +27,10 @@ from localfusion.engine.footprint import (
     predict,
     read_weights,
 )
-from localfusion.engine.measurements import Measurements
+from localfusion.engine.measurements import Measurements, may_use_gpus
 from localfusion.engine.protocol import (
     LENGTH,
+    LESS_ON_GPU,
     Cancel,
     Command,
     Counted,
@@ -57,6 +59,7 @@ from localfusion.gguf_header import FileIdentity, Header, identity, part_paths, 
 from localfusion.messages import (
     Completion,
     Delta,
+    Device,
     EngineFacts,
     Footprint,
     GenerateRequest,
@@ -137,7 +140,7 @@ class Worker:
         with suppress(ConnectionError):
             self._process.stdin.write(to_frame(command))
 
-    async def death(self, *, is_loading: bool = False) -> ModelError:
+    async def death(self, *, is_loading: bool = False, is_on_gpu: bool = False) -> ModelError:
         """The error that says how the process ended."""
         code = await self._process.wait()
         with suppress(asyncio.CancelledError):
@@ -154,7 +157,8 @@ class Worker:
             return ModelLoadError(self.name, message, hint="memory may be short; choose a smaller model or n_ctx")
         if is_loading:
             message = f"llama.cpp broke down on the file of {self.name}: its worker {how}"
-            hint = "the file is damaged (a broken vocabulary does this); the other models go on without it"
+            cause = f"{LESS_ON_GPU}; or " if is_on_gpu else ""
+            hint = f"{cause}the file is damaged (a broken vocabulary does this); the other models go on without it"
             return ModelLoadError(self.name, message, hint=f"{hint}; last words: {words}" if words else hint)
         message, hint = f"the worker of {self.name} {how}", "the other models go on without it"
         if code == CUT_SHORT:
@@ -370,8 +374,21 @@ async def footprint(
             cache.keep(dry_run, header, spec)
     weights = cache.find(WeightSizes, header, spec) if cache else None
     if weights is None:
-        weights = plan_weights(header, spec, features=dry_run.features, has_gpu=dry_run.has_gpu)
-    return predict(header, spec, weights=weights, context=dry_run.context, has_gpu=dry_run.has_gpu)
+        weights = plan_weights(
+            header,
+            spec,
+            features=dry_run.features,
+            has_gpu=dry_run.has_gpu,
+            is_integrated=dry_run.is_integrated,
+        )
+    return predict(
+        header,
+        spec,
+        weights=weights,
+        context=dry_run.context,
+        has_gpu=dry_run.has_gpu,
+        is_integrated=dry_run.is_integrated,
+    )
 
 
 async def _dry_run(spec: ModelSpec, environ: Mapping[str, str] | None) -> DryRun | ModelError:
@@ -395,7 +412,11 @@ async def _estimate(header: Header, spec: ModelSpec, environ: Mapping[str, str] 
     if context is None:
         raise death
     engine = await describe(environ=environ)
-    return DryRun(context, tuple(sorted(engine.features)), engine.has_gpu)
+    if spec.device and spec.n_gpu_layers:  # either may have to compute most of it
+        bound = context.compute_bytes
+        context = replace(context, compute_bytes=2 * bound, device_compute_bytes=bound)
+    is_integrated = engine.is_integrated(spec.device)
+    return DryRun(context, tuple(sorted(engine.features)), engine.has_gpu, is_integrated)
 
 
 async def describe(*, environ: Mapping[str, str] | None = None) -> EngineFacts:
@@ -409,6 +430,11 @@ async def describe(*, environ: Mapping[str, str] | None = None) -> EngineFacts:
     return reply.facts
 
 
+async def devices(*, environ: Mapping[str, str] | None = None) -> tuple[Device, ...]:
+    """The GPUs of this machine; a build that can use none is seen by its files, and no process is started."""
+    return (await describe(environ=environ)).devices if may_use_gpus() else ()
+
+
 async def first_reply(worker: Worker, command: Load | Describe) -> Loaded | Described:
     """The answer to a worker's first command; raises ModelLoadError."""
     match await _ask_first(worker, command):
@@ -418,7 +444,8 @@ async def first_reply(worker: Worker, command: Load | Describe) -> Loaded | Desc
             file = worker.name if isinstance(command, Describe) else command.spec.path
             raise _refusal(worker.name, f"{file}", failed)
         case _:
-            raise await worker.death(is_loading=True)
+            is_on_gpu = isinstance(command, Load) and bool(command.spec.device and command.spec.n_gpu_layers)
+            raise await worker.death(is_loading=True, is_on_gpu=is_on_gpu)
 
 
 async def _ask_first(worker: Worker, command: Load | Measure | Describe) -> Reply | None:

@@ -78,11 +78,12 @@ class ContextSizes:
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What llama.cpp said without loading: its context's buffers, and how it was built."""
+    """What llama.cpp said without loading: its context's buffers, how it was built, and the kind of device it used."""
 
     context: ContextSizes
     features: tuple[str, ...]
     has_gpu: bool
+    is_integrated: bool = False
 
 
 def read_weights(log: Iterable[str]) -> WeightSizes | None:
@@ -132,14 +133,20 @@ def _is_host(name: str) -> bool:
     return name.startswith(("CPU", "AMX")) or name.endswith(("_Host", "_Mapped"))
 
 
-def plan_weights(header: Header, spec: ModelSpec, *, features: Iterable[str], has_gpu: bool) -> WeightSizes:
-    """Where llama.cpp will put the weights of a file on a processor with these features."""
+def plan_weights(
+    header: Header, spec: ModelSpec, *, features: Iterable[str], has_gpu: bool, is_integrated: bool = False
+) -> WeightSizes:
+    """Where llama.cpp will put the weights of a file on a processor with these features.
+
+    Beside layers on a GPU with memory of its own nothing is rearranged: the rest is where the GPU can read it.
+    """
     if any(tensor.n_bytes == 0 for tensor in header.tensors):
         return WeightSizes(mapped_bytes=header.file_bytes) if spec.use_mmap else WeightSizes(0, 0, header.file_bytes)
     features = frozenset(features)
     on_device = _tensors_on_device(header, spec) if has_gpu else frozenset()
     host = [tensor for tensor in header.tensors if tensor.name not in on_device]
-    types = repacked_types(features) if spec.use_extra_bufts else frozenset()
+    is_plain = bool(on_device) and not is_integrated
+    types = repacked_types(features) if spec.use_extra_bufts and not is_plain else frozenset()
     n_rows = 4 if "NEON" in features else 8
     rearrangeable = [t for t in host if t.type in types and len(t.shape) > 1 and t.shape[1] % n_rows == 0]
     repacked = {t.name for t in rearrangeable if _is_multiplied(t)}
@@ -182,10 +189,17 @@ def _mapped_range(plain: Iterable[Tensor]) -> int:
 def _tensors_on_device(header: Header, spec: ModelSpec) -> frozenset[str]:
     """The last layers first, the output counting as one more; the embedding never."""
     n_layer = _number(header, "block_count")
-    first = 0 if spec.n_gpu_layers < 0 else n_layer + 1 - spec.n_gpu_layers
+    first = n_layer + 1 - _n_on_device(header, spec)
     layers = {t.name: layer for t in header.tensors if (layer := layer_of(t)) is not None and layer >= first}
     last = [t.name for t in header.tensors if t.name.startswith("output") and n_layer >= first]
     return frozenset([*layers, *last])
+
+
+def _n_on_device(header: Header, spec: ModelSpec) -> int:
+    """How many layers are on a device, where there is one; a number below 0 means all, the output included."""
+    n_all = _number(header, "block_count") + 1
+    n_gpu_layers = 0 if spec.n_gpu_layers == "auto" else spec.n_gpu_layers
+    return n_all if n_gpu_layers < 0 else min(n_gpu_layers, n_all)
 
 
 def layer_of(tensor: Tensor) -> int | None:
@@ -277,7 +291,13 @@ def _vocabulary_bytes(header: Header) -> int:
 
 
 def predict(
-    header: Header, spec: ModelSpec, *, weights: WeightSizes, context: ContextSizes, has_gpu: bool
+    header: Header,
+    spec: ModelSpec,
+    *,
+    weights: WeightSizes,
+    context: ContextSizes,
+    has_gpu: bool,
+    is_integrated: bool = False,
 ) -> Footprint:
     """All parts together."""
     kept_bytes = context.kv_bytes + context.recurrent_bytes
@@ -301,6 +321,8 @@ def predict(
         worker_bytes=WORKER_BYTES + _vocabulary_bytes(header),
         libraries_bytes=LIBRARIES_BYTES,
         vram_bytes=weights.device_bytes + device_kv + context.device_compute_bytes,
+        n_gpu_layers=_n_on_device(header, spec) if has_gpu else 0,
+        is_integrated=is_integrated,
     )
 
 

@@ -10,16 +10,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
+from localfusion.engine.devices import device_list, devices
 from localfusion.engine.drafting import LONGEST
 from localfusion.engine.footprint import N_CTX_PADDING
+from localfusion.engine.protocol import LESS_ON_GPU
 from localfusion.messages import N_CTX_AUTO, EngineFacts, ModelSpec
 
+LIBRARIES = Path(llama_cpp.__file__).parent / "lib"
 KV_TYPES = {"auto": llama_cpp.GGML_TYPE_F16, "f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0}
 PIECE_BYTES = 4096
 MOST_STREAMS = 256
@@ -39,10 +42,13 @@ VocabularyPointer = Any
 """llama_cpp gives pointers no type of their own."""
 
 
+FETCH_AGAIN = "fetch the file again or choose another"
+
+
 class LoadError(Exception):
     """llama.cpp refused the file or the settings; the message is one sentence, `hint` what to do."""
 
-    def __init__(self, message: str, hint: str = "fetch the file again or choose another") -> None:
+    def __init__(self, message: str, hint: str = FETCH_AGAIN) -> None:
         super().__init__(message)
         self.hint = hint
 
@@ -185,21 +191,28 @@ class Weights:
         self,
         path: Path,
         *,
-        n_gpu_layers: int,
+        n_gpu_layers: int | Literal["auto"],
+        device: str = "",
         use_mmap: bool = True,
         use_extra_bufts: bool = True,
         is_dry: bool = False,
     ) -> None:
         llama_cpp.llama_backend_init()
         params = llama_cpp.llama_model_default_params()
-        params.n_gpu_layers = n_gpu_layers
+        params.n_gpu_layers = 0 if n_gpu_layers == "auto" else n_gpu_layers
+        if device or not params.n_gpu_layers:  # on none, llama.cpp would still compute on one and take its memory
+            listed = device_list(LIBRARIES, device if params.n_gpu_layers else "")
+            if device and params.n_gpu_layers and not listed[0]:
+                raise LoadError(f"the GPU {device} is not there", "localfusion doctor lists what is there")
+            params.devices = ctypes.cast(listed, ctypes.c_void_p)
+        self.is_on_gpu = bool(params.n_gpu_layers and llama_cpp.llama_supports_gpu_offload())
         params.use_extra_bufts = use_extra_bufts
         params.no_alloc = is_dry
         # The default (AUTO) maps the file wherever the devices can; with no_alloc any mode but NONE aborts.
         params.load_mode = llama_cpp.LLAMA_LOAD_MODE_AUTO if use_mmap and not is_dry else llama_cpp.LLAMA_LOAD_MODE_NONE
         self.pointer = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.pointer:
-            raise LoadError("llama.cpp could not load it")
+            raise LoadError("llama.cpp could not load it", LESS_ON_GPU if self.is_on_gpu else FETCH_AGAIN)
         self.vocabulary = Vocabulary(llama_cpp.llama_model_get_vocab(self.pointer))
         if not self.vocabulary.can_read(PROBE):
             raise LoadError("its vocabulary is broken: it has no tokens for plain text")
@@ -265,7 +278,8 @@ class Context:
         if not self.pointer:
             raise LoadError(
                 "llama.cpp could not make a context of these settings for it",
-                "choose kv_type f16, flash_attn true, or a smaller n_ctx, and free some memory",
+                "choose kv_type f16, flash_attn true, or a smaller n_ctx, and free some memory"
+                + (f"; {LESS_ON_GPU}" if weights.is_on_gpu else ""),
             )
         self._memory = llama_cpp.llama_get_memory(self.pointer)
         self._being_copied: set[int] = set()
@@ -409,11 +423,11 @@ class Context:
 
 
 def describe() -> EngineFacts:
-    """How llama.cpp was built, by its own line: "CPU : AVX2 = 1 | FMA = 1 | ..."."""
+    """How llama.cpp was built, by its own line: "CPU : AVX2 = 1 | FMA = 1 | ...", and the GPUs it finds."""
     llama_cpp.llama_backend_init()
     line = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
     features = frozenset(re.findall(r"(\w+) = 1\b", line))
-    return EngineFacts(features, has_gpu=bool(llama_cpp.llama_supports_gpu_offload()))
+    return EngineFacts(features, devices(LIBRARIES) if llama_cpp.llama_supports_gpu_offload() else ())
 
 
 def build_name() -> str:
@@ -426,7 +440,13 @@ def dry_run(spec: ModelSpec) -> list[str]:
     """What llama.cpp logs of a load on this machine that allocates next to nothing; raises LoadError."""
     lines: list[str] = []
     send_log_to(lines.append)
-    weights = Weights(spec.path, n_gpu_layers=spec.n_gpu_layers, use_extra_bufts=spec.use_extra_bufts, is_dry=True)
+    weights = Weights(
+        spec.path,
+        n_gpu_layers=spec.n_gpu_layers,
+        device=spec.device,
+        use_extra_bufts=spec.use_extra_bufts,
+        is_dry=True,
+    )
     Context(weights, spec)
     return lines
 

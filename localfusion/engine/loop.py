@@ -65,6 +65,7 @@ class Loop:
         self._weights = Weights(
             spec.path,
             n_gpu_layers=spec.n_gpu_layers,
+            device=spec.device,
             use_mmap=bool(spec.use_mmap),
             use_extra_bufts=spec.use_extra_bufts,
         )

@@ -6,6 +6,7 @@ cannot be read back, for whatever reason, was never kept.
 
 import hashlib
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from localfusion.messages import ModelSpec
 Known = TypeVar("Known", DryRun, WeightSizes)
 
 SETTINGS: Mapping[type, tuple[str, ...]] = {
-    WeightSizes: ("n_gpu_layers", "use_mmap", "use_extra_bufts"),
+    WeightSizes: ("n_gpu_layers", "device", "use_mmap", "use_extra_bufts"),
     DryRun: (
         "n_ctx",
         "n_parallel",
@@ -34,10 +35,14 @@ SETTINGS: Mapping[type, tuple[str, ...]] = {
         "flash_attn",
         "kv_type",
         "n_gpu_layers",
+        "device",
         "use_extra_bufts",
     ),
 }
 """What each kind of answer depends on, by the names of ModelSpec."""
+
+PROCESSOR = re.compile(r"llama\w*|mtmd|ggml|ggml-(base|cpu|blas|rpc)\b.*")
+"""Libraries of a build that uses no GPU, by their names without "lib" and suffix."""
 
 
 LAYOUT = 2
@@ -88,12 +93,21 @@ class Measurements:
 
 def this_place() -> str:
     """The processor and the build of llama.cpp: its libraries, which are looked for as an import would find them."""
-    folders = (Path(entry) / "llama_cpp" / "lib" for entry in sys.path)
-    folder = next((folder for folder in folders if folder.is_dir()), None)
-    files = sorted(file for file in folder.glob("*") if file.is_file()) if folder else []
-    build = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    build = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _libraries()]
     features = sorted(machine.processor_features())
     return hashlib.sha256(f"{platform.machine()} {features} {build}".encode()).hexdigest()
+
+
+def may_use_gpus() -> bool:
+    """Whether a library of the build might be for GPUs: any but those that a build for processors has, apart."""
+    names = [file.name.removeprefix("lib").partition(".")[0] for file in _libraries()]
+    return "ggml" not in names or any(PROCESSOR.fullmatch(name) is None for name in names)
+
+
+def _libraries() -> list[Path]:
+    folders = (Path(entry) / "llama_cpp" / "lib" for entry in sys.path)
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    return sorted(file for file in folder.glob("*") if file.is_file()) if folder else []
 
 
 def _name(subject: str) -> str:

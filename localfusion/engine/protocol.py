@@ -27,6 +27,9 @@ from localfusion.messages import (
 LENGTH = struct.Struct(">I")
 """The frame's head."""
 
+LESS_ON_GPU = "its GPU may have no room: set a smaller n_gpu_layers in models.yaml, or give a smaller --vram"
+"""What to do where a file with layers on a GPU cannot be loaded, and no more is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:

@@ -105,7 +105,9 @@ def measure(pipe: Pipe, command: Measure) -> None:
         pipe.send([LoadFailed(str(error), error.hint)])
     else:
         facts = llama.describe()
-        pipe.send([Measured(DryRun(read_context(log), tuple(sorted(facts.features)), facts.has_gpu))])
+        is_integrated = facts.is_integrated(command.spec.device)
+        found = DryRun(read_context(log), tuple(sorted(facts.features)), facts.has_gpu, is_integrated)
+        pipe.send([Measured(found)])
 
 
 def obey(loop: Loop, command: Command) -> list[Reply]:

@@ -6,7 +6,7 @@ a page keeps none of them. A model without leases stays for `keep_alive_s`, or u
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
@@ -16,6 +16,7 @@ from localfusion.gguf_header import FileIdentity, identity, part_paths
 from localfusion.messages import (
     Completion,
     Delta,
+    Device,
     Footprint,
     GenerateRequest,
     Message,
@@ -24,8 +25,9 @@ from localfusion.messages import (
     Progress,
     ToolSpec,
 )
-from localfusion.scheduler import fitting, memory
+from localfusion.scheduler import fitting, memory, placing
 from localfusion.scheduler.fitting import KV_TYPES, Fit, TooLarge, n_ctx_that_fits, variants
+from localfusion.scheduler.placing import NoRoom, Unknown
 from localfusion.scheduler.turns import Turns
 
 KEEP_ALIVE_S = 300.0
@@ -34,24 +36,32 @@ RETRY_S = 1.0
 """How often a lease that waits for memory looks whether other programs have left some."""
 
 
+async def no_devices() -> tuple[Device, ...]:
+    """A machine without GPUs."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The engine that a scheduler drives: how a model is loaded, and what it would take."""
+    """The engine that a scheduler drives: how a model is loaded, what it would take, and which GPUs there are."""
 
     load: Callable[[ModelSpec], Awaitable[Resident]]
     measure: Callable[[ModelSpec], Awaitable[Footprint]]
+    devices: Callable[[], Awaitable[tuple[Device, ...]]] = no_devices
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What may be used: cores, bytes of all workers together, and what the system has right now.
 
-    `keep_alive_s` is how long a model stays that nobody leases, `max_runs` how many deliberations may be under way.
+    `vram_bytes` bound each GPU; None is what is free there when it is first looked at, less a reserve. `keep_alive_s`
+    is how long a model stays that nobody leases, `max_runs` how many deliberations may be under way.
     """
 
     cores: int
     memory_bytes: int
     available_bytes: Callable[[], int]
+    vram_bytes: int | None = None
     keep_alive_s: float = KEEP_ALIVE_S
     max_runs: int = MAX_RUNS
 
@@ -68,7 +78,7 @@ class Lease:
 class _Loaded:
     """A model that takes memory; `loading` is its load, under way or done."""
 
-    n_bytes: int
+    footprint: Footprint
     loading: asyncio.Task[Resident]
     leases: int = 0
     last_used: float = 0.0
@@ -78,7 +88,7 @@ class _Loaded:
 @dataclass(slots=True)
 class _Wish:
     spec: ModelSpec
-    n_bytes: int
+    footprint: Footprint
     run: str
     passed: int = 0
     granted: "asyncio.Future[_Loaded]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -120,6 +130,8 @@ class Scheduler:
         self._footprints: dict[ModelSpec, Footprint] = {}
         self._measured: dict[ModelSpec, FileIdentity] = {}
         self._measuring = asyncio.Semaphore(limits.cores)
+        self._vram_bytes: Mapping[str, int] | None = None
+        self._looking_at_devices = asyncio.Lock()
         self._loaded: dict[ModelSpec, _Loaded] = {}
         self._wishes: list[_Wish] = []
         self._held: list[str] = []
@@ -131,6 +143,16 @@ class Scheduler:
     def memory_bytes(self) -> int:
         """What all workers together may take."""
         return self._limits.memory_bytes
+
+    async def vram_bytes(self) -> Mapping[str, int]:
+        """What all workers together may take of each GPU, found when first asked for."""
+        async with self._looking_at_devices:
+            if self._vram_bytes is None:
+                found: tuple[Device, ...] = ()
+                with suppress(ModelLoadError):  # a load will say why
+                    found = await self._engine.devices()
+                self._vram_bytes = placing.budgets(found, vram_bytes=self._limits.vram_bytes)
+        return self._vram_bytes
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
@@ -162,11 +184,34 @@ class Scheduler:
         Raises OutOfMemory, naming what would fit. A file of which nothing can be said takes nothing here, and its lease
         says why.
         """
-        asked = {replace(spec, name=""): spec for spec in specs}
+        keys = {replace(spec, name=""): spec for spec in specs}
+        vram_bytes = await self.vram_bytes()
+        placed = await self._placed(keys, vram_bytes)
+        found = await self._fit_placed({placed[key]: spec for key, spec in keys.items()}, vram_bytes)
+        return replace(found, chosen={key: found.chosen[placed[key]] for key in keys})
+
+    async def _placed(
+        self, asked: Mapping[ModelSpec, ModelSpec], vram_bytes: Mapping[str, int]
+    ) -> Mapping[ModelSpec, ModelSpec]:
+        """Where the layers of each go; `asked` has the specs with their names."""
+        known: dict[ModelSpec, Footprint | None] = {}
+        names = {key.path: spec.name for key, spec in asked.items()}
+        while isinstance(found := placing.place(list(asked), known, vram_bytes), Unknown):
+            variant = (variants(found.spec, "f16") or variants(found.spec))[0]
+            await self._try_footprints(replace(variant, name=names[variant.path]), [variant])
+            known[found.spec] = self._footprints.get(variant)
+        if isinstance(found, NoRoom):
+            raise _too_many_layers(asked[found.spec].name, found)
+        return found.chosen
+
+    async def _fit_placed(self, asked: Mapping[ModelSpec, ModelSpec], vram_bytes: Mapping[str, int]) -> Fit:
+        """What is left to choose where the layers have their places."""
         for kv_type in KV_TYPES:  # the second only where the first does not fit: a footprint takes a process
             wanted = {key: variants(key, kv_type) or variants(key) for key in asked}
             await asyncio.gather(*(self._try_footprints(spec, wanted[key]) for key, spec in asked.items()))
-            found = fitting.fit(list(asked), self._footprints, budget_bytes=self._limits.memory_bytes)
+            found = fitting.fit(
+                list(asked), self._footprints, budget_bytes=self._limits.memory_bytes, vram_bytes=vram_bytes
+            )
             if isinstance(found, Fit) and found.is_side_by_side:
                 return found
         if isinstance(found, TooLarge):
@@ -218,12 +263,12 @@ class Scheduler:
         It holds no lease: what others need more takes its memory back. Raises ModelError.
         """
         key = replace(spec, name="")
-        n_bytes = (await self.footprint(spec)).total_bytes
+        footprint = await self.footprint(spec)
         loaded = self._loaded.get(key)
         if loaded is None:
-            if not memory.has_room_for(self._memory_state(), n_bytes):
+            if not memory.has_room_for(self._memory_state(), _wish(_Wish(spec, footprint, run=""))):
                 return False
-            loaded = self._load(spec, key, n_bytes)
+            loaded = self._load(spec, key, footprint)
         await asyncio.wait([loaded.loading])
         if loaded.loading.cancelled():
             return False
@@ -264,13 +309,12 @@ class Scheduler:
     async def _granted(self, spec: ModelSpec, key: ModelSpec, run: str, on_wait: Callable[[int], None]) -> _Loaded:
         """Wait until the model may be had, and count the lease."""
         self._leave_if_replaced(key)
-        n_bytes = (await self.footprint(spec)).total_bytes
-        wish = _Wish(spec, n_bytes, run)
+        wish = _Wish(spec, await self.footprint(spec), run)
         self._wishes.append(wish)
         try:
             self._move_on()
             if not wish.granted.done():
-                on_wait(n_bytes)
+                on_wait(wish.footprint.total_bytes)
                 self._look_again()
             return await wish.granted
         except asyncio.CancelledError:
@@ -302,24 +346,24 @@ class Scheduler:
                     self._grant(position)
                 case memory.Evict(key):
                     self._evict(key, self._loaded[key])
-                case memory.Refuse(position, have_bytes):
-                    wish = self._wishes.pop(position)
-                    wish.granted.set_exception(
-                        OutOfMemory(wish.spec.name, need_bytes=wish.n_bytes, have_bytes=have_bytes)
-                    )
+                case memory.Refuse(position, have_bytes, place):
+                    wish, is_vram = self._wishes.pop(position), place != memory.MACHINE
+                    need_bytes = wish.footprint.vram_bytes if is_vram else wish.footprint.total_bytes
+                    error = OutOfMemory(wish.spec.name, need_bytes=need_bytes, have_bytes=have_bytes, is_vram=is_vram)
+                    wish.granted.set_exception(error)
 
     def _grant(self, position: int) -> None:
         wish = self._wishes.pop(position)
         for earlier in self._wishes[:position]:
             earlier.passed += 1
         key = replace(wish.spec, name="")
-        loaded = self._loaded.get(key) or self._load(wish.spec, key, wish.n_bytes)
+        loaded = self._loaded.get(key) or self._load(wish.spec, key, wish.footprint)
         loaded.leases += 1
         self._held.append(wish.run)
         wish.granted.set_result(loaded)
 
-    def _load(self, spec: ModelSpec, key: ModelSpec, n_bytes: int) -> _Loaded:
-        loaded = self._loaded[key] = _Loaded(n_bytes, asyncio.ensure_future(self._engine.load(spec)))
+    def _load(self, spec: ModelSpec, key: ModelSpec, footprint: Footprint) -> _Loaded:
+        loaded = self._loaded[key] = _Loaded(footprint, asyncio.ensure_future(self._engine.load(spec)))
         loaded.loading.add_done_callback(lambda _: self._let_go(key, loaded))
         return loaded
 
@@ -375,7 +419,8 @@ class Scheduler:
         holdings = tuple(
             memory.Holding(
                 key,
-                one.n_bytes,
+                one.footprint.total_bytes,
+                one.footprint.vram_bytes,
                 one.leases,
                 one.last_used,
                 is_leaving=one.leaving is not None,
@@ -383,11 +428,16 @@ class Scheduler:
             )
             for key, one in self._loaded.items()
         )
-        wishes = tuple(
-            memory.Wish(replace(wish.spec, name=""), wish.n_bytes, wish.run, wish.passed) for wish in self._wishes
+        limits, vram_bytes = self._limits, self._vram_bytes or fitting.NO_GPUS
+        wishes = tuple(map(_wish, self._wishes))
+        return memory.State(
+            limits.memory_bytes, limits.available_bytes(), holdings, wishes, tuple(self._held), vram_bytes
         )
-        limits = self._limits
-        return memory.State(limits.memory_bytes, limits.available_bytes(), holdings, wishes, tuple(self._held))
+
+
+def _wish(wish: _Wish) -> memory.Wish:
+    size = wish.footprint
+    return memory.Wish(replace(wish.spec, name=""), size.total_bytes, size.vram_bytes, wish.run, wish.passed)
 
 
 def _closed(spec: ModelSpec) -> WorkerDied:
@@ -405,6 +455,16 @@ async def _unload(loading: "asyncio.Task[Resident]") -> None:
     await asyncio.wait([loading])
     if _is_loaded(loading):
         await loading.result().close()
+
+
+def _too_many_layers(model: str, found: NoRoom) -> OutOfMemory:
+    return OutOfMemory(
+        model,
+        need_bytes=found.need_bytes,
+        have_bytes=found.have_bytes,
+        is_vram=True,
+        hint=f"with n_gpu_layers {found.n_gpu_layers} it would fit; auto chooses such a number",
+    )
 
 
 def _too_large(model: str, found: TooLarge, budget_bytes: int) -> OutOfMemory:

@@ -1,15 +1,21 @@
 """Which model is loaded, joined or let go next, within the memory there is. Pure: nothing is loaded or closed here.
 
+Memory is the machine's and that of each GPU, each with a budget of its own; a model takes of the machine's, and of one
+GPU's if it has layers there.
+
 A lease waits as a `Wish`. Wishes are looked at in a fair order: first those of runs that hold the fewest leases, among
 these the oldest. One that cannot be met yet may be passed by later ones, but only `PATIENCE` times; then it comes
 first, and nothing else is loaded or joined until it is met, so that what it waits for becomes free.
 """
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from localfusion.messages import ModelSpec
+
+MACHINE = ""
+"""The place of the machine's own memory, beside GPUs by their names; a model on no GPU has it for a device."""
 
 PATIENCE = 8
 """How often a wish may be passed by later ones."""
@@ -19,11 +25,12 @@ PATIENCE = 8
 class Holding:
     """A model that takes memory, or will (`is_loading`), or is being closed (`is_leaving`).
 
-    `last_used` orders idle ones.
+    `vram_bytes` are of its device's memory, `n_bytes` of the machine's. `last_used` orders idle ones.
     """
 
     spec: ModelSpec
     n_bytes: int
+    vram_bytes: int = 0
     leases: int = 0
     last_used: float = 0.0
     is_leaving: bool = False
@@ -40,6 +47,7 @@ class Wish:
 
     spec: ModelSpec
     n_bytes: int
+    vram_bytes: int = 0
     run: str = ""
     passed: int = 0
 
@@ -48,7 +56,8 @@ class Wish:
 class State:
     """`budget_bytes` bound all holdings together; `available_bytes` are what the system could give right now.
 
-    `held` says how many leases each run holds; `wishes` are in order of arrival.
+    `vram_bytes` bound the holdings of each GPU. `held` says how many leases each run holds; `wishes` are in order of
+    arrival.
     """
 
     budget_bytes: int
@@ -56,13 +65,18 @@ class State:
     holdings: tuple[Holding, ...]
     wishes: tuple[Wish, ...]
     held: tuple[str, ...] = ()
+    vram_bytes: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def free_bytes(self) -> int:
-        """What is left of the budget, and really there: loads under way will take theirs."""
-        loading = sum(holding.n_bytes for holding in self.holdings if holding.is_loading)
-        left = self.budget_bytes - sum(holding.n_bytes for holding in self.holdings)
-        return min(left, self.available_bytes - loading)
+    def budget(self, place: str) -> int:
+        """What may be taken there."""
+        return self.budget_bytes if place == MACHINE else self.vram_bytes.get(place, 0)
+
+    def free(self, place: str) -> int:
+        """What is left of the budget, and of the machine's memory really there: loads under way will take theirs."""
+        left = self.budget(place) - sum(taken(holding, place) for holding in self.holdings)
+        if place != MACHINE:
+            return left
+        return min(left, self.available_bytes - sum(holding.n_bytes for holding in self.holdings if holding.is_loading))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +106,7 @@ class Refuse:
 
     position: int
     have_bytes: int
+    place: str = MACHINE
 
 
 Action = Join | Load | Evict | Refuse
@@ -108,9 +123,16 @@ def plan(state: State) -> Action | None:
     return None
 
 
-def has_room_for(state: State, n_bytes: int) -> bool:
+def has_room_for(state: State, wish: Wish) -> bool:
     """Whether a model that nobody waits for may be loaded: only into memory that nothing else needs."""
-    return not state.wishes and n_bytes <= state.free_bytes
+    return not state.wishes and not _missing(state, wish)
+
+
+def taken(one: Holding | Wish, place: str) -> int:
+    """What a model takes of the memory at a place."""
+    if place == MACHINE:
+        return one.n_bytes
+    return one.vram_bytes if one.spec.device == place else 0
 
 
 def _fair_order(state: State) -> list[int]:
@@ -129,32 +151,54 @@ def _meet(state: State, position: int) -> Action | None:
     own = next((holding for holding in state.holdings if holding.spec == wish.spec), None)
     if own is not None:
         return None if own.is_leaving else Join(position)
-    if wish.n_bytes > state.budget_bytes:
-        return Refuse(position, state.budget_bytes)
-    missing = wish.n_bytes - state.free_bytes
-    if missing <= 0:
+    for place in _places(wish):
+        if taken(wish, place) > state.budget(place):
+            return Refuse(position, state.budget(place), place)
+    missing = _missing(state, wish)
+    if not missing:
         return Load(position)
-    leaving = sum(holding.n_bytes for holding in state.holdings if holding.is_leaving)
-    if leaving >= missing:
+    leaving = [holding for holding in state.holdings if holding.is_leaving]
+    missing = _less(missing, leaving)
+    if not missing:
         return None
-    evicted = _makes_room(state.holdings, missing - leaving)
+    evicted = _makes_room(state.holdings, missing)
     if evicted is not None:
         return Evict(evicted.spec)
     if all(holding.is_idle for holding in state.holdings):
-        return Refuse(position, state.free_bytes + sum(holding.n_bytes for holding in state.holdings))
+        have_bytes = state.free(MACHINE) + sum(holding.n_bytes for holding in state.holdings)
+        return Refuse(position, have_bytes)
     return None
 
 
-def _makes_room(holdings: Iterable[Holding], missing: int) -> Holding | None:
-    """An idle model to close so that `missing` bytes become free; None where all idle ones together are too few.
+def _places(wish: Wish) -> tuple[str, ...]:
+    return (MACHINE, wish.spec.device) if wish.vram_bytes and wish.spec.device else (MACHINE,)
 
-    Those that were used last stay: of the fewest that are needed from the oldest on, the largest goes first.
+
+def _missing(state: State, wish: Wish) -> Mapping[str, int]:
+    """How many bytes have to become free at which places, where any have."""
+    short = {place: taken(wish, place) - state.free(place) for place in _places(wish)}
+    return {place: n_bytes for place, n_bytes in short.items() if n_bytes > 0}
+
+
+def _less(missing: Mapping[str, int], gone: Iterable[Holding]) -> Mapping[str, int]:
+    """What is still missing once these models are gone."""
+    those = tuple(gone)
+    still = {place: n_bytes - sum(taken(one, place) for one in those) for place, n_bytes in missing.items()}
+    return {place: n_bytes for place, n_bytes in still.items() if n_bytes > 0}
+
+
+def _makes_room(holdings: Iterable[Holding], missing: Mapping[str, int]) -> Holding | None:
+    """An idle model to close so that what is missing becomes free; None where all idle ones together are too few.
+
+    Those that were used last stay: of the fewest that are needed from the oldest on, the one that gives most goes
+    first. What gives nothing at a place that is short is left alone.
     """
     chosen: list[Holding] = []
+    still = missing
     for holding in sorted((h for h in holdings if h.is_idle), key=lambda h: h.last_used):
-        if sum(h.n_bytes for h in chosen) >= missing:
-            break
-        chosen.append(holding)
-    if not chosen or sum(h.n_bytes for h in chosen) < missing:
+        if any(taken(holding, place) for place in still):
+            chosen.append(holding)
+            still = _less(missing, chosen)
+    if still:
         return None
-    return max(chosen, key=lambda h: h.n_bytes)
+    return max(chosen, key=lambda holding: sum(taken(holding, place) for place in missing))
