@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import localfusion
 from localfusion.engine import client, llama
 from localfusion.engine.footprint import (
     EMBEDDING,
@@ -264,6 +265,15 @@ def test_no_weight_is_lost_or_counted_twice_but_for_copies(header: Header, spec:
         assert sizes.mapped_bytes + sizes.repacked_bytes + sizes.device_bytes >= total
     assert (spec.use_extra_bufts and not sizes.device_bytes) or sizes.repacked_bytes == 0
     assert (has_gpu and spec.n_gpu_layers != 0) or sizes.device_bytes == 0
+
+
+def test_an_embedding_that_is_the_output_too_is_on_the_gpu_as_well() -> None:
+    path = next(Path(localfusion.__file__).parent.rglob("micro-a.gguf"))
+    header = read_header(path, model="micro-a")
+    spec = ModelSpec("micro-a", path, n_gpu_layers=-1)
+    sizes = plan_weights(header, spec, features=X86, has_gpu=True)
+    assert all(tensor.name != "output.weight" for tensor in header.tensors)
+    assert sizes.device_bytes == sum(tensor.n_bytes for tensor in header.tensors)
 
 
 @given(headers(), specs)

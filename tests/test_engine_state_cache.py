@@ -25,6 +25,7 @@ from localfusion.engine.state_cache import (
     RELEASE_S,
     SUFFIX,
     UNFINISHED,
+    YOUNG_S,
     StateCache,
     content_key,
 )
@@ -162,14 +163,15 @@ def test_the_least_used_goes_and_the_used_stays(tmp_path: Path) -> None:
 def test_what_a_killed_writer_left_is_removed(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    names = (f"a-{os.getpid()}-old", f"a-{os.getpid()}-young", f"a-{gone.pid}-young", f"a-{'9' * 40}-x")
-    old, young, dead, nameless = (tmp_path / f"{name}{UNFINISHED}" for name in names)
-    for path in (old, young, dead, nameless):
+    names = (f"a-{os.getpid()}-old", f"a-{os.getpid()}-young", f"a-{gone.pid}-x", f"a-{gone.pid}-y", f"a-{'9' * 40}-x")
+    old, young, dead, far, nameless = (tmp_path / f"{name}{UNFINISHED}" for name in names)
+    for path in (old, young, dead, far, nameless):
         path.write_bytes(b"x" * 100)
-    long_ago = young.stat().st_mtime - 2 * ABANDONED_S
-    os.utime(old, (long_ago, long_ago))
+    now = young.stat().st_mtime
+    for path, age in ((old, 2 * ABANDONED_S), (dead, 2 * YOUNG_S)):
+        os.utime(path, (now - age, now - age))
     assert keep(make_cache(tmp_path), IDS)
-    assert [path.exists() for path in (old, young, dead, nameless)] == [False, True, False, True]
+    assert [path.exists() for path in (old, young, dead, far, nameless)] == [False, True, False, True, True]
 
 
 def test_an_unfinished_file_names_its_writer(tmp_path: Path) -> None:
@@ -191,7 +193,8 @@ def test_a_state_that_is_refused_stays_for_a_better_moment(tmp_path: Path) -> No
     found = cache.find(IDS, n_known=0, is_whole=False)
     assert found is not None
     assert not cache.restore(found[0], lambda _: False)
-    assert read_back(cache, IDS) == (content(IDS), len(IDS) - 1)
+    assert cache.find(IDS, n_known=0, is_whole=False) is None
+    assert read_back(make_cache(tmp_path), IDS) == (content(IDS), len(IDS) - 1)
 
 
 def test_a_slow_disk_holds_nobody_up(tmp_path: Path) -> None:

@@ -696,3 +696,24 @@ def test_the_refusal_says_which_window_would_fit() -> None:
         assert caught.value.hint == "with n_ctx 512 it would fit"
 
     asyncio.run(scenario())
+
+
+def test_a_gpu_in_the_machines_memory_is_left_where_only_the_processor_has_room(tmp_path: Path) -> None:
+    async def devices() -> tuple[Device, ...]:
+        return (Device("gpu0", "a part of the processor", 1000, 1000, is_integrated=True),)
+
+    async def measure(spec: ModelSpec) -> Footprint:
+        if spec.device:
+            return Footprint(vram_bytes=60, n_gpu_layers=10, is_integrated=True)
+        return Footprint(weights_copied_bytes=50)
+
+    async def check() -> None:
+        engine = Engine(Shelf().load, measure, devices)
+        path = tmp_path / "a.gguf"
+        path.touch()
+        auto = ModelSpec("a", path, n_gpu_layers="auto")
+        for memory, layers in ((55, 0), (65, -1)):
+            found = await Scheduler(engine, Limits(2, memory, lambda: 1000)).fit([auto])
+            assert [chosen.n_gpu_layers for chosen in found.chosen.values()] == [layers]
+
+    asyncio.run(check())

@@ -22,14 +22,18 @@ Pointers = ctypes.Array[ctypes.c_void_p]
 
 
 def devices(folder: Path) -> tuple[Device, ...]:
-    """The GPUs that llama.cpp can use, as they are now."""
-    return tuple(map(_Ggml(folder).device, _Ggml(folder).gpus()))
+    """The GPUs as they are now, of which llama.cpp uses integrated ones only where there are no others."""
+    found = tuple(map(_Ggml(folder).device, _Ggml(folder).gpus()))
+    return tuple(one for one in found if not one.is_integrated) or found
 
 
 def device_list(folder: Path, *names: str) -> Pointers:
-    """llama.cpp's list of the devices of these names, those that are there; it ends with a null."""
-    ggml = _Ggml(folder)
-    pointers = [pointer for pointer in ggml.gpus() if ggml.device(pointer).name in names]
+    """llama.cpp's list of the devices of these names, those that are there; it ends with a null.
+
+    No GPU is asked for more than its name: asked for its memory, it would take some for this process.
+    """
+    ggml = _Ggml(folder) if names else None
+    pointers = [pointer for pointer in ggml.gpus() if ggml.name(pointer) in names] if ggml else []
     return (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
 
 
@@ -55,9 +59,13 @@ class _Ggml:
         assert self._base is not None
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._base.ggml_backend_dev_memory(ctypes.c_void_p(pointer), ctypes.byref(free), ctypes.byref(total))
-        name, description = self._text(pointer, "name"), self._text(pointer, "description").strip()
+        name, description = self.name(pointer), self._text(pointer, "description").strip()
         is_integrated = self._type(pointer) == TYPE_IGPU or name.startswith(UNIFIED)
         return Device(name, description, total.value, free.value, is_integrated)
+
+    def name(self, pointer: int) -> str:
+        """What ggml calls a device."""
+        return self._text(pointer, "name")
 
     def _text(self, pointer: int, what: str) -> str:
         say = getattr(self._base, f"ggml_backend_dev_{what}")

@@ -91,7 +91,7 @@ def read_weights(log: Iterable[str]) -> WeightSizes | None:
     found = [(name, size) for name, what, size in _buffers(log) if what == "model" and size]
     if not found:
         return None
-    mapped = sum(size for name, size in found if name.endswith("_Mapped"))
+    mapped = sum(size for name, size in found if _is_host(name) and name.endswith("_Mapped"))
     copied = sum(size for name, size in found if name == "CPU" or name.endswith("_Host"))
     device = sum(size for name, size in found if not _is_host(name))
     return WeightSizes(mapped, sum(size for _, size in found) - mapped - copied - device, copied, device)
@@ -130,7 +130,7 @@ def _bytes(mib: str) -> int:
 
 def _is_host(name: str) -> bool:
     """Whether a buffer of this name is in the machine's own memory."""
-    return name.startswith(("CPU", "AMX")) or name.endswith(("_Host", "_Mapped"))
+    return name.startswith(("CPU", "AMX")) or name.endswith("_Host")
 
 
 def plan_weights(
@@ -157,7 +157,8 @@ def plan_weights(
         mapped_bytes=_mapped_range(plain) if spec.use_mmap else 0,
         repacked_bytes=sum(t.n_bytes for t in host if t.name in repacked) + sum(t.n_bytes for t in tied),
         copied_bytes=0 if spec.use_mmap else sum(t.n_bytes for t in plain),
-        device_bytes=sum(t.n_bytes for t in header.tensors if t.name in on_device),
+        device_bytes=sum(t.n_bytes for t in header.tensors if t.name in on_device)
+        + sum(t.n_bytes for t in header.tensors if on_device and is_tied and t.name == EMBEDDING),
     )
 
 

@@ -201,7 +201,7 @@ class Weights:
         params = llama_cpp.llama_model_default_params()
         params.n_gpu_layers = 0 if n_gpu_layers == "auto" else n_gpu_layers
         if device or not params.n_gpu_layers:  # on none, llama.cpp would still compute on one and take its memory
-            listed = device_list(LIBRARIES, device if params.n_gpu_layers else "")
+            listed = device_list(LIBRARIES, *([device] if params.n_gpu_layers else []))
             if device and params.n_gpu_layers and not listed[0]:
                 raise LoadError(f"the GPU {device} is not there", "localfusion doctor lists what is there")
             params.devices = ctypes.cast(listed, ctypes.c_void_p)

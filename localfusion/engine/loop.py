@@ -166,7 +166,7 @@ class Loop:
             return replies
         has_copied = self.context.is_about_to_copy
         try:
-            self._decode(sum(share.n_tokens + len(share.draft) for share in shares))
+            self._decode(sum(share.n_tokens + len(share.draft) for share in shares) + len(self._fillers))
         except DecodeError as error:
             return replies + self._give_up(error, shares)
         finally:

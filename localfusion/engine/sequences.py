@@ -92,10 +92,11 @@ class Slots:
             return None
         stops = self._stops(name, ids)
         if not self._try_restore(slot, ids, max(reusable, shared)):
+            reusable = min(reusable, slot.n_past)  # a state that was refused has taken the slot's own
             if donor is not None and shared > reusable + self._share_minimum:
                 self._start_from(slot, donor, shared)
             else:
-                self._keep(slot, min(reusable, slot.n_past))
+                self._keep(slot, reusable)
         slot.name, slot.ids, slot.text, slot.is_busy, slot.last_used = name, list(ids), None, True, self._tick()
         slot.n_prompt = len(ids)
         slot.stops = {n: to for n, to in stops.items() if n >= slot.n_past + (1 if to == name else self._share_minimum)}

@@ -37,6 +37,8 @@ SPARE_DISK = 2
 """Nothing is written where less than this many times its size is free."""
 ABANDONED_S = 3600.0
 """How old an unfinished file is when its writer must be gone, though a process has its number."""
+YOUNG_S = 60.0
+"""How old it is when a writer whose number no process has is taken to be gone: it may be in another container."""
 RELEASE_S = 0.005
 """How often the pages that were used are let go: some tens of MiB are held of a state of any size."""
 CHANGED_BYTES = 1 << 20
@@ -92,6 +94,7 @@ class StateCache:
     max_bytes: int = MAX_BYTES
     to_disk: Callable[[mmap.mmap], object] = mmap.mmap.flush
     _known: dict[str, State] = field(default_factory=dict)
+    _refused: set[str] = field(default_factory=set)
     _read_tokens: int = 0
     _read_seconds: float = 0.0
     _writer: threading.Thread | None = None
@@ -108,7 +111,8 @@ class StateCache:
         `is_whole`: only the whole of a state is of use. The last token of a prompt is always evaluated.
         """
         wanted = np.array(ids[:-1], TOKEN)
-        found = [(state, self._usable(state, wanted, is_whole=is_whole)) for state in self._states()]
+        wanted_states = [state for state in self._states() if state.path.name not in self._refused]
+        found = [(state, self._usable(state, wanted, is_whole=is_whole)) for state in wanted_states]
         best = max(found, key=lambda pair: pair[1], default=None)
         if best is None or best[1] - n_known < MINIMUM_TOKENS:
             return None
@@ -118,7 +122,7 @@ class StateCache:
     def restore(self, state: State, read: Callable[[memoryview], bool]) -> bool:
         """Give a state's bytes to `read`, which may change the first CHANGED_BYTES; whether it took them.
 
-        The file is gone where they are damaged. One that is refused stays: there may be no room for it now.
+        The file is gone where they are damaged. One that is refused stays, for others: there may be no room for it now.
         """
         try:
             with state.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as raw:
@@ -133,9 +137,12 @@ class StateCache:
         if not is_sound:
             self._forget(state.path)
             return False
+        if not is_read:
+            self._refused.add(state.path.name)
+            return False
         with suppress(OSError):
             os.utime(state.path)
-        return is_read
+        return True
 
     def offer(self, ids: Sequence[int], *, is_whole: bool, n_bytes: int, write: Callable[[memoryview], bool]) -> bool:
         """Keep the state of these tokens, which `write` puts into `n_bytes` of memory, where that is worth it.
@@ -269,7 +276,9 @@ class StateCache:
                 found.append((status.st_mtime, status.st_size, path))
         total, now = sum(size for _, size, _ in found) + n_bytes, time()
         for used, size, path in sorted(found):
-            is_abandoned = path.suffix == UNFINISHED and (now - used > ABANDONED_S or _is_of_the_dead(path))
+            is_abandoned = path.suffix == UNFINISHED and (
+                now - used > ABANDONED_S or (now - used > YOUNG_S and _is_of_the_dead(path))
+            )
             if is_abandoned or (path.suffix == SUFFIX and total > self.max_bytes):
                 with suppress(OSError):
                     path.unlink()

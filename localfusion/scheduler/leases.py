@@ -148,9 +148,10 @@ class Scheduler:
         """What all workers together may take of each GPU, found when first asked for."""
         async with self._looking_at_devices:
             if self._vram_bytes is None:
-                found: tuple[Device, ...] = ()
-                with suppress(ModelLoadError):  # a load will say why
+                try:
                     found = await self._engine.devices()
+                except ModelLoadError:  # a load will say why; asked again next time
+                    return {}
                 self._vram_bytes = placing.budgets(found, vram_bytes=self._limits.vram_bytes)
         return self._vram_bytes
 
@@ -187,7 +188,14 @@ class Scheduler:
         keys = {replace(spec, name=""): spec for spec in specs}
         vram_bytes = await self.vram_bytes()
         placed = await self._placed(keys, vram_bytes)
-        found = await self._fit_placed({placed[key]: spec for key, spec in keys.items()}, vram_bytes)
+        try:
+            found = await self._fit_placed({placed[key]: spec for key, spec in keys.items()}, vram_bytes)
+        except OutOfMemory:
+            moved = {key: placed[key] if key.n_gpu_layers != "auto" else replace(key, n_gpu_layers=0) for key in keys}
+            if moved == placed:
+                raise
+            placed = moved  # on a GPU that computes in the machine's memory it may take more of that
+            found = await self._fit_placed({placed[key]: spec for key, spec in keys.items()}, vram_bytes)
         return replace(found, chosen={key: found.chosen[placed[key]] for key in keys})
 
     async def _placed(
