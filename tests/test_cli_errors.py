@@ -74,6 +74,7 @@ BAD_INPUT: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("a seat without a name", ("ask", "--panel", "one,,one", "--judge", "one", "Q?"), "name is empty"),
     ("no size", ("ask", "--vram", "much", "Q?"), "'much' is no size of 1 MiB or more"),
     ("a size of nearly nothing", ("ask", "--vram", "5", "Q?"), "'5' is no size of 1 MiB or more"),
+    ("a size that only begins as nothing", ("ask", "--vram", "0x", "Q?"), "'0x' is no size of 1 MiB or more"),
     ("model file missing", ("ask", "--judge", "gone", "Q?"), "gone.gguf"),
     ("model file named and missing", ("ask", "--judge", "nowhere/x.gguf", "Q?"), "nowhere/x.gguf"),
     ("model file empty", ("ask", "--judge", "empty", "Q?"), "is empty"),

@@ -111,7 +111,7 @@ def test_this_machine_and_the_micro_preset() -> None:
 
 
 def test_no_gpu_is_used_where_none_may_be() -> None:
-    done = examined("--vram", "0", "--json")
+    done = examined("--vram", "0 GiB", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert not any(device["budget_bytes"] for device in report["llama_cpp"]["devices"])

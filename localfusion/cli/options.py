@@ -24,21 +24,21 @@ def parse_size(_context: click.Context, parameter: click.Parameter, value: str |
     if value is None:
         return None
     n_bytes = _bytes(value)
-    if n_bytes < 2**20:
+    if n_bytes is None or n_bytes < 2**20:
         raise click.BadParameter(
             f"{value!r} is no size of 1 MiB or more; write it like 12GiB or 800MB", param=parameter
         )
     return n_bytes
 
 
-def parse_size_or_none(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+def parse_size_or_zero(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """The same, or 0."""
-    return 0 if value is not None and value.strip() == "0" else parse_size(context, parameter, value)
+    return 0 if value is not None and _bytes(value) == 0 else parse_size(context, parameter, value)
 
 
-def _bytes(value: str) -> int:
+def _bytes(value: str) -> int | None:
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([kmg]i?)?b?", value.strip().lower(), flags=re.ASCII)
-    return 0 if found is None else int(float(found[1]) * UNITS[found[2] or ""])
+    return None if found is None else int(float(found[1]) * UNITS[found[2] or ""])
 
 
 def json_option(command: Callable[P, R]) -> Callable[P, R]:
@@ -69,7 +69,7 @@ def memory_option(command: Callable[P, R]) -> Callable[P, R]:
 def vram_option(command: Callable[P, R]) -> Callable[P, R]:
     """--vram SIZE."""
     help_text = "What they may take of each GPU; 0 uses none.  [default: what is free, less a reserve]"
-    return click.option("--vram", callback=parse_size_or_none, metavar="SIZE", help=help_text)(command)
+    return click.option("--vram", callback=parse_size_or_zero, metavar="SIZE", help=help_text)(command)
 
 
 def read_question(argument: str) -> str:
