@@ -55,13 +55,23 @@ class Analysis:
 class Page:
     """The whole readable text of a source as it was when it was read; `sha256` is of that text, in hexadecimal.
 
-    White space is normalised: words are parted by one space, paragraphs by one newline.
+    White space is normalised: words are parted by one space, paragraphs by one newline. `retrieved_at` is the time
+    when it came from the network (ISO 8601, UTC), "" for what lies on this machine.
     """
 
     url: str
     title: str
     text: str
     sha256: str
+    retrieved_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An address that a page links to, and the words of the link."""
+
+    url: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +97,16 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class ToolStep:
-    """One finished tool call of a panelist: what was asked and what came back (or why not)."""
+    """One finished tool call of a panelist: what was asked and what came back (or why not).
+
+    `links` are what a fetched page links to; `warnings` are for the user, the model is not told.
+    """
 
     call: ToolCall
     passages: tuple[Passage, ...] = ()
     error: str | None = None
+    links: tuple[Link, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -281,13 +281,66 @@ class EngineFacts:
 ToolName = Literal["web_search", "web_fetch"]
 
 
+RESULT_CHARACTERS = 2000
+"""How much of a search result is shown where nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchLimits:
+    """What a panelist's searches may bring back (FUSION.md section 2).
+
+    `max_characters` are of one result. `max_uses` and `max_total_results` are of the whole run, None is without end.
+    Domains are written as in `domains`; they are about pages of the web, never about private documents.
+    """
+
+    max_results: int = 5
+    max_characters: int = RESULT_CHARACTERS
+    max_uses: int | None = None
+    max_total_results: int | None = 50
+    allowed_domains: tuple[str, ...] = ()
+    excluded_domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """What a panelist's fetches may bring back; `max_content_tokens` are of its own model."""
+
+    max_uses: int | None = None
+    max_content_tokens: int | None = None
+    allowed_domains: tuple[str, ...] = ()
+    blocked_domains: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class ToolOptions:
-    """Which tools a panelist has, and how much one call may return (characters count per result)."""
+    """Which tools a panelist has, and how much they may bring back."""
 
     enabled: tuple[ToolName, ...] = ("web_search", "web_fetch")
-    max_results: int = 5
-    max_characters: int = 2000
+    search: SearchLimits = field(default_factory=SearchLimits)
+    fetch: FetchLimits = field(default_factory=FetchLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesSpec:
+    """Where a run searches; what is empty or False is not searched.
+
+    `docs` are files and folders, `zim` archives, `searxng` and `kiwix` addresses of servers, `web` is DuckDuckGo and
+    others through `engines` of ddgs. `allowed_domains` and `excluded_domains` hold for all searches of the run,
+    `allowed_domains` and `blocked_domains` for all its fetches; see `domains`. `offline`: nothing that needs a network
+    is built, whatever else is named. `embedding` is a model for ranking by meaning, None ranks by words alone.
+    """
+
+    docs: tuple[Path, ...] = ()
+    zim: tuple[Path, ...] = ()
+    searxng: str = ""
+    kiwix: tuple[str, ...] = ()
+    web: bool = False
+    engines: tuple[str, ...] = ()
+    allowed_domains: tuple[str, ...] = ()
+    excluded_domains: tuple[str, ...] = ()
+    blocked_domains: tuple[str, ...] = ()
+    offline: bool = False
+    embedding: ModelSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

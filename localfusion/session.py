@@ -16,16 +16,17 @@ from localfusion.analysis import Page
 from localfusion.catalog import check_files
 from localfusion.config import Surroundings, make_home
 from localfusion.deliberation import Question, World
+from localfusion.domains import Domains
 from localfusion.engine import client
 from localfusion.engine.measurements import Measurements
-from localfusion.errors import ConfigError, WebError
+from localfusion.errors import ConfigError, NotHere
 from localfusion.events import Event, RunEnded, RunResumed, RunStarted, WarningRaised
 from localfusion.messages import PanelistSpec, PanelSpec
 from localfusion.outcome import Outcome
 from localfusion.run_state import fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from localfusion.search.documents import DocumentIndex
-from localfusion.search.source import SearchResult, Source
+from localfusion.search.source import Fetched, Found, Search, Source
 from localfusion.store import RunRequest, Store
 from localfusion.tools import Toolbox
 from localfusion.wire import document
@@ -216,9 +217,12 @@ def _stored_text(store: Store, run_id: str, url: str) -> str | None:
 class _NoDocuments:
     """A source without documents."""
 
-    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        del query, max_results, max_characters
-        return ()
+    name = "nothing"
 
-    async def fetch(self, url: str) -> Page:
-        raise WebError(url, f"there is no document {url}", hint="no documents were named")
+    async def search(self, search: Search) -> Found:
+        del search
+        return Found()
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        del domains
+        raise NotHere(url, f"there is no document {url}", hint="no documents were named")

@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 from urllib.parse import unquote
 
 from localfusion.analysis import Page, Passage, ToolStep
+from localfusion.domains import Domains
 from localfusion.errors import LocalFusionError
 from localfusion.messages import Json, Message, ToolCall, ToolOptions, ToolSpec
 from localfusion.search.sentences import leading_sentences
-from localfusion.search.source import Source
+from localfusion.search.source import Search, Source
 
 WEB_SEARCH = ToolSpec(
     name="web_search",
@@ -106,14 +107,14 @@ class Toolbox:
         return await (self._search(argument) if spec is WEB_SEARCH else self._fetch(argument))
 
     async def _search(self, query: str) -> list[tuple[Page, str]]:
-        limits = self._options
-        results = await self._source.search(query, max_results=limits.max_results, max_characters=limits.max_characters)
-        unique = {result.url: (result.page, result.passage) for result in reversed(results)}
-        return list(reversed(unique.values()))
+        limits = self._options.search
+        found = await self._source.search(Search(query, limits.max_results, limits.max_characters))
+        pages = [(r.page or Page(r.url, r.title, r.passage, ""), r.passage) for r in found.results]
+        return list({page.url: (page, passage) for page, passage in reversed(pages)}.values())[::-1]
 
     async def _fetch(self, reference: str) -> list[tuple[Page, str]]:
-        page = await self._source.fetch(self._address(reference))
-        return [(page, leading_sentences(page.text, FETCH_FACTOR * self._options.max_characters))]
+        page = (await self._source.fetch(self._address(reference), Domains())).page
+        return [(page, leading_sentences(page.text, FETCH_FACTOR * self._options.search.max_characters))]
 
     def _address(self, reference: str) -> str:
         """The address that a model means by a number or by the address itself, however it is encoded."""

@@ -26,9 +26,9 @@ presets:
   pair:
     max_tool_calls: 1
     panel:
-      - {model: one, max_tokens: 40, tools: {max_characters: 200}}
+      - {model: one, max_tokens: 40, tools: {web_search: {max_characters: 200}}}
       - {model: one, max_tokens: 40, temperature: 0, tools: {enabled: []}}
-      - {model: two, max_tokens: 40, tools: {max_characters: 200}}
+      - {model: two, max_tokens: 40, tools: {web_search: {max_characters: 200}}}
     judge: {model: two, max_tokens: 400}
   slow:
     panel: [{model: one, max_tokens: 3000}, {model: two, max_tokens: 3000}]

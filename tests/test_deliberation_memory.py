@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from localfusion.analysis import Page
 from localfusion.deliberation import Question, World, deliberate
+from localfusion.domains import Domains
 from localfusion.engine import client
 from localfusion.errors import OutOfMemory
 from localfusion.events import AnalysisCompleted, Event, MemoryAwaited, WarningRaised
@@ -19,7 +19,7 @@ from localfusion.messages import GenerateRequest, ModelSpec, PanelistSpec, Panel
 from localfusion.outcome import Outcome
 from localfusion.scheduler import Engine, Limits, Scheduler
 from localfusion.search.documents import DocumentIndex
-from localfusion.search.source import SearchResult, Source
+from localfusion.search.source import Fetched, Found, Search, Source
 from localfusion.session import open_session
 from localfusion.store import Store
 from localfusion.tools import Toolbox
@@ -97,12 +97,14 @@ class Late:
     def __init__(self, source: Source, event: asyncio.Event) -> None:
         self._source, self._event = source, event
 
-    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        await self._event.wait()
-        return await self._source.search(query, max_results=max_results, max_characters=max_characters)
+    name = "late"
 
-    async def fetch(self, url: str) -> Page:
-        return await self._source.fetch(url)
+    async def search(self, search: Search) -> Found:
+        await self._event.wait()
+        return await self._source.search(search)
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        return await self._source.fetch(url, domains)
 
 
 def test_the_judge_reads_what_is_ready_while_others_still_write() -> None:

@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localfusion.analysis import Page, Passage, ToolStep
+from localfusion.domains import Domains
 from localfusion.errors import WebError
-from localfusion.messages import ToolCall, ToolOptions
+from localfusion.messages import SearchLimits, ToolCall, ToolOptions
 from localfusion.search.documents import DocumentIndex, LocalDocuments
-from localfusion.search.source import SearchResult
+from localfusion.search.source import Fetched, Found, Search
 from localfusion.tools import WEB_FETCH, WEB_SEARCH, Toolbox, result_message
 
 HARBOUR = Path(__file__).parent.parent / "examples" / "harbour"
-SMALL = ToolOptions(max_results=3, max_characters=260)
+SMALL = ToolOptions(search=SearchLimits(max_results=3, max_characters=260))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_an_address_that_the_user_named_is_fetched(harbour: LocalDocuments) -> N
 
 
 def test_a_long_page_is_cut_behind_a_sentence(harbour: LocalDocuments) -> None:
-    tools = toolbox(harbour, ToolOptions(max_results=1, max_characters=44))
+    tools = toolbox(harbour, ToolOptions(search=SearchLimits(max_results=1, max_characters=44)))
     search(tools, "architect of Skerry")
     text = fetch(tools, "1").passages[0].text
     assert len(text) <= 176
@@ -152,7 +153,7 @@ def test_a_stored_run_goes_on_with_its_numbers_and_its_calls(harbour: LocalDocum
 
 
 def test_the_model_is_told_numbers_titles_and_text_between_marks(harbour: LocalDocuments) -> None:
-    tools = toolbox(harbour, ToolOptions(max_results=1, max_characters=60))
+    tools = toolbox(harbour, ToolOptions(search=SearchLimits(max_results=1, max_characters=60)))
     message = tools.result_message(search(tools, "speed of The Merriden"))
     assert message.role == "tool"
     assert re.fullmatch(
@@ -196,14 +197,17 @@ def test_no_page_can_forge_the_end_of_its_text(text: str) -> None:
 class Failing:
     """A source that is down."""
 
-    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        raise WebError(query, f"the search engine refused {max_results} results of {max_characters}")
+    name = "failing"
 
-    async def fetch(self, url: str) -> Page:
+    async def search(self, search: Search) -> Found:
+        raise WebError(search.query, f"the search engine refused {search.max_results} results")
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        del domains
         raise WebError(url, "timed out")
 
 
 def test_a_source_that_fails_is_told_to_the_model() -> None:
     tools = Toolbox(Failing(), SMALL, question="see https://example.org", max_calls=3, remember=lambda _: None)
-    assert search(tools, "x").error == "the search engine refused 3 results of 260"
+    assert search(tools, "x").error == "the search engine refused 3 results"
     assert fetch(tools, "https://example.org").error == "timed out"

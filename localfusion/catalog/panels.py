@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from localfusion.catalog.gguf_files import check_gguf, expanded, file_of, real
 from localfusion.config.models_file import (
+    CONTEXT_SIZES,
     SEAT_IDS,
     JudgeEntry,
     ModelEntry,
@@ -20,11 +21,14 @@ from localfusion.config.models_file import (
 from localfusion.errors import ConfigError
 from localfusion.messages import (
     N_CTX_AUTO,
+    RESULT_CHARACTERS,
+    FetchLimits,
     JudgeSpec,
     ModelSpec,
     PanelistSpec,
     PanelSpec,
     Sampling,
+    SearchLimits,
     ToolOptions,
     with_models,
 )
@@ -146,7 +150,25 @@ def _panelist(models: ModelsFile, preset: PresetEntry, choice: Choice, index: in
 
 
 def _tools(entry: ToolsEntry) -> ToolOptions:
-    return ToolOptions(entry.enabled, entry.max_results, entry.max_characters)
+    search, fetch = entry.web_search, entry.web_fetch
+    by_size = CONTEXT_SIZES[search.search_context_size] if search.search_context_size else RESULT_CHARACTERS
+    return ToolOptions(
+        entry.enabled,
+        SearchLimits(
+            max_results=search.max_results,
+            max_characters=search.max_characters or by_size,
+            max_uses=search.max_uses,
+            max_total_results=search.max_total_results,
+            allowed_domains=search.allowed_domains,
+            excluded_domains=search.excluded_domains,
+        ),
+        FetchLimits(
+            max_uses=fetch.max_uses,
+            max_content_tokens=fetch.max_content_tokens,
+            allowed_domains=fetch.allowed_domains,
+            blocked_domains=fetch.blocked_domains,
+        ),
+    )
 
 
 def _model(models: ModelsFile, name: str, n_ctx: int | Literal["auto"] | None) -> ModelSpec:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from localfusion.config.located import MAX_CHARACTERS, Located, Location, YamlValue, read_yaml
+from localfusion.domains import parse_domains
 from localfusion.errors import ConfigError
 
 SEAT_IDS = "abcdefgh"
@@ -32,6 +33,14 @@ def _bare_name(value: str) -> str:
 def _one_line(value: str) -> str:
     if not value.strip() or len(value) > 4096 or any(ord(c) < 32 for c in value):
         raise ValueError("must be a path on one line")
+    return value
+
+
+def _domain(value: str) -> str:
+    try:
+        parse_domains(allowed=(value,))
+    except ConfigError as error:
+        raise ValueError(f"has no domain in it ({error.hint})") from error
     return value
 
 
@@ -76,14 +85,48 @@ class ModelEntry(Entry):
     )
 
 
+CONTEXT_SIZES = {"low": 5_000, "medium": 15_000, "high": 30_000}
+"""`search_context_size` as characters of a result (FUSION.md section 2)."""
+
+Domain = Annotated[str, AfterValidator(_domain)]
+_DOMAINS = "`example.com` (subdomains too), `*.example.com`, `example.com/docs` or a list such as `@benchmarks`."
+
+
+class SearchEntry(Entry):
+    """How much the searches of a seat may bring back. Over a limit the model is told."""
+
+    max_results: int = Field(5, ge=1, le=25, description="Results of one search, at most.")
+    max_characters: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None, description="Characters of one result, at most; 2000 where `search_context_size` says nothing either."
+    )
+    search_context_size: Literal["low", "medium", "high"] | None = Field(
+        None, description="The same in three sizes: 5 000, 15 000 or 30 000 characters."
+    )
+    max_uses: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="Searches, at most.")
+    max_total_results: int = Field(50, ge=1, le=1000, description="Results of all searches together, at most.")
+    allowed_domains: tuple[Domain, ...] = Field((), max_length=100, description=f"Only these of the web: {_DOMAINS}")
+    excluded_domains: tuple[Domain, ...] = Field((), max_length=100, description="None of these, written alike.")
+
+
+class FetchEntry(Entry):
+    """How much the fetches of a seat may bring back. Over a limit the model is told."""
+
+    max_uses: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="Fetches, at most.")
+    max_content_tokens: Annotated[int, Field(ge=1, le=1_048_576)] | None = Field(
+        None, description="Tokens of a page, at most; by default four times the characters of a search result."
+    )
+    allowed_domains: tuple[Domain, ...] = Field((), max_length=100, description=f"Only these of the web: {_DOMAINS}")
+    blocked_domains: tuple[Domain, ...] = Field((), max_length=100, description="None of these, written alike.")
+
+
 class ToolsEntry(Entry):
-    """Which tools a seat has, and how much a call may return."""
+    """Which tools a seat has, and how much they may bring back."""
 
     enabled: tuple[Literal["web_search", "web_fetch"], ...] = Field(
         ("web_search", "web_fetch"), max_length=2, description="The tools; `[]` means none."
     )
-    max_results: int = Field(5, ge=1, le=25, description="Results of one search, at most.")
-    max_characters: int = Field(2000, ge=1, le=100_000, description="Characters of one result, at most.")
+    web_search: SearchEntry = Field(SearchEntry(), description="See below.")
+    web_fetch: FetchEntry = Field(FetchEntry(), description="See below.")
 
 
 class SeatEntry(Entry):
@@ -242,6 +285,10 @@ def _entry_at(location: Location) -> type[Entry]:
             return JudgeEntry
         case ("presets", _, "panel", _):
             return SeatEntry
+        case (*_, "tools", "web_search"):
+            return SearchEntry
+        case (*_, "tools", "web_fetch"):
+            return FetchEntry
         case (*_, "tools"):
             return ToolsEntry
         case _:

@@ -18,12 +18,13 @@ from urllib.parse import quote, unquote
 
 from localfusion.analysis import Page
 from localfusion.database import Database, Migration, Transaction
-from localfusion.errors import ConfigError, WebError
+from localfusion.domains import Domains
+from localfusion.errors import ConfigError, NotHere, WebError
 from localfusion.search.blocks import Unreadable
 from localfusion.search.passages import cut_passages
 from localfusion.search.readers import MAX_FILE_BYTES, SUFFIXES, read
 from localfusion.search.sentences import Query, coverage, parse_query, select, stems
-from localfusion.search.source import SearchResult
+from localfusion.search.source import Fetched, Found, Search, SearchResult
 
 SOURCE_NAME = "documents"
 _PATHS_HINT = "--docs takes files and folders"
@@ -222,13 +223,20 @@ class LocalDocuments:
         """Every address that can be fetched, sorted."""
         return tuple(sorted(self._ids))
 
-    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        """The best documents first, each once, with the sentences that match; nothing for a query without words."""
-        return await asyncio.to_thread(self._search, query, max_results, max_characters)
+    @property
+    def name(self) -> str:
+        """What results and warnings call it."""
+        return SOURCE_NAME
 
-    async def fetch(self, url: str) -> Page:
-        """A document's whole text. Raises WebError for an address that is not one of this run's documents."""
-        return await asyncio.to_thread(self._fetch, url)
+    async def search(self, search: Search) -> Found:
+        """The best documents first, each once, with the sentences that match; nothing for a query without words."""
+        found = await asyncio.to_thread(self._search, search.query, search.max_results, search.max_characters)
+        return Found(found)
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        """A document's whole text. Raises NotHere for an address that is not one of this run's documents."""
+        del domains  # they are about the web
+        return Fetched(await asyncio.to_thread(self._fetch, url))
 
     def _search(self, text: str, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
         query = parse_query(text)
@@ -241,7 +249,8 @@ class LocalDocuments:
         for document, score in ranked[:max_results]:
             matching = sorted((hit for hit in hits if hit.document == document), key=lambda hit: hit.rowid)
             passage = select("\n".join(hit.text for hit in matching), query, weights, max_characters=max_characters)
-            results.append(SearchResult(self._page(document), passage, SOURCE_NAME, round(score, 6)))
+            page = self._page(document)
+            results.append(SearchResult(page.url, page.title, passage, SOURCE_NAME, round(score, 6), page))
         return tuple(results)
 
     def _hits(self, query: Query) -> list[_Hit]:
@@ -275,7 +284,7 @@ class LocalDocuments:
     def _fetch(self, url: str) -> Page:
         document = self._ids.get(url) or self._ids.get(_canonical(url))
         if document is None:
-            raise WebError(url, f"there is no document {url}", hint="fetch an address that a search returned")
+            raise NotHere(url, f"there is no document {url}", hint="fetch an address that a search returned")
         return self._page(document)
 
     def _page(self, document: int) -> Page:

@@ -17,7 +17,7 @@ from pathlib import Path
 from localfusion.engine import client
 from localfusion.engine.interface import Resident
 from localfusion.engine.measurements import Measurements
-from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, ToolOptions
+from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, SearchLimits, ToolOptions
 from localfusion.outcome import Outcome
 from localfusion.scheduler import Engine, Scheduler
 from localfusion.search.documents import DocumentIndex
@@ -51,8 +51,8 @@ class Sizes:
     tools: ToolOptions
 
 
-FULL = Sizes(8192, 128, 600, 256, ToolOptions(max_results=3, max_characters=500))
-SMALL = Sizes(4096, 48, 600, 32, ToolOptions(max_results=2, max_characters=300))
+FULL = Sizes(8192, 128, 600, 256, ToolOptions(search=SearchLimits(max_results=3, max_characters=500)))
+SMALL = Sizes(4096, 48, 600, 32, ToolOptions(search=SearchLimits(max_results=2, max_characters=300)))
 
 
 @dataclass(frozen=True, slots=True)
