@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from typing import TypeVar
 
@@ -48,7 +49,7 @@ from localfusion.messages import (
 from localfusion.outcome import Outcome
 from localfusion.run_state import RunState, apply, to_outcome
 from localfusion.scheduler import Scheduler
-from localfusion.tools import Toolbox
+from localfusion.tools import CountTokens, Toolbox
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class World:
     """What a deliberation stands on: models, tools by panelist, the stored pages, and who listens."""
 
     scheduler: Scheduler
-    toolbox: Callable[[PanelistSpec], Toolbox]
+    toolbox: Callable[[PanelistSpec, CountTokens], Toolbox]
     stored_text: Callable[[str], str | None]
     emit: Callable[[Event], None]
 
@@ -89,6 +90,13 @@ class Run:
         self.world.emit(event)
         if isinstance(event, ModelReady | PanelistCompleted | PanelistFailed):
             self.moved.set()
+
+    def hear(self, event: Event) -> None:
+        """Say what a panelist said; what several of them warn of is said once."""
+        if isinstance(event, WarningRaised):
+            self.warn(event.message)
+        else:
+            self.say(event)
 
     def warn(self, message: str) -> None:
         """Say a warning, unless it was said before the run was resumed."""
@@ -183,9 +191,9 @@ async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
             return await panel.answer(
                 seat,
                 model=model,
-                tools=run.world.toolbox(seat),
+                tools=run.world.toolbox(seat, partial(_count_tokens, model)),
                 question=run.question.text,
-                emit=run.say,
+                emit=run.hear,
                 done=run.state.steps.get(seat.id, ()),
             )
 
@@ -199,6 +207,10 @@ async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
         for citation in checked.citations:
             if citation.support == "not_found":
                 run.warn(f"{seat.id} cites [{citation.number}] for what it does not say: {citation.quote}")
+
+
+async def _count_tokens(model: Model, text: str) -> int:
+    return (await model.count_tokens([text]))[0]
 
 
 def _checked(run: Run, response: Response) -> Response:

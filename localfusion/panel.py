@@ -112,6 +112,8 @@ async def answer(
         emit(ToolCalled(spec.id, len(steps) + 1, turn.call))
         steps.append(await tools.run(turn.call))
         emit(ToolReturned(spec.id, len(steps), steps[-1]))
+        for warning in steps[-1].warnings:
+            emit(WarningRaised(warning))
 
 
 async def _fitting_request(

@@ -12,23 +12,24 @@ from functools import partial
 from pathlib import Path
 
 from localfusion import deliberation, machine
-from localfusion.analysis import Page
+from localfusion.analysis import Page, ToolStep
 from localfusion.catalog import check_files
 from localfusion.config import Surroundings, make_home
 from localfusion.deliberation import Question, World
-from localfusion.domains import Domains
+from localfusion.domains import Domains, parse_domains
 from localfusion.engine import client
 from localfusion.engine.measurements import Measurements
 from localfusion.errors import ConfigError, NotHere
 from localfusion.events import Event, RunEnded, RunResumed, RunStarted, WarningRaised
-from localfusion.messages import PanelistSpec, PanelSpec
+from localfusion.messages import PanelistSpec, PanelSpec, SourcesSpec, ToolCall, ToolOptions
 from localfusion.outcome import Outcome
 from localfusion.run_state import fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from localfusion.search.documents import DocumentIndex
+from localfusion.search.shared import Shared
 from localfusion.search.source import Fetched, Found, Search, Source
 from localfusion.store import RunRequest, Store
-from localfusion.tools import Toolbox
+from localfusion.tools import CountTokens, Toolbox
 from localfusion.wire import document
 
 DOCUMENTS_FILE = "documents.sqlite3"
@@ -37,6 +38,7 @@ STATES_FOLDER = "states"
 NO_DOCUMENTS = "no documents were named, so there is nothing to search"
 
 Emit = Callable[[Event], None]
+Remember = Callable[[Page], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Session:
         panel, remarks = await self._fitted(request.panel)
         run_id = self.store.create_run(request)
         try:
-            source, warnings = await self._read(request)
+            source, warnings = await self._read(request.sources)
         except ConfigError:
             self.store.discard(run_id)
             raise
@@ -86,7 +88,7 @@ class Session:
         state = fold(self.store.events(run_id))
         check_files(request.panel, done=state.responses)
         waits = any(seat.id not in state.responses for seat in request.panel.panelists)
-        source, warnings = await self._read(request) if waits else (_NoDocuments(), ())
+        source, warnings = await self._read(request.sources) if waits else (_NoDocuments(), ())
         panel, remarks = await self._fitted(request.panel, state.responses)
         self.store.claim(run_id)
         known = fold(self.store.events(run_id)).warnings
@@ -104,12 +106,18 @@ class Session:
         vram_bytes = await self.scheduler.vram_bytes()
         return fitting.applied(panel, found), fitting.remarks(found, self.scheduler.memory_bytes, vram_bytes)
 
-    async def _read(self, request: RunRequest) -> tuple[Source, tuple[str, ...]]:
-        if not request.docs:
+    async def call_tool(self, sources: SourcesSpec, options: ToolOptions, call: ToolCall, *, question: str) -> ToolStep:
+        """One tool call as a panelist would make it who was asked `question`; the step holds what it would be told."""
+        source, warnings = await self._read(sources)
+        step = await _toolbox(sources, source, question, options, 1, lambda _: None).run(call)
+        return replace(step, warnings=(*warnings, *step.warnings))
+
+    async def _read(self, sources: SourcesSpec) -> tuple[Source, tuple[str, ...]]:
+        if not sources.docs:
             return _NoDocuments(), (NO_DOCUMENTS,)
         is_stopped = threading.Event()
         try:
-            added = await asyncio.to_thread(self.documents.add, request.docs, is_stopped=is_stopped.is_set)
+            added = await asyncio.to_thread(self.documents.add, sources.docs, is_stopped=is_stopped.is_set)
         except asyncio.CancelledError:
             is_stopped.set()
             raise
@@ -119,7 +127,7 @@ class Session:
         question = Question(request.question, request.panel, request.seed)
         world = World(
             scheduler=self.scheduler,
-            toolbox=partial(_toolbox, request.question, source, partial(self.store.save_page, run_id)),
+            toolbox=partial(_seat_tools, request, Shared(source), partial(self.store.save_page, run_id)),
             stored_text=partial(_stored_text, self.store, run_id),
             emit=emit,
         )
@@ -205,8 +213,34 @@ def _say(store: Store, run_id: str, emit: Emit, warnings: Iterable[str], event: 
             _say(store, run_id, emit, (), WarningRaised(warning))
 
 
-def _toolbox(question: str, source: Source, remember: Callable[[Page], None], seat: PanelistSpec) -> Toolbox:
-    return Toolbox(source, seat.tools, question=question, max_calls=seat.max_tool_calls, remember=remember)
+def _seat_tools(
+    request: RunRequest, source: Source, remember: Remember, seat: PanelistSpec, count_tokens: CountTokens
+) -> Toolbox:
+    tools = partial(_toolbox, request.sources, source, request.question, count_tokens=count_tokens)
+    return tools(seat.tools, seat.max_tool_calls, remember)
+
+
+def _toolbox(
+    sources: SourcesSpec,
+    source: Source,
+    question: str,
+    options: ToolOptions,
+    max_calls: int,
+    remember: Remember,
+    count_tokens: CountTokens | None = None,
+) -> Toolbox:
+    return Toolbox(
+        source,
+        options,
+        question=question,
+        max_calls=max_calls,
+        remember=remember,
+        run_domains=(
+            parse_domains(sources.allowed_domains, sources.excluded_domains),
+            parse_domains(sources.allowed_domains, sources.blocked_domains),
+        ),
+        count_tokens=count_tokens,
+    )
 
 
 def _stored_text(store: Store, run_id: str, url: str) -> str | None:

@@ -15,7 +15,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "messages"}),
     frozenset({"analysis"}),
     frozenset({"outcome"}),
-    frozenset({"machine", "domains"}),
+    frozenset({"machine", "domains", "offline"}),
     frozenset({"database", "config", "events", "wire", "codec", "owner", "gguf_header"}),
     frozenset({"engine", "search", "catalog", "store", "run_state"}),
     frozenset({"scheduler", "tools", "citations"}),

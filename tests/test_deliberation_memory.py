@@ -22,7 +22,7 @@ from localfusion.search.documents import DocumentIndex
 from localfusion.search.source import Fetched, Found, Search, Source
 from localfusion.session import open_session
 from localfusion.store import Store
-from localfusion.tools import Toolbox
+from localfusion.tools import CountTokens, Toolbox
 from tests.harbour import HARBOUR, OPEN_QUESTION, micro_panel, request, surroundings
 
 
@@ -116,10 +116,11 @@ def test_the_judge_reads_what_is_ready_while_others_still_write() -> None:
             run_id = store.create_run(request())
             late = Late(source, scheduler.has_read)
 
-            def toolbox(seat: PanelistSpec) -> Toolbox:
+            def toolbox(seat: PanelistSpec, count_tokens: CountTokens) -> Toolbox:
                 chosen = late if seat.id == "c" else source
                 remember = partial(store.save_page, run_id)
-                return Toolbox(chosen, seat.tools, question=OPEN_QUESTION, max_calls=1, remember=remember)
+                tools = partial(Toolbox, chosen, seat.tools, question=OPEN_QUESTION, max_calls=1, remember=remember)
+                return tools(count_tokens=count_tokens)
 
             def stored_text(url: str) -> str | None:
                 page = store.page(run_id, url)

@@ -16,6 +16,7 @@ from localfusion.cli.terminal import head
 from localfusion.config import Surroundings, make_home
 from localfusion.errors import ConfigError
 from localfusion.messages import Json
+from localfusion.offline import close_network
 from localfusion.outcome import Outcome
 from localfusion.session import STATES_FOLDER, open_session, stored_outcome
 from localfusion.store import RunSummary, Store
@@ -96,6 +97,8 @@ def resume_command(*, run: str, memory: int | None, vram: int | None, as_json: b
     with _open_store() as store:
         run_id = _find(store, run)
         history = store.events(run_id)
+        if store.request(run_id).sources.offline:
+            close_network()
 
     async def start(emit: Emit) -> Outcome:
         async with open_session(surroundings, memory_bytes=memory, vram_bytes=vram) as session:

@@ -17,7 +17,16 @@ from pathlib import Path
 from localfusion.engine import client
 from localfusion.engine.interface import Resident
 from localfusion.engine.measurements import Measurements
-from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, SearchLimits, ToolOptions
+from localfusion.messages import (
+    JudgeSpec,
+    ModelSpec,
+    PanelistSpec,
+    PanelSpec,
+    Sampling,
+    SearchLimits,
+    SourcesSpec,
+    ToolOptions,
+)
 from localfusion.outcome import Outcome
 from localfusion.scheduler import Engine, Scheduler
 from localfusion.search.documents import DocumentIndex
@@ -139,7 +148,7 @@ async def ask(
             session = Session(store, index, scheduler)
             started = time.monotonic()
             try:
-                outcome = await session.ask(RunRequest(QUESTION, panel, (docs,)), emit=lambda _: None)
+                outcome = await session.ask(RunRequest(QUESTION, panel, SourcesSpec(docs=(docs,))), emit=lambda _: None)
                 seconds = time.monotonic() - started
             finally:
                 await scheduler.close()

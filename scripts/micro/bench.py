@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from localfusion.engine import client
-from localfusion.messages import PanelSpec
+from localfusion.messages import PanelSpec, SourcesSpec
 from localfusion.scheduler import Engine, Scheduler
 from localfusion.search.documents import DocumentIndex
 from localfusion.session import Session, limits
@@ -75,7 +75,7 @@ async def _ask_world(bench: Bench, world: World, tally: Tally, per_kind: int) ->
     try:
         for question in world.questions:
             if tally.count(question.kind) < per_kind:
-                request = RunRequest(question.text, bench.panel, (bench.folder,))
+                request = RunRequest(question.text, bench.panel, SourcesSpec(docs=(bench.folder,)))
                 outcome = await session.ask(request, emit=lambda _: None)
                 tally.grades[question.kind].append(grade_outcome(question, outcome, key))
                 tally.failures += len(outcome.failed_models) + (outcome.analysis is None)

@@ -1,0 +1,54 @@
+"""One tool call for a person: the session's own tools, what a panelist would be told on stdout, the rest on stderr."""
+
+import asyncio
+import json
+
+import click
+
+from localfusion.analysis import ToolStep
+from localfusion.cli.terminal import printable, printable_text
+from localfusion.config import Surroundings
+from localfusion.errors import WebError
+from localfusion.messages import Json, SourcesSpec, ToolCall, ToolOptions
+from localfusion.offline import close_network
+from localfusion.session import open_session
+from localfusion.tools import result_message
+
+
+def call_tool(
+    surroundings: Surroundings,
+    sources: SourcesSpec,
+    options: ToolOptions,
+    call: ToolCall,
+    *,
+    question: str,
+    as_json: bool,
+) -> None:
+    """Make the call and print its result. Raises WebError where the model would be told an error."""
+    if sources.offline:
+        close_network()
+    step = asyncio.run(_call(surroundings, sources, options, call, question))
+    for warning in step.warnings:
+        click.echo(f"warning: {printable(warning)}", err=True)
+    if step.error is not None:
+        raise WebError(next(iter(call.arguments.values())), step.error)
+    text = json.dumps(_document(step), ensure_ascii=False, indent=2) if as_json else result_message(step).content
+    click.echo(printable_text(text))
+
+
+async def _call(
+    surroundings: Surroundings, sources: SourcesSpec, options: ToolOptions, call: ToolCall, question: str
+) -> ToolStep:
+    async with open_session(surroundings) as session:
+        return await session.call_tool(sources, options, call, question=question)
+
+
+def _document(step: ToolStep) -> Json:
+    return {
+        "tool": step.call.name,
+        "arguments": dict(step.call.arguments),
+        "results": [{"number": p.number, "url": p.url, "title": p.title, "text": p.text} for p in step.passages],
+        "links": [{"url": link.url, "text": link.text} for link in step.links],
+        "warnings": list(step.warnings),
+        "content": result_message(step).content,
+    }
