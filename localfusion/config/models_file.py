@@ -41,7 +41,8 @@ class ModelEntry(Entry):
     family: str = Field("", description="Who made it and from what; panels should mix families.")
     licence: str = Field("", description="The licence of the weights.")
     n_ctx: Annotated[int, Field(ge=256, le=1_048_576)] | Literal["auto"] = Field(
-        "auto", description="Tokens of context for each seat; `auto` is 8192, or what the model was trained with if less."
+        "auto",
+        description="Tokens of context for each seat; `auto` is 8192, or what the model was trained with if less.",
     )
     n_batch: int = Field(512, ge=32, le=16_384, description="Tokens that are read at a time.")
     n_ubatch: int = Field(512, ge=32, le=16_384, description="Tokens that are computed at a time, at most `n_batch`.")
