@@ -2,13 +2,15 @@
 
 Pure functions over text. Panelists cite their own numbers; `renumber` makes these run-wide in panel order.
 A cited sentence is *verified* when its quotation stands in the stored text and holds every number and
-name of the sentence, *weak* when the stored text holds most of its words, else *not_found*. Meaning is
-not compared here.
+name of the sentence; *weak* when the quotation stands there but for spelling, or the stored text has a sentence of
+most of its words, never without its numbers and names; else *not_found*. Meaning is compared elsewhere.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+from rapidfuzz import fuzz, process
 
 from localfusion.analysis import Citation, Passage, Response, Support
 
@@ -19,6 +21,11 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORD = re.compile(r"[^\W_]+(?:['’.,-][^\W_]+)*")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WEAK_SHARE = 0.6
+_SAME_WORD, _NEARLY = 85, 92
+"""Of 100, as rapidfuzz counts: how alike two words, or a quotation and what stands in the text, have to be."""
+_LOOKED_AT = 8
+_MARKS = {"'": "\u2018\u2019\u201a\u201b", '"': "\u201c\u201d\u201e", "-": "\u2010\u2011\u2012\u2013\u2014\u2212"}
+_PLAIN = {ord(mark): plain for plain, marks in _MARKS.items() for mark in marks}
 _STOP_WORDS = frozenset(
     {"a", "an", "and", "are", "as", "at", "be", "been", "by", "for", "from", "has", "have", "in", "is", "it", "its"}
     | {"of", "on", "or", "that", "the", "to", "was", "were", "with"}
@@ -144,13 +151,37 @@ def _support(claim: Claim, stored: str) -> tuple[str, Support]:
     if claim.quote is not None:
         quote = _squeeze(claim.quote)
         if not quote or not _stands_in(quote, text):
-            return claim.quote, "not_found"
+            return _nearly(quote, text)
         whole = _names_and_numbers(claim.text) <= _terms(quote)
         return quote, "verified" if whole else "weak"
     sentence = _squeeze(claim.text)
     if sentence and _stands_in(sentence, text):
         return sentence, "verified"
     return _best_sentence(sentence, stored)
+
+
+def _nearly(quote: str, text: str) -> tuple[str, Support]:
+    """The run of words of `text` that differs from `quote` in spelling alone: marks, case, a letter here and there."""
+    plain = _plainly(text)
+    found = fuzz.partial_ratio_alignment(_plainly(quote), plain, score_cutoff=_NEARLY)
+    if found is None or found.dest_end <= found.dest_start:
+        return quote, "not_found"
+    start, end = _whole_words(plain, found.dest_start, found.dest_end)
+    there = text[start:end]
+    return (there, "weak") if _names_and_numbers(quote) <= _terms(there) else (quote, "not_found")
+
+
+def _plainly(text: str) -> str:
+    """`text` without case and with plain quotation marks and dashes, each character in its place."""
+    return "".join(c if len(c) == 1 else " " for c in map(str.lower, text.translate(_PLAIN)))
+
+
+def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    while start > 0 and not text[start - 1].isspace():
+        start -= 1
+    while end < len(text) and not text[end].isspace():
+        end += 1
+    return start, end
 
 
 def _stands_in(quote: str, text: str) -> bool:
@@ -165,11 +196,21 @@ def _best_sentence(sentence: str, stored: str) -> tuple[str, Support]:
     candidates = [_squeeze(candidate) for candidate in _SENTENCE_END.split(stored) if candidate.strip()]
     if not wanted or not candidates:
         return sentence, "not_found"
-    best = max(candidates, key=lambda candidate: len(wanted & _content_words(candidate)))
-    share = len(wanted & _content_words(best)) / len(wanted)
-    if share >= _WEAK_SHARE and _names_and_numbers(sentence) <= _terms(best):
+    ranked = sorted(candidates, key=lambda candidate: -len(wanted & _content_words(candidate)))[:_LOOKED_AT]
+    best = max(ranked, key=lambda candidate: _share_there(wanted, candidate))
+    if _share_there(wanted, best) >= _WEAK_SHARE and _names_and_numbers(sentence) <= _terms(best):
         return best, "weak"
     return sentence, "not_found"
+
+
+def _share_there(wanted: set[str], candidate: str) -> float:
+    """The share of the words that the candidate has, in this spelling or nearly."""
+    there = _content_words(candidate)
+    return sum(word in there or _has_like(word, there) for word in wanted) / len(wanted)
+
+
+def _has_like(word: str, there: set[str]) -> bool:
+    return process.extractOne(word, there, scorer=fuzz.ratio, score_cutoff=_SAME_WORD) is not None
 
 
 def _sentences(answer: str) -> list[str]:

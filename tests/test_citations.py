@@ -33,11 +33,17 @@ SOURCES = {1: StoredText("doc://h/a.md", "A", PAGE), 2: StoredText("doc://h/b.md
         ("Whales sing in the deep [1].", 1, "not_found"),
         ("“The height of Skerry is 40 metres.” [9]", 9, "not_found"),
         ("“The height of Skerry is 4” [1]", 1, "not_found"),
-        ("“eight of Skerry is 40 metres” [1]", 1, "not_found"),
+        ("“eight of Skerry is 40 metres” [1]", 1, "weak"),
         ("“The light costs 1” [1]", 1, "not_found"),
         ("“250 crowns” [1]", 1, "not_found"),
         ("“1,250 crowns” [1]", 1, "verified"),
         ("The height of Skerry is 4 [1].", 1, "not_found"),
+        ("“the Height of Skerry is 40 metres” [1]", 1, "weak"),
+        ("“According to Mara Teld \u2013 the keeper of Skerry is Orrin Vey” [1]", 1, "weak"),
+        ("“According to Mara Teld, the keeper of Skerry is Orrin Vex” [1]", 1, "not_found"),
+        ("“Skerry stands on a rok” [1]", 1, "weak"),
+        ("Skerry's heights are 40 metre [1].", 1, "weak"),
+        ("The height of Skerry is 40 metres, and whales sing in the deep at night [1].", 1, "not_found"),
     ],
 )
 def test_support(answer: str, number: int, support: str) -> None:
