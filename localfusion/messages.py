@@ -359,11 +359,16 @@ class PanelistSpec:
 
 @dataclass(frozen=True, slots=True)
 class JudgeSpec:
-    """The model that compares the answers and then writes the final one; always at temperature 0."""
+    """The model that compares the answers and then writes the final one; always at temperature 0.
+
+    Before it compares it may look things up itself, `max_tool_calls` times; the final answer is written without tools.
+    """
 
     model: ModelSpec
     thinking: bool = False
     max_tokens: int = 4096
+    tools: ToolOptions = field(default_factory=ToolOptions)
+    max_tool_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,9 @@ from localfusion.events import (
 from localfusion.messages import Usage
 from localfusion.outcome import Outcome, Status
 
+JUDGE = "judge"
+"""Where the steps of a panelist have its id, those of the judge have this."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunState:
@@ -86,7 +89,8 @@ def apply(state: RunState, event: Event) -> RunState:
 def _with_response(state: RunState, response: Response) -> RunState:
     """The state with one more answer; what was judged without it, under other run-wide numbers, no longer holds."""
     responses = {**state.responses, response.id: response}
-    return replace(state, responses=responses, analysis=None, raw_analysis=None, answer=None, citations=())
+    steps = {id: found for id, found in state.steps.items() if id != JUDGE}
+    return replace(state, responses=responses, steps=steps, analysis=None, raw_analysis=None, answer=None, citations=())
 
 
 def _apply_judged(state: RunState, event: Event) -> RunState:
@@ -124,5 +128,6 @@ def to_outcome(state: RunState, responses: tuple[Response, ...]) -> Outcome:
         failure_reason=state.failure_reason,
         error=state.error,
         judge_usage=state.judge_usage,
+        judge_steps=state.steps.get(JUDGE, ()),
         warnings=state.warnings,
     )

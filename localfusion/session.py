@@ -21,7 +21,7 @@ from localfusion.engine import client
 from localfusion.engine.measurements import Measurements
 from localfusion.errors import ConfigError, NotHere
 from localfusion.events import Event, RunEnded, RunResumed, RunStarted, WarningRaised
-from localfusion.messages import PanelistSpec, PanelSpec, SourcesSpec, ToolCall, ToolOptions
+from localfusion.messages import JudgeSpec, PanelistSpec, PanelSpec, SourcesSpec, ToolCall, ToolOptions
 from localfusion.outcome import Outcome
 from localfusion.run_state import fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
@@ -214,7 +214,7 @@ def _say(store: Store, run_id: str, emit: Emit, warnings: Iterable[str], event: 
 
 
 def _seat_tools(
-    request: RunRequest, source: Source, remember: Remember, seat: PanelistSpec, count_tokens: CountTokens
+    request: RunRequest, source: Source, remember: Remember, seat: PanelistSpec | JudgeSpec, count_tokens: CountTokens
 ) -> Toolbox:
     tools = partial(_toolbox, request.sources, source, request.question, count_tokens=count_tokens)
     return tools(seat.tools, seat.max_tool_calls, remember)

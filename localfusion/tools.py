@@ -7,7 +7,7 @@ model. What may be called next is constrained in `panel`; how to search is the s
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from urllib.parse import unquote
 
 from localfusion.analysis import Link, Page, Passage, ToolStep
@@ -100,6 +100,10 @@ class Toolbox:
             for passage in step.passages:
                 self._numbers.setdefault(passage.url, passage.number)
             self._note(step)
+
+    def know(self, numbers: Mapping[str, int]) -> None:
+        """Take over the numbers that addresses have already: a further one gets the next."""
+        self._numbers |= numbers
 
     async def run(self, call: ToolCall) -> ToolStep:
         """Carry out a call. Only `remember` may raise."""

@@ -1,8 +1,10 @@
 """The document of `ask --json`: its schema and how a run's outcome is written in it. Not how it is stored or shown."""
 
+from collections.abc import Iterable
+
 from pydantic import BaseModel, ConfigDict
 
-from localfusion.analysis import Analysis, Citation, Response, Support
+from localfusion.analysis import Analysis, Citation, Response, Support, ToolStep
 from localfusion.errors import FailureReason
 from localfusion.messages import Json, Usage
 from localfusion.outcome import Outcome, Status
@@ -86,6 +88,7 @@ class SourcePart(Part):
 
 class JudgePart(Part):
     model: str
+    tool_calls: list[ToolCallPart]
     usage: UsagePart
 
 
@@ -126,7 +129,9 @@ def _run(outcome: Outcome) -> RunDocument:
         failed_models=[FailedModelPart(id=f.id, model=f.model, error=f.error) for f in outcome.failed_models],
         failure_reason=outcome.failure_reason,
         sources=_sources(outcome),
-        judge=JudgePart(model=outcome.judge_model, usage=_usage(outcome.judge_usage)),
+        judge=JudgePart(
+            model=outcome.judge_model, tool_calls=_tool_calls(outcome.judge_steps), usage=_usage(outcome.judge_usage)
+        ),
         usage=_usage(outcome.usage),
         seed=outcome.seed,
         warnings=list(outcome.warnings),
@@ -162,12 +167,13 @@ def _response(response: Response) -> ResponsePart:
         model=response.model,
         content=response.content,
         citations=[_citation(citation) for citation in response.citations],
-        tool_calls=[
-            ToolCallPart(name=step.call.name, arguments=dict(step.call.arguments), ok=step.ok)
-            for step in response.steps
-        ],
+        tool_calls=_tool_calls(response.steps),
         usage=_usage(response.usage),
     )
+
+
+def _tool_calls(steps: Iterable[ToolStep]) -> list[ToolCallPart]:
+    return [ToolCallPart(name=step.call.name, arguments=dict(step.call.arguments), ok=step.ok) for step in steps]
 
 
 def _usage(usage: Usage) -> UsagePart:

@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"machine", "domains", "offline"}),
     frozenset({"database", "config", "events", "wire", "codec", "owner", "gguf_header"}),
     frozenset({"engine", "search", "catalog", "store", "run_state"}),
-    frozenset({"scheduler", "tools", "citations"}),
+    frozenset({"scheduler", "tools", "tool_calls", "citations"}),
     frozenset({"panel", "judge", "synthesis"}),
     frozenset({"deliberation"}),
     frozenset({"session"}),

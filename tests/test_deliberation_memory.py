@@ -12,10 +12,11 @@ import pytest
 from localfusion.deliberation import Question, World, deliberate
 from localfusion.domains import Domains
 from localfusion.engine import client
+from localfusion.engine.interface import Model
 from localfusion.errors import OutOfMemory
 from localfusion.events import AnalysisCompleted, Event, MemoryAwaited, WarningRaised
 from localfusion.judge import seeded_order
-from localfusion.messages import GenerateRequest, ModelSpec, PanelistSpec, PanelSpec
+from localfusion.messages import GenerateRequest, JudgeSpec, ModelSpec, PanelistSpec, PanelSpec
 from localfusion.outcome import Outcome
 from localfusion.scheduler import Engine, Limits, Scheduler
 from localfusion.search.documents import DocumentIndex
@@ -84,7 +85,7 @@ class Watched(Scheduler):
         super().__init__(engine, limits)
         self.has_read = asyncio.Event()
 
-    async def read_ahead(self, spec: ModelSpec, request: GenerateRequest, *, run: str = "") -> bool:
+    async def read_ahead(self, spec: ModelSpec, request: Callable[[Model], GenerateRequest], *, run: str = "") -> bool:
         has_read = await super().read_ahead(spec, request, run=run)
         if has_read:
             self.has_read.set()
@@ -116,8 +117,8 @@ def test_the_judge_reads_what_is_ready_while_others_still_write() -> None:
             run_id = store.create_run(request())
             late = Late(source, scheduler.has_read)
 
-            def toolbox(seat: PanelistSpec, count_tokens: CountTokens) -> Toolbox:
-                chosen = late if seat.id == "c" else source
+            def toolbox(seat: PanelistSpec | JudgeSpec, count_tokens: CountTokens) -> Toolbox:
+                chosen = late if isinstance(seat, PanelistSpec) and seat.id == "c" else source
                 remember = partial(store.save_page, run_id)
                 tools = partial(Toolbox, chosen, seat.tools, question=OPEN_QUESTION, max_calls=1, remember=remember)
                 return tools(count_tokens=count_tokens)

@@ -645,11 +645,11 @@ def test_reading_ahead_stops_when_somebody_wants_the_cores() -> None:
     async def scenario() -> None:
         shelf = Shelf()
         scheduler = shelf.scheduler(1, keep_alive_s=60)
-        assert not await scheduler.read_ahead(A, REQUEST)
+        assert not await scheduler.read_ahead(A, lambda _: REQUEST)
         assert shelf.loaded == []
         await scheduler.preload(A)
         await settle()
-        ahead = asyncio.create_task(scheduler.read_ahead(A, REQUEST, run="x"))
+        ahead = asyncio.create_task(scheduler.read_ahead(A, lambda _: REQUEST, run="x"))
         await settle()
         assert shelf.loaded[0].sequences == ["x/s"]
         seats = Seats(scheduler)
@@ -660,7 +660,7 @@ def test_reading_ahead_stops_when_somebody_wants_the_cores() -> None:
         assert not await ahead
         await settle()
         assert seats.inside == ["b"]
-        assert not await scheduler.read_ahead(A, REQUEST)
+        assert not await scheduler.read_ahead(A, lambda _: REQUEST)
         assert shelf.loaded[0].sequences == ["x/s"], "the only core is taken"
         await leave(writer)
         await scheduler.close()

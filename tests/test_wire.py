@@ -73,7 +73,7 @@ DESIGNED = """
                           "seconds": 0.5, "cost": 0.0}}],
  "failed_models": [{"id": "b", "model": "micro-b", "error": "the worker died"}], "failure_reason": null,
  "sources": [{"url": "doc://a.md", "title": "A"}, {"url": "doc://b.md", "title": "B"}],
- "judge": {"model": "micro-judge",
+ "judge": {"model": "micro-judge", "tool_calls": [],
            "usage": {"prompt_tokens": 100, "cached_tokens": 50, "completion_tokens": 20, "seconds": 1.5, "cost": 0.0}},
  "usage": {"prompt_tokens": 110, "cached_tokens": 54, "completion_tokens": 23, "seconds": 2.0, "cost": 0.0},
  "seed": 5, "warnings": ["damaged.pdf was skipped"]}

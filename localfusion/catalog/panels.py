@@ -86,7 +86,13 @@ def resolve(models: ModelsFile, choice: Choice) -> PanelSpec:
     judge = JudgeEntry(model=choice.judge) if choice.judge is not None else preset.judge
     panel = PanelSpec(
         panelists=tuple(_panelist(models, preset, choice, i, seat) for i, seat in enumerate(seats)),
-        judge=JudgeSpec(_model(models, judge.model, judge.n_ctx), judge.thinking, judge.max_tokens),
+        judge=JudgeSpec(
+            _model(models, judge.model, judge.n_ctx),
+            judge.thinking,
+            judge.max_tokens,
+            tools=_tools(judge.tools),
+            max_tool_calls=judge.max_tool_calls,
+        ),
     )
     check_files(panel)
     return _deterministic(_shared(panel)) if choice.deterministic else _shared(panel)

@@ -136,6 +136,13 @@ class JudgeEntry(Entry):
 
     model: str = Field(description="A name under `models` or `aliases`.")
     thinking: bool = Field(False, description="Let a model that can think do so before it writes.")
+    max_tool_calls: int = Field(
+        2, ge=0, le=16, description="Tool calls before it compares, to look up what the answers leave in doubt."
+    )
+    tools: ToolsEntry = Field(
+        ToolsEntry(web_search=SearchEntry(max_results=3, max_characters=800)),
+        description="See below; by default 3 results of 800 characters, since the answers need the room.",
+    )
     max_tokens: int = Field(4096, ge=1, le=1_048_576, description="Tokens of the analysis, and of the answer, at most.")
     n_ctx: Annotated[int, Field(ge=256, le=1_048_576)] | Literal["auto"] | None = Field(
         None, description="By default the model's own `n_ctx`."

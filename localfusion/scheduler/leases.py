@@ -283,17 +283,17 @@ class Scheduler:
         loaded.loading.result()
         return loaded.leaving is None
 
-    async def read_ahead(self, spec: ModelSpec, request: GenerateRequest, *, run: str = "") -> bool:
+    async def read_ahead(self, spec: ModelSpec, request: Callable[[Model], GenerateRequest], *, run: str = "") -> bool:
         """Let a resident model read a prompt that goes on later, unless others want the cores; whether it was read.
 
-        What it had read when it was stopped is kept by its worker.
+        `request` is made for the model as it is loaded. What it had read when it was stopped is kept by its worker.
         """
         key = replace(spec, name="")
         loaded = self._loaded.get(key)
         is_ready = loaded is not None and loaded.leaving is None and _is_loaded(loaded.loading)
         if not is_ready or self._has_waiting() or not self._turns.free_cores:
             return False
-        async with self.lease(spec, run=run) as lease, aclosing(lease.model.generate(request)) as stream:
+        async with self.lease(spec, run=run) as lease, aclosing(lease.model.generate(request(lease.model))) as stream:
             async for _ in stream:
                 if self._has_waiting():
                     return False
