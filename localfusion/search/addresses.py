@@ -16,6 +16,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FIRST_FREE_PORT = 1024
 
 _SHAPE = re.compile(r"(https?)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.IGNORECASE)
+_WHOLE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _MAX_HOST_CHARACTERS = 253
@@ -125,7 +126,7 @@ def follow(base: Address, reference: str) -> Address:
     if not reference.isprintable() or len(reference) > MAX_CHARACTERS:  # urljoin would leave out some of them
         raise _refused(reference, "it is too long or has a control character in it")
     try:
-        return parse_address(urljoin(base.url, reference))
+        return parse_address(reference if _WHOLE.match(reference) else urljoin(base.url, reference))
     except ValueError as error:
         raise _refused(reference, "it is malformed") from error
 

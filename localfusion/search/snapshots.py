@@ -5,7 +5,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,6 +75,7 @@ class Snapshots:
         page = fetched.page
         extras = codec.to_text(_Extras(fetched.links, fetched.warnings))
         with self._database.transaction() as transaction:
+            before = transaction.rows(str, "SELECT sha256 FROM page WHERE url = ?", (page.url,))
             transaction.execute("INSERT OR IGNORE INTO content VALUES (?, ?)", (page.sha256, page.text))
             transaction.execute(
                 "INSERT INTO page VALUES (?, ?, ?, ?, ?) ON CONFLICT (url) DO UPDATE SET title = excluded.title,"
@@ -83,7 +84,7 @@ class Snapshots:
             )
             for address in {url, page.url}:
                 transaction.execute("INSERT OR REPLACE INTO asked VALUES (?, ?)", (address, page.url))
-            _drop_unused(transaction)
+            _drop_unused(transaction, before)
 
     def remove_older_than(self, seconds: float) -> int:
         """Remove the pages that were fetched more than so long ago; returns how many."""
@@ -99,10 +100,10 @@ class Snapshots:
 
     def _remove(self, which: str, than: str) -> int:
         with self._database.transaction(durable=True) as transaction:
-            removed = transaction.rows(int, f"SELECT count(*) FROM page WHERE {which}", (than,))[0]
+            removed = transaction.rows(str, f"SELECT sha256 FROM page WHERE {which}", (than,))
             transaction.execute(f"DELETE FROM page WHERE {which}", (than,))
-            _drop_unused(transaction)
-        return removed
+            _drop_unused(transaction, removed)
+        return len(removed)
 
 
 def _fetched(url: str, title: str, text: str, sha256: str, retrieved_at: str, extras: str) -> Fetched:
@@ -110,9 +111,12 @@ def _fetched(url: str, title: str, text: str, sha256: str, retrieved_at: str, ex
     return Fetched(Page(url, title, text, sha256, retrieved_at), kept.links, kept.warnings)
 
 
-def _drop_unused(transaction: Transaction) -> None:
-    """Drop the texts that no page has any more."""
-    transaction.execute("DELETE FROM content WHERE sha256 NOT IN (SELECT sha256 FROM page)")
+def _drop_unused(transaction: Transaction, texts: Iterable[str]) -> None:
+    """Drop those of the texts, named by their hashes, that no page has any more."""
+    query = (
+        "DELETE FROM content WHERE sha256 = ? AND NOT EXISTS (SELECT 1 FROM page WHERE page.sha256 = content.sha256)"
+    )
+    transaction.execute_many(query, [(text,) for text in texts])
 
 
 @dataclass(slots=True)
@@ -141,7 +145,7 @@ class RememberedPages:
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight(asyncio.create_task(self._find(address.url, domains)))
-            flight.task.add_done_callback(lambda _: self._forget(key, flight))
+            flight.task.add_done_callback(lambda task: self._land(key, flight, task))
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)
@@ -159,6 +163,11 @@ class RememberedPages:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._fetcher.close()
         self._snapshots.close()
+
+    def _land(self, key: tuple[str, Domains], flight: _Flight, task: asyncio.Task[Fetched]) -> None:
+        self._forget(key, flight)
+        if not task.cancelled():
+            task.exception()  # taken note of, also where nobody waits for it any more
 
     def _forget(self, key: tuple[str, Domains], flight: _Flight) -> None:
         """Let the next who asks start anew."""
