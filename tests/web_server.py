@@ -23,6 +23,7 @@ class WebServer:
     requests: list[str] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
+    handlers: set[asyncio.Task[None] | None] = field(default_factory=set)
 
     @property
     def paths(self) -> list[str]:
@@ -32,16 +33,24 @@ class WebServer:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.at_once += 1
+        self.handlers.add(asyncio.current_task())
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
             head = (await reader.readuntil(END_OF_HEAD)).decode()
             self.requests.append(head)
             await _send(self._answer(head.split(" ")[1]), writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # the client went away
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client went away, or the server was stopped
         finally:
             self.at_once -= 1
+            self.handlers.discard(asyncio.current_task())
             writer.close()
+
+    def stop(self) -> None:
+        """Break off what is still being answered."""
+        for handler in self.handlers:
+            if handler is not None:
+                handler.cancel()
 
     def _answer(self, path: str) -> Answer:
         answers = self.answers.get(path, page("", status="404 Not Found"))
@@ -62,7 +71,10 @@ async def serve(
     web = WebServer(answers)
     async with await asyncio.start_server(web.handle, host, port, ssl=tls) as server:
         web.port = int(server.sockets[0].getsockname()[1])
-        yield web
+        try:
+            yield web
+        finally:
+            web.stop()
 
 
 async def _send(answer: Answer, writer: asyncio.StreamWriter) -> None:

@@ -232,7 +232,10 @@ def _refusal(status: int) -> str:
 
 def _target(address: Address, moved: _Moved) -> Address:
     """Where a redirect leads. Raises WebError where it must not be followed."""
-    target = follow(address, moved.location)
+    try:
+        target = follow(address, moved.location)
+    except WebError as error:
+        raise WebError(address.url, f"{address.host} redirects, and {error.message}") from error
     if address.scheme == "https" and target.scheme == "http":
         message = f"{address.host} redirects from https to http, which is not followed; read another result"
         raise WebError(address.url, message)
