@@ -2,9 +2,10 @@
 
 import asyncio
 import gzip
+import ssl
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
@@ -25,6 +26,9 @@ from tests.web_server import Answer, WebServer, endless, page, redirect, serve
 
 NOW = 1_767_225_600.0
 """2026-01-01, midnight."""
+
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Trusts nobody, and is made in no time."""
 
 SMALL = Limits(max_raw_bytes=100_000, max_bytes=200_000, total_s=5, connect_s=5)
 BRIEF = Limits(total_s=0.3)
@@ -71,7 +75,7 @@ async def read_nothing(content: bytes, *, media_type: str, charset: str | None, 
 
 
 def fetcher_of(time: FakeTime, limits: Limits = SMALL, read: PageReader = read_as_it_is) -> Fetcher:
-    guard = Guard(resolver=all_on_loopback, is_public=is_loopback)
+    guard = Guard(resolver=all_on_loopback, is_public=is_loopback, ssl_context=NO_TLS)
     spacing = HostSpacing(clock=time.clock, sleep=time.sleep)
     return Fetcher(guard, limits=limits, spacing=spacing, read=read, clock=time.clock)
 
@@ -153,6 +157,17 @@ def test_one_plain_request_is_sent() -> None:
         "connection: close",
         "",
     ]
+
+
+@pytest.mark.parametrize("host", ["xn--a.test", "xn--i-7iq.test", "a_b.test", "bücher.test", "10.0.0.1.test"])
+def test_every_name_that_dns_knows_can_be_asked(host: str) -> None:
+    async def fetched() -> WebServer:
+        fetcher = fetcher_of(FakeTime())
+        async with web({"/": page("text")}, fetcher) as server:
+            await fetcher.fetch(f"http://{host}:{server.port}/", ANYWHERE)
+            return server
+
+    assert host.encode("idna").decode() in asyncio.run(fetched()).requests[0]
 
 
 def chunked(*chunks: bytes) -> bytes:
@@ -251,6 +266,34 @@ def test_every_misbehaviour_has_a_sentence(answer: Answer, says: str) -> None:
     message = refusal(answer)
     assert says in message
     assert "a.test" in message
+
+
+PIECES = [
+    *(
+        b"HTTP/1.1 200 OK",
+        b"HTTP/1.0 302",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\n",
+        b": ",
+        b"content-length: 3",
+        b"content-encoding: gzip",
+    ),
+    *(
+        b"transfer-encoding: chunked",
+        b"content-type: text/html",
+        b"location: /",
+        b"3\r\nabc\r\n",
+        b"0\r\n\r\n",
+        b"\x1f\x8b\x08\0",
+    ),
+]
+
+
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=5))).map(b"".join))
+def test_any_answer_is_a_page_or_an_error_that_the_model_is_told(answer: bytes) -> None:
+    with suppress(WebError):
+        fetch({"/": answer})
 
 
 ENDLESS = [
@@ -464,6 +507,22 @@ def test_a_fetch_that_is_given_up_lets_the_next_one_go_on() -> None:
             await asyncio.sleep(0)
             slow.cancel()
             return (await following).page.text
+
+    assert asyncio.run(fetched()) == "text"
+
+
+def test_fetches_that_ran_out_of_time_leave_nothing_behind() -> None:
+    """A shared pool of connections would be full of what was given up."""
+
+    async def fetched() -> str:
+        guard = Guard(resolver=all_on_loopback, is_public=is_loopback)
+        hasty, patient = (Fetcher(guard, limits=limits, read=read_as_it_is) for limits in (Limits(total_s=0.05), SMALL))
+        answers: Answers = {"/slow": endless(HEAD + b"\r\n", b"a", 0.01), "/": page("text")}
+        async with web(answers, hasty) as server:
+            urls = [f"http://{index}.a.test:{server.port}/slow" for index in range(100)]
+            told = await asyncio.gather(*(hasty.fetch(url, ANYWHERE) for url in urls), return_exceptions=True)
+            assert all(isinstance(error, WebError) for error in told)
+            return (await patient.fetch(f"http://a.test:{server.port}/", ANYWHERE)).page.text
 
     assert asyncio.run(fetched()) == "text"
 

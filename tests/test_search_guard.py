@@ -240,8 +240,8 @@ def client_tls(authority: trustme.CA) -> ssl.SSLContext:
     ("host", "trusts", "says"),
     [
         ("good.test", True, ""),
-        ("wrong.test", True, "cannot prove that it is wrong.test"),
-        ("good.test", False, "cannot prove that it is good.test"),
+        ("wrong.test", True, "wrong.test cannot prove"),
+        ("good.test", False, "good.test cannot prove"),
     ],
 )
 def test_a_certificate_is_checked_against_the_name(authority: trustme.CA, host: str, trusts: bool, says: str) -> None:
@@ -262,6 +262,26 @@ def test_a_certificate_is_checked_against_the_name(authority: trustme.CA, host: 
                 return error.message
 
     assert (says or "private") in asyncio.run(outcome())
+
+
+def test_a_redirect_from_https_to_http_is_refused_and_the_other_way_followed(authority: trustme.CA) -> None:
+    async def outcomes() -> tuple[str, str]:
+        guard = Guard(resolver=hosts(good_test=["127.0.0.1"]), is_public=is_loopback, ssl_context=client_tls(authority))
+        answers = {"/": page("private")}
+        async with (
+            serve(answers, tls=server_tls(authority, "good.test")) as private,
+            serve({"/": redirect(f"https://good.test:{private.port}/"), "/open": page("open")}) as web,
+            guarded(guard) as fetcher,
+        ):
+            answers["/down"] = redirect(f"http://good.test:{web.port}/open")
+            up = await fetcher.fetch(f"http://good.test:{web.port}/", ANYWHERE)
+            down = await refusal(fetcher.fetch(f"https://good.test:{private.port}/down", ANYWHERE))
+            assert web.connections == 1
+            return up.page.text, down
+
+    text, told = asyncio.run(outcomes())
+    assert text == "private"
+    assert "redirects from https to http" in told
 
 
 def test_https_where_only_http_is_spoken_is_named() -> None:

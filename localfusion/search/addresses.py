@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from urllib.parse import quote, urljoin
 
 from localfusion.domains import Domains, ascii_host
-from localfusion.errors import WebError
+from localfusion.errors import NotHere, WebError
 
 MAX_CHARACTERS = 8192
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -88,22 +88,26 @@ class Address:
     target: str
 
     @property
+    def authority(self) -> str:
+        """The host with its port, unless that is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
     def url(self) -> str:
         """The one spelling: what is asked for, compared and stored."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{host}{port}{self.target}"
+        return f"{self.scheme}://{self.authority}{self.target}"
 
 
 def parse_address(url: str) -> Address:
-    """What `url` means. Raises WebError, which the model is told, for what is no address of the web."""
+    """What `url` means. Raises NotHere for what is no address of the web, WebError for one that must not be asked."""
     if len(url) > MAX_CHARACTERS:
         raise _refused(url, f"it is longer than {MAX_CHARACTERS} characters")
     if not url.isprintable() or " " in url or "\\" in url:
         raise _refused(url, "it has white space, a backslash or a control character in it")
     shape = _SHAPE.fullmatch(url)
     if shape is None:
-        raise _refused(url, "only http:// and https:// addresses can")
+        raise NotHere(url, f"{_shown(url)} cannot be fetched: only http:// and https:// addresses can")
     scheme, authority, path, query = shape[1].lower(), shape[2], shape[3], shape[4]
     if "@" in authority:
         raise _refused(url, "it has a user name in it")
@@ -157,8 +161,11 @@ def is_public(ip: IPv4Address | IPv6Address) -> bool:
 
 
 def _refused(url: str, why: str) -> WebError:
-    shown = url if len(url) <= 100 and url.isprintable() else f"{url[:100]!a}..."
-    return WebError(url, f"{shown} cannot be fetched: {why}")
+    return WebError(url, f"{_shown(url)} cannot be fetched: {why}")
+
+
+def _shown(url: str) -> str:
+    return url if len(url) <= 100 and url.isprintable() else f"{url[:100]!a}..."
 
 
 def _host(text: str) -> str:

@@ -134,7 +134,7 @@ class Fetcher:
         return Fetched(Page(address.url, page.title, page.text, page.sha256, retrieved_at), page.links, page.warnings)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the guard; what is under way ends with who waits for it."""
         await self._guard.aclose()
 
     async def _follow(self, address: Address, domains: Domains) -> tuple[Address, _Document]:
@@ -162,7 +162,8 @@ class Fetcher:
     async def _send(self, address: Address) -> _Document | _Moved | _Later:
         limits = self._limits
         seconds = {"connect": limits.connect_s, "read": limits.total_s, "write": limits.total_s, "pool": limits.total_s}
-        request = httpx.Request("GET", address.url, headers=_HEADERS, extensions={"timeout": seconds})
+        headers = {"Host": address.authority} | _HEADERS  # httpx cannot find the host out where it is no proper IDN
+        request = httpx.Request("GET", address.url, headers=headers, extensions={"timeout": seconds})
         async with self._spacing.turn(address.host):
             response = await self._guard.handle_async_request(request)
             try:

@@ -25,7 +25,6 @@ IsPublic = Callable[[IPv4Address | IPv6Address], bool]
 
 CONNECT_S = 10.0
 _MAX_TRIED = 4
-_MAX_CONNECTIONS = 32
 
 
 class _NotPublic(Exception):
@@ -40,7 +39,7 @@ _BROKEN_OFF = (httpcore.ReadError, httpx.ReadError, httpcore.RemoteProtocolError
 _SENTENCES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
     ((_NotPublic,), "{host} is not on the open internet, where alone pages may be fetched"),
     ((_NotFound, socket.gaierror), "the host {host} is not found; check the address or read another result"),
-    ((ssl.SSLCertVerificationError,), "{host} cannot prove that it is {host}: its certificate is not valid"),
+    ((ssl.SSLCertVerificationError,), "{host} cannot prove that it is itself: its certificate is not valid"),
     ((ssl.SSLError,), "no secure connection to {host} can be made; read another result"),
     (
         (httpcore.TimeoutException, httpx.TimeoutException, TimeoutError),
@@ -109,13 +108,14 @@ async def resolve(host: str, port: int) -> Sequence[str]:
     return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
-class _CheckedConnections(httpcore.AsyncNetworkBackend):
-    """Connects to the public addresses of a host, by address."""
+class _CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """The network as one request has it: connects to the public addresses of a host, by address."""
 
     def __init__(self, resolver: Resolver, judge: IsPublic) -> None:
         self._resolver = resolver
         self._is_public = judge
         self._network = httpcore.AnyIOBackend()
+        self._stream: httpcore.AsyncNetworkStream | None = None
 
     async def connect_tcp(
         self,
@@ -127,14 +127,17 @@ class _CheckedConnections(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Connect to one of the addresses of `host`, every one of which must be public, within `timeout` seconds."""
         del local_address, socket_options
-        async with asyncio.timeout(CONNECT_S if timeout is None else timeout):
+        allowed_s = CONNECT_S if timeout is None else timeout
+        async with asyncio.timeout(allowed_s):
             addresses = await self._checked(host, port)
             for address in addresses[:-1]:
                 try:
-                    return await self._network.connect_tcp(address, port, (timeout or CONNECT_S) / len(addresses))
+                    self._stream = await self._network.connect_tcp(address, port, allowed_s / len(addresses))
                 except (httpcore.ConnectError, httpcore.ConnectTimeout):
                     continue
-            return await self._network.connect_tcp(addresses[-1], port, timeout)
+                return self._stream
+            self._stream = await self._network.connect_tcp(addresses[-1], port, allowed_s)
+            return self._stream
 
     async def connect_unix_socket(
         self,
@@ -149,6 +152,11 @@ class _CheckedConnections(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         """Wait between the retries of a pool."""
         await asyncio.sleep(seconds)
+
+    async def aclose(self) -> None:
+        """Close the connection, in whatever state it is."""
+        if self._stream is not None:
+            await self._stream.aclose()
 
     async def _checked(self, host: str, port: int) -> list[str]:
         """The addresses of a host, a few at most. Raises _NotPublic if a single one of all is not public."""
@@ -165,10 +173,11 @@ class _CheckedConnections(httpcore.AsyncNetworkBackend):
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of an answer as it comes, its errors named."""
+    """The body of an answer as it comes, its errors named; closing it closes the connection."""
 
-    def __init__(self, answer: httpcore.Response, url: str) -> None:
+    def __init__(self, answer: httpcore.Response, network: _CheckedNetwork, url: str) -> None:
         self._answer = answer
+        self._network = network
         self._url = url
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -178,11 +187,14 @@ class _Body(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         with named(self._url, in_body=True):
-            await self._answer.aclose()
+            try:
+                await self._answer.aclose()
+            finally:
+                await self._network.aclose()
 
 
 class Guard(httpx.AsyncBaseTransport):
-    """A transport whose every connection is a new one, to a checked address; raises WebError and nothing else."""
+    """A transport whose every request has a connection of its own, to a checked address; raises only WebError."""
 
     def __init__(
         self,
@@ -192,30 +204,29 @@ class Guard(httpx.AsyncBaseTransport):
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         """`ssl_context` says which certificates are trusted: without it, those that browsers trust."""
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=ssl_context or httpx.create_ssl_context(trust_env=False),
-            max_connections=_MAX_CONNECTIONS,
-            max_keepalive_connections=0,
-            network_backend=_CheckedConnections(resolver, is_public),
-        )
+        self._resolver = resolver
+        self._is_public = is_public
+        self._ssl_context = ssl_context or httpx.create_ssl_context(trust_env=False)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and return the head of its answer; the body is read, and closed, by the caller."""
         assert isinstance(request.stream, httpx.AsyncByteStream)
         url = request.url
+        network = _CheckedNetwork(self._resolver, self._is_public)
+        # One pool a request: in a pool that is shared, a request that is given up in time may keep its place for ever.
+        pool = httpcore.AsyncConnectionPool(ssl_context=self._ssl_context, max_connections=1, network_backend=network)
+        sent = httpcore.Request(
+            request.method,
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=request.stream,
+            # Of the extensions only this one: another could have a certificate checked for another name.
+            extensions={"timeout": request.extensions.get("timeout", {})},
+        )
         with named(str(url)):
-            answer = await self._pool.handle_async_request(
-                httpcore.Request(
-                    request.method,
-                    httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    # Of the extensions only this one: another could have a certificate checked for another name.
-                    extensions={"timeout": request.extensions.get("timeout", {})},
-                )
-            )
-        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer, str(url)))
-
-    async def aclose(self) -> None:
-        """Close what is still open."""
-        await self._pool.aclose()
+            try:
+                answer = await pool.handle_async_request(sent)
+            except BaseException:
+                await network.aclose()
+                raise
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer, network, str(url)))
