@@ -111,9 +111,9 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 class _CheckedNetwork(httpcore.AsyncNetworkBackend):
     """The network as one request has it: connects to the public addresses of a host, by address."""
 
-    def __init__(self, resolver: Resolver, judge: IsPublic) -> None:
+    def __init__(self, resolver: Resolver, is_public: IsPublic) -> None:
         self._resolver = resolver
-        self._is_public = judge
+        self._is_public = is_public
         self._network = httpcore.AnyIOBackend()
         self._stream: httpcore.AsyncNetworkStream | None = None
 
@@ -148,10 +148,6 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         """Refuse: nothing of the internet is behind a file."""
         del timeout, socket_options
         raise _NotPublic(path)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait between the retries of a pool."""
-        await asyncio.sleep(seconds)
 
     async def aclose(self) -> None:
         """Close the connection, in whatever state it is."""
