@@ -24,7 +24,7 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 IsPublic = Callable[[IPv4Address | IPv6Address], bool]
 
 CONNECT_S = 10.0
-_MAX_TRIED = 4
+_MAX_TRIED = 8
 
 
 class _NotPublic(Exception):
