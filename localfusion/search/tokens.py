@@ -24,7 +24,9 @@ _UNPARTED = (
 """Thai, Lao, Burmese, Khmer, Hangul, kana and Han: no space stands between their words, or not between all."""
 _SCRIPT_RUN = re.compile(f"[{_UNPARTED}]+|[^{_UNPARTED}]+")
 _UNPARTED_START = re.compile(f"[{_UNPARTED}]")
-_NOT_DECOMPOSED = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i"})
+_NOT_DECOMPOSED = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "\u0131": "i"}
+)
 _MAX_TERM = 64
 """Characters; what is longer is no word, and its beginning finds it as well."""
 _MAX_KNOWN = 1 << 18
@@ -40,6 +42,11 @@ def term_line(text: str, language: str = DEFAULT) -> str:
     """The terms of `text` in order, parted by single spaces."""
     known = _terms_of(language)
     return " ".join(map(known.__getitem__, _chunks(text)))
+
+
+def written_words(text: str) -> list[str]:
+    """The words of `text` as they stand there; an identifier is one."""
+    return _any_chunk().findall(text)
 
 
 def fold(text: str) -> str:
