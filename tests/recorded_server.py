@@ -1,4 +1,4 @@
-"""A server on loopback that gives recorded answers: over HTTP, and over TLS behind a CONNECT proxy for any host name."""
+"""A server on loopback that gives recorded answers: over HTTP, or over TLS as any host behind a CONNECT proxy."""
 
 import ssl
 import threading
@@ -67,58 +67,60 @@ class RecordedServer:
             return Recorded("not found", 404)
         return found if isinstance(found, Recorded) else found(asked)
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        server = self
+    def _handler(self) -> type["_Handler"]:
+        return type("Handler", (_Handler,), {"server_of_answers": self, "context": staticmethod(self._context)})
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
 
-            def do_CONNECT(self) -> None:
-                assert server._context
-                self.send_response(200)
-                self.end_headers()
-                context = server._context(self.path.partition(":")[0])
-                try:
-                    self.connection = context.wrap_socket(self.connection, server_side=True)
-                except (OSError, ssl.SSLError):
-                    self.close_connection = True
-                    return
-                self.rfile = self.connection.makefile("rb")
-                self.wfile = self.connection.makefile("wb", buffering=0)  # type: ignore[assignment]
-                self.close_connection = False
-                while not self.close_connection:
-                    self.handle_one_request()
-                self.connection.close()
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_of_answers: RecordedServer
+    context: Callable[[str], ssl.SSLContext] | None
 
-            def do_GET(self) -> None:
-                parts = urlsplit(self.path)
-                length = int(self.headers.get("Content-Length") or 0)
-                fields = parse_qs(self.rfile.read(length).decode() or parts.query, keep_blank_values=True)
-                asked = Asked(self.command, self.headers["Host"] or "", parts.path, fields, dict(self.headers))
-                self._send(server.answer(asked))
+    def do_CONNECT(self) -> None:
+        assert self.context
+        self.send_response(200)
+        self.end_headers()
+        try:
+            context = self.context(self.path.partition(":")[0])
+            self.connection = context.wrap_socket(self.connection, server_side=True)
+        except OSError:
+            self.close_connection = True
+            return
+        self.rfile = self.connection.makefile("rb")
+        self.wfile = self.connection.makefile("wb", buffering=0)  # type: ignore[assignment]
+        self.close_connection = False
+        while not self.close_connection:
+            self.handle_one_request()
+        self.connection.close()
 
-            do_POST = do_GET
+    def do_GET(self) -> None:
+        parts = urlsplit(self.path)
+        length = int(self.headers.get("Content-Length") or 0)
+        fields = parse_qs(self.rfile.read(length).decode() or parts.query, keep_blank_values=True)
+        asked = Asked(self.command, self.headers["Host"] or "", parts.path, fields, dict(self.headers))
+        self._send(self.server_of_answers.answer(asked))
 
-            def _send(self, recorded: Recorded) -> None:
-                body = recorded.body.encode() if isinstance(recorded.body, str) else recorded.body
-                try:
-                    self.send_response(recorded.status)
-                    self.send_header("Content-Type", recorded.media_type)
-                    self.send_header("Content-Length", str(len(body) + recorded.wait))
-                    for name, value in recorded.headers.items():
-                        self.send_header(name, value)
-                    self.end_headers()
-                    self.wfile.write(body)
-                except OSError:
-                    self.close_connection = True
-                if recorded.wait:
-                    server.closing.wait()
-                    self.close_connection = True
+    def do_POST(self) -> None:
+        self.do_GET()
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
+    def _send(self, recorded: Recorded) -> None:
+        body = recorded.body.encode() if isinstance(recorded.body, str) else recorded.body
+        try:
+            self.send_response(recorded.status)
+            self.send_header("Content-Type", recorded.media_type)
+            self.send_header("Content-Length", str(len(body) + recorded.wait))
+            for name, value in recorded.headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+        except OSError:
+            self.close_connection = True
+        if recorded.wait:
+            self.server_of_answers.closing.wait()
+            self.close_connection = True
 
-        return Handler
+    def log_message(self, format: str, *args: object) -> None:
+        pass
 
 
 @contextmanager

@@ -159,7 +159,16 @@ def test_a_server_that_is_not_there() -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "localhost:8080", "ftp://h.example", "http://", "http://[::1", "http://h.example/?q=x", "http://a b/", "/searx"],
+    [
+        "",
+        "localhost:8080",
+        "ftp://h.example",
+        "http://",
+        "http://[::1",
+        "http://h.example/?q=x",
+        "http://a b/",
+        "/searx",
+    ],
 )
 def test_an_address_that_is_no_servers_is_refused(address: str) -> None:
     with pytest.raises(ConfigError, match="no address of SearXNG"):

@@ -1,4 +1,4 @@
-"""Reciprocal rank fusion: one ranking out of several (Cormack, Clarke and Buettcher, 2009). Pure; scores are not looked at."""
+"""Reciprocal rank fusion: one ranking out of several (Cormack, Clarke and Buettcher 2009). Pure, blind to scores."""
 
 from collections.abc import Hashable, Sequence
 from math import fsum
