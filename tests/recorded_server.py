@@ -39,11 +39,12 @@ Answer = Recorded | Callable[[Asked], Recorded]
 class RecordedServer:
     """Answers by "host/path" or by "/path" alone; what was asked is in `asked`, in order."""
 
-    def __init__(self, answers: Mapping[str, Answer], context: Callable[[str], ssl.SSLContext] | None = None) -> None:
+    def __init__(self, answers: Mapping[str, Answer], authority: trustme.CA | None = None) -> None:
         self.answers = dict(answers)
         self.asked: list[Asked] = []
         self.closing = threading.Event()
-        self._context = context
+        self._authority = authority
+        self._contexts: dict[str, ssl.SSLContext] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -67,27 +68,33 @@ class RecordedServer:
             return Recorded("not found", 404)
         return found if isinstance(found, Recorded) else found(asked)
 
+    def context(self, host: str) -> ssl.SSLContext:
+        """How this server is `host` over TLS, with a certificate of its authority."""
+        if host not in self._contexts:
+            assert self._authority
+            self._contexts[host] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._authority.issue_cert(host).configure_cert(self._contexts[host])
+        return self._contexts[host]
+
     def _handler(self) -> type["_Handler"]:
-        return type("Handler", (_Handler,), {"server_of_answers": self, "context": staticmethod(self._context)})
+        return type("Handler", (_Handler,), {"recorded": self})
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server_of_answers: RecordedServer
-    context: Callable[[str], ssl.SSLContext] | None
+    recorded: RecordedServer
 
     def do_CONNECT(self) -> None:
-        assert self.context
         self.send_response(200)
         self.end_headers()
         try:
-            context = self.context(self.path.partition(":")[0])
+            context = self.recorded.context(self.path.partition(":")[0])
             self.connection = context.wrap_socket(self.connection, server_side=True)
         except OSError:
             self.close_connection = True
             return
         self.rfile = self.connection.makefile("rb")
-        self.wfile = self.connection.makefile("wb", buffering=0)  # type: ignore[assignment]
+        self.wfile = self.connection.makefile("wb", buffering=0)
         self.close_connection = False
         while not self.close_connection:
             self.handle_one_request()
@@ -98,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         fields = parse_qs(self.rfile.read(length).decode() or parts.query, keep_blank_values=True)
         asked = Asked(self.command, self.headers["Host"] or "", parts.path, fields, dict(self.headers))
-        self._send(self.server_of_answers.answer(asked))
+        self._send(self.recorded.answer(asked))
 
     def do_POST(self) -> None:
         self.do_GET()
@@ -116,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True
         if recorded.wait:
-            self.server_of_answers.closing.wait()
+            self.recorded.closing.wait()
             self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
@@ -136,15 +143,7 @@ def serve(answers: Mapping[str, Answer]) -> Iterator[RecordedServer]:
 @contextmanager
 def serve_behind_proxy(answers: Mapping[str, Answer], authority: trustme.CA) -> Iterator[RecordedServer]:
     """A proxy that is itself every host it is asked to connect to, with certificates of `authority`."""
-    contexts: dict[str, ssl.SSLContext] = {}
-
-    def context(host: str) -> ssl.SSLContext:
-        if host not in contexts:
-            contexts[host] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            authority.issue_cert(host).configure_cert(contexts[host])
-        return contexts[host]
-
-    server = RecordedServer(answers, context)
+    server = RecordedServer(answers, authority)
     try:
         yield server
     finally:
