@@ -201,6 +201,12 @@ def test_nothing_found_is_no_error(make: Engines) -> None:
     assert search(make("mojeek")) == Found()
 
 
+@pytest.mark.parametrize("words", ["", " \n"])
+def test_no_words_are_not_asked_for(make: Engines, server: RecordedServer, words: str) -> None:
+    assert search(make(), words) == Found()
+    assert server.asked == []
+
+
 def test_results_are_within_the_domains_and_few_of_them_are_told_to_the_engines(
     make: Engines, server: RecordedServer
 ) -> None:

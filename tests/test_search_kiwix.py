@@ -147,6 +147,18 @@ def test_the_catalog_is_read_once() -> None:
         assert [asked.path for asked in server.asked].count("/catalog/v2/entries") == 1
 
 
+def test_a_catalog_that_is_out_of_date_is_read_again() -> None:
+    async def twice(source: KiwixServer) -> Found:
+        with pytest.raises(WebError, match="status 400"):
+            await source.search(Search("skerry"))
+        return await source.search(Search("skerry"))
+
+    answers = iter([Recorded("no-such-book", 400), SKERRY])
+    with serve(served(lambda _: next(answers))) as server:
+        assert len(asyncio.run(twice(KiwixServer(server.url))).results) == 2
+        assert [asked.path for asked in server.asked].count("/catalog/v2/entries") == 2
+
+
 def test_a_server_without_archives_is_a_warning() -> None:
     with serve(served(catalog=catalog())) as server:
         found = search(server.url)

@@ -185,6 +185,13 @@ def test_nothing_found_is_no_error() -> None:
         assert search(server.url) == Found()
 
 
+@pytest.mark.parametrize("words", ["", "  ", "!!", ": ? <"])
+def test_no_words_are_not_asked_for(words: str) -> None:
+    with serve({}) as server:
+        assert search(server.url, words, allowed=("a.example",)) == Found()
+        assert server.asked == []
+
+
 def asked_hosts(server: RecordedServer) -> set[str]:
     return {asked.host for asked in server.asked}
 

@@ -93,10 +93,12 @@ class EngineSearch:
         return "web"
 
     async def search(self, search: Search) -> Found:
-        """The engines' results, fused; an engine that refused or failed is a warning.
+        """The engines' results, fused, none for no words; an engine that refused or failed is a warning.
 
         Raises WebError where none of them answered.
         """
+        if not search.query.strip():
+            return Found()
         answers: list[_Answer] = []
         for round_ in range(ROUNDS):
             answers = await self._ask_in_turn(search)

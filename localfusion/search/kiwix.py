@@ -128,6 +128,7 @@ class KiwixServer:
                 rankings.append([row.url for row in answer])
                 rows = {row.url: row for row in answer} | rows
         if not rankings:
+            self._books = ()  # the server may have other archives by now
             raise next(answer for answer in asked if isinstance(answer, WebError))
         fused = (rows[url] for url, _ in fuse(rankings))
         return Found(web_results(fused, search, source=self.name), tuple(warnings))

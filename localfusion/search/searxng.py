@@ -43,8 +43,10 @@ class SearXNG:
         return "searxng"
 
     async def search(self, search: Search) -> Found:
-        """The results in the server's order; engines that gave it nothing are warnings."""
+        """The results in the server's order, none for no words; engines that gave it nothing are warnings."""
         query = " ".join(word.lstrip(_SYNTAX) for word in search.query.split())
+        if not query.strip():
+            return Found()
         asked = query_of(Search(query, domains=search.domains))
         parameters = (("q", asked), ("format", "json"), ("safesearch", str(self._safesearch)))
         answer = self._read(await self._server.get(f"{self._server.base}/search", parameters))

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 from typing import Self, TypeVar
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -34,13 +34,14 @@ SOURCE_NAME = "zim"
 TIMEOUT_S = 30.0
 """How long one search or read of one archive may take; then its process is ended, and started anew when needed."""
 MAX_WORDS = 16
+MAX_ARTICLE_BYTES = 16 * 2**20
 MORE = 2
 """So many times the results that are asked for are looked for, as some of them may be unreadable or the same."""
 
 _SCRIPT = Path(__file__).with_name("zim_reader.py")
 _INSTALL = "install it: pip install 'localfusion[zim]'"
+_NAME_FILES = "name files that end in .zim"
 _REPAIR = "download it again; zimcheck tells what is wrong with it"
-_MAX_ARTICLE_BYTES = 16 * 2**20
 _MAX_LINE_BYTES = 2**20
 _HEADER = Struct("<I68xQ")
 """Of a header's 80 bytes: the magic number and where the checksum lies, which are the last 16 bytes of the file."""
@@ -51,14 +52,14 @@ _INSIDE = "https://archive.invalid/"
 _NO_ARTICLE = {
     "missing": "is not in that archive",
     "redirects": "leads from one entry to the next without end",
-    "large": f"is larger than {_MAX_ARTICLE_BYTES // 2**20} MiB",
+    "large": f"is larger than {MAX_ARTICLE_BYTES // 2**20} MiB",
 }
 
 
 class _Reply(BaseModel):
     """What every reply of a reader's process has; the archive may have made it say anything."""
 
-    size: int = Field(ge=0, le=_MAX_ARTICLE_BYTES)
+    size: int = Field(ge=0, le=MAX_ARTICLE_BYTES)
     problem: str = ""
     reason: str = ""
 
@@ -100,8 +101,7 @@ class ZimArchives:
                 _check_file(path)
                 name = _unique_name(path.stem, self._readers)
                 self._readers[name] = _Reader(name, path, timeout_s=timeout_s, python=python)
-            for reader in self._readers.values():
-                reader.open()
+                self._readers[name].open()
         except BaseException:
             self.close()
             raise
@@ -150,8 +150,8 @@ class ZimArchives:
         ]
         found = {name: answer for name, answer in answers.items() if not isinstance(answer, str)}
         ranked = fuse([[(name, path) for path in answer.paths] for name, answer in found.items()])
-        results = await asyncio.to_thread(self._results, ranked, search, query, _weights(query, found.values()))
-        return Found(results, tuple(warnings))
+        read = await asyncio.to_thread(self._results, ranked, search, query, _weights(query, found.values()))
+        return Found(read.results, (*warnings, *read.warnings))
 
     async def fetch(self, url: str, domains: Domains) -> Fetched:
         """An article's whole text; links within the archive are `zim://` addresses too, others as they are.
@@ -159,13 +159,13 @@ class ZimArchives:
         An archive's name alone is its main page. Raises NotHere for an address that is of none of these archives.
         """
         del domains  # they are about the web
-        parts = urlsplit(url)
-        name = unquote(parts.netloc)
-        if parts.scheme.lower() != "zim" or name not in self._readers:
+        scheme, _, rest = url.partition("#")[0].partition("://")
+        name, _, path = rest.partition("/")
+        reader = self._readers.get(unquote(name))
+        if scheme.lower() != "zim" or reader is None:
             known = ", ".join(f"zim://{quote(archive, safe='')}/" for archive in self._readers)
             raise NotHere(url, f"{url} is in no archive here; there are: {known}", hint="search for it")
-        path = unquote(parts.path.removeprefix("/") + (f"?{parts.query}" if parts.query else ""))
-        return await asyncio.to_thread(self._fetch, self._readers[name], path, url)
+        return await asyncio.to_thread(self._fetch, reader, unquote(path), url)
 
     def _results(
         self,
@@ -173,23 +173,27 @@ class ZimArchives:
         search: Search,
         query: Query,
         weights: Mapping[str, float],
-    ) -> tuple[SearchResult, ...]:
-        """The first articles that can be read, each once, whatever path led to it."""
+    ) -> Found:
+        """The first articles that can be read, each once, whatever path led to it; what is odd about them is said."""
         results: dict[str, SearchResult] = {}
+        warnings: list[str] = []
         for (name, path), score in ranked:
             if len(results) >= search.max_results:
                 break
-            with suppress(WebError):
-                page = self._fetch(self._readers[name], path, _address(name, path)).page
+            try:
+                fetched = self._fetch(self._readers[name], path, _address(name, path))
+            except WebError:
+                continue
+            page = fetched.page
+            if page.url not in results:
                 passage = select(page.text, query, weights, max_characters=search.max_characters)
-                results.setdefault(
-                    page.url, SearchResult(page.url, page.title, passage, SOURCE_NAME, round(score, 6), page)
-                )
-        return tuple(results.values())
+                results[page.url] = SearchResult(page.url, page.title, passage, SOURCE_NAME, round(score, 6), page)
+                warnings += [f"{page.url}: {warning}" for warning in fetched.warnings]
+        return Found(tuple(results.values()), tuple(warnings))
 
     def _fetch(self, reader: "_Reader", path: str, url: str) -> Fetched:
         try:
-            article, content = reader.ask(_Article, {"path": path})
+            article, content = reader.ask(_Article, {"path": path, "max_bytes": MAX_ARTICLE_BYTES})
         except _Gone as error:
             raise WebError(url, f"{url} cannot be read: {error.message}", hint=_REPAIR) from error
         if article.problem:
@@ -204,30 +208,26 @@ class _Reader:
     """The process that reads one archive: started when it is needed, asked one thing at a time. Blocks."""
 
     def __init__(self, name: str, path: Path, *, timeout_s: float, python: str) -> None:
-        """Start the process; `open` waits for it."""
+        """Nothing is started yet."""
         self.name = name
         self.full_text = False
         self._path = path
         self._timeout_s = timeout_s
         self._python = python
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = self._start()
-        self._is_open = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_closed = False
 
     def open(self) -> None:
-        """Wait until the archive is open. Raises ConfigError where it cannot be."""
+        """Start the process and wait until the archive is open. Raises ConfigError where it cannot be."""
         try:
             with self._lock:
-                opened = self._opened()
+                self._start()
         except _Gone as error:
             if not _has_libzim(self._python, self._timeout_s):
-                raise ConfigError(
-                    "ZIM archives are read by the package libzim, which is missing", hint=_INSTALL
-                ) from error
+                message = "ZIM archives are read by the package libzim, which is missing"
+                raise ConfigError(message, hint=_INSTALL) from error
             raise ConfigError(f"{self._path} cannot be opened: {error.message}", hint=_REPAIR) from error
-        if opened.problem:
-            raise ConfigError(f"{self._path} is no whole ZIM archive: {opened.reason}", hint=_REPAIR)
-        self.full_text = opened.full_text
 
     def search(self, words: Sequence[str], limit: int) -> _Matching | str:
         """What matches, or why the archive gave nothing."""
@@ -238,20 +238,18 @@ class _Reader:
         return f"zim: {self.name} gave nothing: {found.reason}" if found.problem else found
 
     def ask(self, kind: type[T], request: Mapping[str, object]) -> tuple[T, bytes]:
-        """The reply to a request and its bytes. Raises _Gone where the process ends instead."""
+        """The reply to a request and its bytes. Raises _Gone where the process ends instead, or cannot be started."""
         with self._lock:
-            if self._process is None:
-                self._process = self._start()
-            if not self._is_open:
-                self._opened()
+            process = self._process or self._start()
             with suppress(BrokenPipeError):  # its end is seen when it is read
-                assert self._process.stdin
-                self._process.stdin.write(json.dumps(request).encode() + b"\n")
-                self._process.stdin.flush()
-            return self._receive(kind)
+                assert process.stdin
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                process.stdin.flush()
+            return self._receive(process, kind)
 
     def close(self) -> None:
-        """End the process, also one that is at work."""
+        """End the process, also one that is at work; none is started after."""
+        self._is_closed = True
         process = self._process
         if process is not None:
             process.kill()
@@ -259,22 +257,25 @@ class _Reader:
             self._end()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [self._python, "-P", str(_SCRIPT), os.fspath(self._path.absolute())]
+        """A process that has the archive open."""
+        if self._is_closed:
+            raise _Gone("it is closed")
+        command = [self._python, "-P", str(_SCRIPT), str(self._path.absolute())]
         pipe = subprocess.PIPE
         try:
-            return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
         except OSError as error:
-            raise ConfigError(f"{self._path} cannot be read: no process can be started ({error.strerror})") from error
+            raise _Gone(f"no process can be started ({error.strerror})") from error
+        self._process = process
+        opened, _ = self._receive(process, _Opened)
+        if opened.problem:
+            self._end()
+            raise _Gone(opened.reason)
+        self.full_text = opened.full_text
+        return process
 
-    def _opened(self) -> _Opened:
-        opened, _ = self._receive(_Opened)
-        self._is_open = not opened.problem
-        return opened
-
-    def _receive(self, kind: type[T]) -> tuple[T, bytes]:
-        assert self._process
-        assert self._process.stdout
-        process, stream = self._process, self._process.stdout
+    def _receive(self, process: subprocess.Popen[bytes], kind: type[T]) -> tuple[T, bytes]:
+        """The next reply, within the time there is."""
         is_late = threading.Event()
 
         def stop() -> None:
@@ -283,9 +284,10 @@ class _Reader:
 
         timer = threading.Timer(self._timeout_s, stop)
         timer.start()
+        assert process.stdout
         try:
-            reply = kind.model_validate_json(stream.readline(_MAX_LINE_BYTES))
-            body = stream.read(reply.size)
+            reply = kind.model_validate_json(process.stdout.readline(_MAX_LINE_BYTES))
+            body = process.stdout.read(reply.size)
         except ValidationError:
             reply, body = None, b""
         finally:
@@ -297,7 +299,7 @@ class _Reader:
 
     def _end(self) -> str:
         """End the process, if it has not ended by itself; in words how it ended."""
-        process, self._process, self._is_open = self._process, None, False
+        process, self._process = self._process, None
         if process is None:
             return "it is closed"
         with suppress(subprocess.TimeoutExpired):
@@ -347,18 +349,22 @@ def _weights(query: Query, answers: Iterable[_Matching]) -> dict[str, float]:
 
 
 def _check_file(path: Path) -> None:
-    """Whether the file is as long as its header says; the rest is libzim's to check."""
+    """Whether the file is as long as its header says; the rest is libzim's to check, which wants names in UTF-8."""
+    if not str(path).isascii() and os.fsencode(path).decode(errors="replace") != str(path):
+        raise ConfigError(f"{str(path)!a} cannot be opened: its name is not UTF-8", hint="rename the file")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is no file", hint=_NAME_FILES)
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER.size)
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise ConfigError(f"{path} cannot be opened: {error.strerror}", hint="name files that end in .zim") from error
+        raise ConfigError(f"{path} cannot be opened: {error.strerror}", hint=_NAME_FILES) from error
     if len(head) < _HEADER.size:
         raise ConfigError(f"{path} is no ZIM archive: it has {size} bytes", hint=_REPAIR)
     magic, checksum_at = _HEADER.unpack(head)
     if magic != _MAGIC:
-        raise ConfigError(f"{path} is no ZIM archive", hint="name files that end in .zim")
+        raise ConfigError(f"{path} is no ZIM archive", hint=_NAME_FILES)
     if checksum_at + _CHECKSUM_BYTES != size:
         whole = checksum_at + _CHECKSUM_BYTES
         raise ConfigError(f"{path} is cut short or damaged: {size} bytes instead of {whole}", hint=_REPAIR)

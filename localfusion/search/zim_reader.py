@@ -20,7 +20,6 @@ from libzim.search import Query, Searcher
 from libzim.suggestion import SuggestionSearcher
 
 MAX_REDIRECTS = 10
-MAX_ARTICLE_BYTES = 16 * 2**20
 MAX_CHECKED_BYTES = 64 * 2**20
 """Archives up to this size have their checksum looked at when they are opened; of larger ones it would take minutes."""
 
@@ -53,17 +52,19 @@ def search(archive: Archive, words: list[str], limit: int) -> Reply:
     return {"paths": list(paths)[:limit], "matches": matches, "total": archive.article_count}
 
 
-def read(archive: Archive, path: str) -> tuple[Reply, bytes]:
+def read(archive: Archive, path: str, max_bytes: int) -> tuple[Reply, bytes]:
     """An entry, the archive's main one for an empty path; redirects are followed."""
     try:
+        if not path and not archive.has_main_entry:
+            raise KeyError(path)
         entry = archive.get_entry_by_path(path) if path else archive.main_entry
-    except (KeyError, RuntimeError):
+    except (KeyError, UnicodeEncodeError):
         return {"problem": "missing"}, b""
     target = _target(entry)
     if target is None:
         return {"problem": "redirects"}, b""
     item = target.get_item()
-    if item.size > MAX_ARTICLE_BYTES:
+    if item.size > max_bytes:
         return {"problem": "large"}, b""
     return {"path": item.path, "title": item.title, "media_type": item.mimetype}, bytes(item.content)
 
@@ -99,8 +100,8 @@ def answer(archive: Archive, request: dict[str, str | int | list[str]]) -> tuple
         match request:
             case {"words": list(words), "limit": int(limit)}:
                 return search(archive, words, limit), b""
-            case {"path": str(path)}:
-                return read(archive, path)
+            case {"path": str(path), "max_bytes": int(max_bytes)}:
+                return read(archive, path, max_bytes)
             case _:
                 return {"problem": "not a request"}, b""
     except (RuntimeError, LookupError, ValueError, OSError, MemoryError) as error:
