@@ -1,0 +1,220 @@
+"""The web through the search engines that the package ddgs reads. Pages are not fetched here.
+
+Of ddgs its engines are used and nothing else: not its command, its server or any cache, and not `DDGS` itself, which
+takes a proxy from the environment and does not say which engine refused, or that any did.
+"""
+
+import asyncio
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ddgs.base import BaseSearchEngine
+from ddgs.engines import ENGINES
+from ddgs.exceptions import DDGSException, RatelimitException, TimeoutException
+from ddgs.http_client import HttpClient, Response
+from ddgs.results import TextResult
+from lxml.etree import LxmlError
+
+from localfusion.domains import Domains
+from localfusion.errors import ConfigError, NotHere, WebError
+from localfusion.search.fusion import fuse
+from localfusion.search.source import Fetched, Found, Search, SearchResult
+from localfusion.search.web_results import Row, canonical, query_of, web_results
+
+DEFAULT_ENGINES = ("duckduckgo", "brave", "mojeek", "startpage", "wikipedia")
+AT_ONCE = 3
+"""Engines asked side by side; the others of the list only where these find too little or refuse."""
+ROUNDS = 3
+"""How often the engines are asked over for one search when all that was wrong is that they refuse."""
+FIRST_REST_S = 2.0
+LONGEST_REST_S = 300.0
+"""How long an engine that refuses is left alone: doubled with each refusal in a row, a random half more or less."""
+TIMEOUT_S = 10
+"""Seconds that one request to an engine may take, and three times this an engine; some make two requests."""
+
+_REFUSALS = frozenset({202, 403, 418, 429, 503})
+"""Statuses by which engines say that it is too much; DuckDuckGo's is 202."""
+_CHALLENGE = re.compile(
+    r"anomaly-modal|captcha|unusual traffic|automated (?:queries|requests)|too many requests|are you a (?:ro)?bot",
+    re.IGNORECASE,
+)
+_REGION = re.compile(r"[a-z]{2}-[a-z]{2}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What one engine gave; `problem` is "" where it answered, with results or without."""
+
+    engine: str
+    rows: tuple[Row, ...] = ()
+    problem: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Rest:
+    """An engine that refused: so many times in a row, and until when it is left alone."""
+
+    refusals: int = 0
+    until_s: float = 0.0
+
+
+class EngineSearch:
+    """Several engines as one `Source`: their rankings fused, those that refuse left alone for a while."""
+
+    def __init__(
+        self,
+        engines: Sequence[str] = DEFAULT_ENGINES,
+        *,
+        proxy: str | None = None,
+        verify: bool | str = True,
+        region: str = "us-en",
+        timeout_s: int = TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """`engines` in order of preference; `verify` may be a PEM file of authorities; `region` is country-language.
+
+        No proxy but `proxy` is used, whatever the environment says. Raises ConfigError for an unknown engine or region.
+        """
+        _check(engines, region)
+        self._engines = tuple(dict.fromkeys(engines))
+        self._proxy, self._verify, self._region, self._timeout_s = proxy, verify, region, timeout_s
+        self._clock, self._sleep, self._jitter = clock, sleep, jitter
+        self._rests: dict[str, _Rest] = {}
+
+    @property
+    def name(self) -> str:
+        """What results and warnings call it."""
+        return "web"
+
+    async def search(self, search: Search) -> Found:
+        """The engines' results, fused, none for no words; an engine that refused or failed is a warning.
+
+        Raises WebError where none of them answered.
+        """
+        if not search.query.strip():
+            return Found()
+        answers: list[_Answer] = []
+        for round_ in range(ROUNDS):
+            answers = await self._ask_in_turn(search)
+            if any(not answer.problem for answer in answers) or not any(answer.refused for answer in answers):
+                break
+            if round_ + 1 < ROUNDS:
+                await self._sleep(self._rest_s(round_))
+        if all(answer.problem for answer in answers):
+            raise _nothing_works(answers)
+        warnings = tuple(f"web: {answer.engine} {answer.problem}" for answer in answers if answer.problem)
+        return Found(_fused(answers, search, self.name), warnings)
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        """Nothing can be fetched here: engines find pages, they have none."""
+        del domains
+        raise NotHere(url, f"search engines have no pages, {url} included", hint="fetch it from the web")
+
+    async def _ask_in_turn(self, search: Search) -> list[_Answer]:
+        """Ask a few engines, then more of them until enough was found; those that rest only where all do."""
+        now = self._clock()
+        awake = [name for name in self._engines if self._rests.get(name, _Rest()).until_s <= now]
+        waiting = awake or list(self._engines)
+        answers: list[_Answer] = []
+        while waiting and len(_fused(answers, search, self.name)) < search.max_results:
+            asked, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
+            answers += await asyncio.gather(*(self._ask(name, query_of(search)) for name in asked))
+        return answers
+
+    async def _ask(self, name: str, query: str) -> _Answer:
+        try:
+            async with asyncio.timeout(3 * self._timeout_s):
+                rows = await asyncio.to_thread(self._ask_engine, name, query)
+        except RatelimitException as error:
+            self._let_rest(name)
+            return _Answer(name, problem=f"refuses for now ({error})", refused=True)
+        except (TimeoutException, TimeoutError):
+            return _Answer(name, problem="did not answer in time")
+        except DDGSException as error:
+            return _Answer(name, problem=f"failed: {str(error)[:200]}")
+        self._rests.pop(name, None)
+        return _Answer(name, rows)
+
+    def _ask_engine(self, name: str, query: str) -> tuple[Row, ...]:
+        """One search of one engine, in a thread. Raises DDGSException and its kin only."""
+        engine: BaseSearchEngine[TextResult] = ENGINES["text"][name](
+            proxy=self._proxy, timeout=self._timeout_s, verify=self._verify
+        )
+        client = _Client(self._proxy, self._timeout_s, verify=self._verify)
+        client.client.headers_update(engine.headers_update)
+        engine.http_client = client
+        try:
+            found = engine.search(query, region=self._region)
+        except (ValueError, LookupError, AttributeError, TypeError, StopIteration, LxmlError) as error:
+            raise DDGSException("what it answered cannot be read") from error
+        if not found and _CHALLENGE.search(client.last_text):
+            raise RatelimitException("it asks whether a person is there")
+        return tuple(Row(one.href, one.title, one.body) for one in found or ())
+
+    def _let_rest(self, name: str) -> None:
+        refusals = self._rests.get(name, _Rest()).refusals
+        self._rests[name] = _Rest(refusals + 1, self._clock() + self._rest_s(refusals))
+
+    def _rest_s(self, refusals: int) -> float:
+        return float(min(FIRST_REST_S * 2**refusals, LONGEST_REST_S) * (0.5 + self._jitter()))
+
+
+class _Client(HttpClient):
+    """ddgs's own client, which engines make requests with, where no answer but one with results passes in silence."""
+
+    def __init__(self, proxy: str | None, timeout_s: int, *, verify: bool | str) -> None:
+        super().__init__(proxy, timeout_s, verify=verify)
+        if proxy is None:
+            self.client.proxy = None  # said once more: else primp takes one from the environment
+        self.last_text = ""
+
+    def request(self, *args: object, **kwargs: object) -> Response:
+        response = super().request(*args, **kwargs)
+        if response.status_code in _REFUSALS:
+            raise RatelimitException(f"status {response.status_code}")
+        if response.status_code != 200:
+            raise DDGSException(f"status {response.status_code}")
+        self.last_text = response.text
+        return response
+
+
+def _check(engines: Sequence[str], region: str) -> None:
+    known = sorted(ENGINES["text"])
+    unknown = [name for name in engines if name not in known]
+    if unknown or not engines:
+        named = ", ".join(unknown) or "an empty list"
+        raise ConfigError(f"there is no search engine {named}", hint=f"the engines are: {', '.join(known)}")
+    if not _REGION.fullmatch(region):
+        raise ConfigError(f"{region!r} is no region", hint="write a country and a language, as us-en or de-de")
+
+
+def _fused(answers: Iterable[_Answer], search: Search, source: str) -> tuple[SearchResult, ...]:
+    """The rankings of the engines as one; of an address that several found, the longest snippet."""
+    rankings: list[list[str]] = []
+    rows: dict[str, Row] = {}
+    for answer in answers:
+        ranking: list[str] = []
+        for row in answer.rows:
+            url = canonical(row.url)
+            if url is None:
+                continue
+            ranking.append(url)
+            if url not in rows or len(row.snippet) > len(rows[url].snippet):
+                rows[url] = row
+        rankings.append(ranking)
+    return web_results((rows[url] for url, _ in fuse(rankings)), search, source=source)
+
+
+def _nothing_works(answers: Sequence[_Answer]) -> WebError:
+    named = "; ".join(f"{answer.engine} {answer.problem}" for answer in answers)
+    if any(answer.refused for answer in answers):
+        return WebError(
+            "", f"the search engines refuse for now; {named}", hint="use other sources, or search again in some minutes"
+        )
+    return WebError("", f"no search engine answers: {named}", hint="check the connection to the internet")

@@ -1,0 +1,188 @@
+"""A kiwix-serve server that the user named: its search and its articles. Archives on disk are read in `zim`.
+
+The interface is that of kiwix-tools 3.4 (libkiwix 12) and later: `/catalog/v2/entries`, `/search?format=xml`, and
+articles under `/content/BOOK/`. Its addresses are those of the server, so rules about domains hold for them.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import urljoin, urlsplit
+from xml.etree import ElementTree as ET
+
+from localfusion.analysis import Page
+from localfusion.domains import Domains
+from localfusion.errors import NotHere, WebError
+from localfusion.search.blocks import Unreadable
+from localfusion.search.fusion import fuse
+from localfusion.search.named_server import Answer, NamedServer
+from localfusion.search.page_reader import read_page
+from localfusion.search.sentences import parse_query
+from localfusion.search.source import Fetched, Found, Search
+from localfusion.search.web_results import Row, canonical, web_results
+
+MORE = 2
+"""So many times the results that are asked for are looked at, so that those that may not be shown leave enough."""
+MOST_RESULTS = 140
+"""The most that a server hands out at once."""
+
+_NO_ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#\d{1,7}|#x[0-9a-fA-F]{1,6});)")
+_DECLARES = re.compile(r"<!\s*(?:DOCTYPE|ENTITY)", re.IGNORECASE)
+_NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+
+@dataclass(frozen=True, slots=True)
+class _Book:
+    """An archive that the server has, by the name that stands in addresses; a search goes over one language."""
+
+    name: str
+    language: str
+
+
+class KiwixServer:
+    """All archives of one server as a `Source`."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = 10.0,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`address` is where the server's start page is. Raises ConfigError for no such address."""
+        self._server = NamedServer(address, kind="kiwix", timeout_s=timeout_s)
+        self._now = now
+        self._books: tuple[_Book, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What results and warnings call it."""
+        return "kiwix"
+
+    async def search(self, search: Search) -> Found:
+        """What the full-text indexes find: for all words of the query, else for its names, else for its longest word.
+
+        Archives of one language are searched together, languages side by side; one that fails is a warning.
+        """
+        books = self._books = self._books or await self._read_catalog()
+        if not books:
+            return Found(warnings=(f"kiwix: {self._server} has no archives",))
+        languages = {language: [b.name for b in books if b.language == language] for language in _languages(books)}
+        found = Found()
+        for pattern in _patterns(search.query):
+            found = await self._search(pattern, languages, search)
+            if found.results:
+                break
+        return found
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        """The text of an article. Raises NotHere for an address that is not below the server's `/content/`."""
+        if not self._server.holds(url) or not urlsplit(url).path.startswith(f"{self._root}/content/"):
+            raise NotHere(url, f"{url} is not on {self._server}", hint="fetch an address that a search returned")
+        if not domains.admit(url):
+            raise WebError(url, f"{url} may not be fetched: its domain is not allowed", hint="fetch another address")
+        answer = await self._server.get(canonical(url) or url)
+        if answer.status == 404:
+            raise WebError(url, f"there is no article {url}", hint="fetch an address that a search returned")
+        if answer.status != 200:
+            raise WebError(url, f"{self._server} failed with status {answer.status}", hint="try another address")
+        if not domains.admit(answer.url):
+            raise WebError(url, f"{url} leads to where the domain is not allowed", hint="fetch another address")
+        return await self._read_article(answer)
+
+    @property
+    def _root(self) -> str:
+        return urlsplit(self._server.base).path
+
+    async def _read_article(self, answer: Answer) -> Fetched:
+        try:
+            read = await asyncio.to_thread(
+                read_page, answer.body, media_type=answer.media_type, charset=answer.charset, url=answer.url
+            )
+        except Unreadable as error:
+            raise WebError(answer.url, f"{answer.url} cannot be read: {error.message}") from error
+        time = self._now().isoformat(timespec="seconds")
+        page = Page(answer.url, read.title, read.text, read.sha256, retrieved_at=time)
+        return Fetched(page, read.links, read.warnings)
+
+    async def _read_catalog(self) -> tuple[_Book, ...]:
+        answer = await self._server.get(f"{self._server.base}/catalog/v2/entries", (("count", "-1"),))
+        books = (_book(entry) for entry in self._xml(answer).iterfind("{*}entry"))
+        return tuple(dict.fromkeys(book for book in books if book.name))
+
+    async def _search(self, pattern: str, languages: dict[str, list[str]], search: Search) -> Found:
+        asked = await asyncio.gather(
+            *(self._search_books(pattern, books, search) for books in languages.values()), return_exceptions=True
+        )
+        warnings: list[str] = []
+        rankings: list[list[str]] = []
+        rows: dict[str, Row] = {}
+        for language, answer in zip(languages, asked, strict=True):
+            if isinstance(answer, WebError):
+                warnings.append(f"kiwix: the archives in {language or 'no language'} gave nothing: {answer.message}")
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                rankings.append([row.url for row in answer])
+                rows = {row.url: row for row in answer} | rows
+        if not rankings:
+            self._books = ()  # the server may have other archives by now
+            raise next(answer for answer in asked if isinstance(answer, WebError))
+        fused = (rows[url] for url, _ in fuse(rankings))
+        return Found(web_results(fused, search, source=self.name), tuple(warnings))
+
+    async def _search_books(self, pattern: str, books: Iterable[str], search: Search) -> list[Row]:
+        """The results in one language; only those that lie on this server."""
+        length = min(MORE * search.max_results, MOST_RESULTS)
+        parameters = (("pattern", pattern), ("format", "xml"), ("pageLength", str(length)))
+        answer = await self._server.get(
+            f"{self._server.base}/search", (*parameters, *(("books.name", book) for book in books))
+        )
+        rows = (_row(item, self._server.base) for item in self._xml(answer).iterfind("{*}channel/{*}item"))
+        return [row for row in rows if self._server.holds(row.url)]
+
+    def _xml(self, answer: Answer) -> ET.Element:
+        """The answer as XML that declares nothing. Bare ampersands, which some versions write, are mended."""
+        if answer.status != 200:
+            raise WebError(answer.url, f"{self._server} failed with status {answer.status}", hint="try later")
+        text = answer.body.decode("utf-8", "replace")
+        try:
+            if _DECLARES.search(text):
+                raise ET.ParseError("it declares a document type")
+            return ET.fromstring(_NO_ENTITY.sub("&amp;", _NOT_IN_XML.sub(" ", text)))
+        except ET.ParseError as error:
+            raise WebError(
+                answer.url,
+                f"{self._server} answered with something that is not its XML",
+                hint="name a kiwix-serve of version 3.4 or later, with the path it serves under",
+            ) from error
+
+
+def _book(entry: ET.Element) -> _Book:
+    pages = (link.get("href", "") for link in entry.iterfind("{*}link") if link.get("type") == "text/html")
+    name = next(pages, "").rstrip("/").rpartition("/")[2]
+    return _Book(name, (entry.findtext("{*}language") or "").strip())
+
+
+def _languages(books: Iterable[_Book]) -> list[str]:
+    return list(dict.fromkeys(book.language for book in books))
+
+
+def _row(item: ET.Element, base: str) -> Row:
+    url = urljoin(f"{base}/", _text(item, "link").strip())
+    return Row(canonical(url) or url, _text(item, "title"), _text(item, "description"))
+
+
+def _text(item: ET.Element, tag: str) -> str:
+    """All text of a part of an item: in a snippet the words that match stand in elements of their own."""
+    part = item.find(f"{{*}}{tag}")
+    return "" if part is None else "".join(part.itertext())
+
+
+def _patterns(query: str) -> list[str]:
+    """What is looked for, one after the other until something is found: the index wants every word of a pattern."""
+    words = parse_query(query).words
+    fewer = [word for word in words if word[0].isupper()] or [max(words, key=len, default="")]
+    return list(dict.fromkeys(pattern for pattern in (" ".join(words), " ".join(fewer)) if pattern))
