@@ -14,7 +14,8 @@ from localfusion.analysis import Link, Page, Passage, ToolStep
 from localfusion.domains import ANYWHERE, Domains, both, parse_domains
 from localfusion.errors import LocalFusionError
 from localfusion.messages import Json, Message, ToolCall, ToolOptions, ToolSpec
-from localfusion.search.sentences import leading_sentences, stems
+from localfusion.search.query import parse_query
+from localfusion.search.sentences import leading_sentences
 from localfusion.search.source import Fetched, Found, Search, Source
 
 WEB_SEARCH = ToolSpec(
@@ -125,7 +126,7 @@ class Toolbox:
         if step.call.name == WEB_SEARCH.name:
             self._n_results += len(step.passages)
             query = step.call.arguments.get(WEB_SEARCH.parameter, "")
-            self._queries[frozenset(stems(query))] = tuple(passage.number for passage in step.passages)
+            self._queries[_words(query)] = tuple(passage.number for passage in step.passages)
         else:
             self._fetched |= {passage.url: passage.number for passage in step.passages}
             self._links.update(dict.fromkeys(link.url for link in step.links))
@@ -163,7 +164,7 @@ class Toolbox:
 
     def _refuse_again(self, query: str) -> None:
         """Raise _Refused for a query of nearly the same words as one before."""
-        words = frozenset(stems(query))
+        words = _words(query)
         for known, numbers in self._queries.items():
             if words and len(words & known) >= NEARLY_THE_SAME * len(words | known):
                 came = f"and gave {_listed(numbers)}" if numbers else "and gave nothing"
@@ -257,6 +258,11 @@ def _boundary(body: str) -> str:
     while mark in body:
         mark = hashlib.sha256(f"{mark}{body}".encode()).hexdigest()[:16]
     return mark
+
+
+def _words(query: str) -> frozenset[str]:
+    """What two queries are compared by: the stems of the words that matter."""
+    return frozenset(parse_query(query).stems)
 
 
 def _is_web(url: str) -> bool:

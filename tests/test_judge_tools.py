@@ -12,7 +12,8 @@ from localfusion.deliberation import Question, World, deliberate
 from localfusion.events import Event, ToolCalled, ToolReturned
 from localfusion.messages import JudgeSpec, PanelistSpec, ToolSyntax
 from localfusion.outcome import Outcome
-from localfusion.search.documents import DocumentIndex, LocalDocuments
+from localfusion.search.documents import DocumentIndex
+from localfusion.search.local_documents import LocalDocuments
 from localfusion.store import Store
 from localfusion.tools import CountTokens, Toolbox
 from tests.harbour import HARBOUR, request

@@ -15,7 +15,8 @@ from localfusion.analysis import Page
 from localfusion.domains import ANYWHERE, Domains
 from localfusion.errors import ConfigError, LocalFusionError, NotHere, WebError
 from localfusion.search.combined import Combined, fuse_results, same_address
-from localfusion.search.documents import DocumentIndex, LocalDocuments
+from localfusion.search.documents import DocumentIndex
+from localfusion.search.local_documents import LocalDocuments
 from localfusion.search.fusion import fuse
 from localfusion.search.searxng import SearXNG
 from localfusion.search.source import Fetched, Found, Search, SearchResult, Source

@@ -10,8 +10,8 @@ from rapidfuzz import fuzz
 from localfusion.domains import Domains
 from localfusion.errors import LocalFusionError, NotHere, WebError
 from localfusion.search.fusion import fuse
-from localfusion.search.sentences import fold_words
 from localfusion.search.source import Fetched, Found, Search, SearchResult, Source
+from localfusion.search.tokens import fold, written_words
 from localfusion.search.web_results import canonical
 
 TIMEOUT_S = 30.0
@@ -83,7 +83,7 @@ def fuse_results(rankings: Sequence[Sequence[SearchResult]], *, max_results: int
     kept: list[SearchResult] = []
     texts: list[str] = []
     for address, score in fused:
-        text = " ".join(fold_words(shown[address].passage))
+        text = " ".join(written_words(fold(shown[address].passage)))
         if len(kept) < max_results and not any(_is_mirror(text, other) for other in texts):
             kept.append(replace(shown[address], score=score))
             texts.append(text)

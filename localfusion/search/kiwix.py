@@ -19,7 +19,7 @@ from localfusion.search.blocks import Unreadable
 from localfusion.search.fusion import fuse
 from localfusion.search.named_server import Answer, NamedServer
 from localfusion.search.page_reader import read_page
-from localfusion.search.sentences import parse_query
+from localfusion.search.query import parse_query
 from localfusion.search.source import Fetched, Found, Search
 from localfusion.search.web_results import Row, canonical, web_results
 

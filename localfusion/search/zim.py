@@ -27,8 +27,10 @@ from localfusion.errors import ConfigError, LocalFusionError, NotHere, WebError
 from localfusion.search.blocks import Unreadable
 from localfusion.search.fusion import fuse
 from localfusion.search.page_reader import ReadPage, read_page
-from localfusion.search.sentences import Query, parse_query, select, stems
+from localfusion.search.query import Query, parse_query
+from localfusion.search.sentences import select
 from localfusion.search.source import Fetched, Found, Search, SearchResult
+from localfusion.search.tokens import terms
 
 SOURCE_NAME = "zim"
 TIMEOUT_S = 30.0
@@ -344,7 +346,7 @@ def _weights(query: Query, answers: Iterable[_Matching]) -> dict[str, float]:
     for word in query.words[:MAX_WORDS]:
         having = min(sum(max(answer.matches.get(word, 0), 0) for answer in found), total)
         idf = math.log(1 + (total - having + 0.5) / (having + 0.5)) if having else 0.0
-        weights |= {stem: max(idf, weights.get(stem, 0.0)) for stem in stems(word)}
+        weights |= {stem: max(idf, weights.get(stem, 0.0)) for stem in terms(word)}
     return weights
 
 
