@@ -67,11 +67,12 @@ _MORE_ROOM = "a larger n_ctx or max_tokens of the judge gives it more room"
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, of whom."""
+    """What is asked, of whom; `sources` says in words what is searched."""
 
     text: str
     panel: PanelSpec
     seed: int
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,8 @@ async def deliberate(question: Question, world: World, *, run_id: str) -> Outcom
     """Ask the panel, compare, and write the final answer; a failed run is an outcome too."""
     run = Run(question, world)
     models = {panelist.id: panelist.model.name for panelist in question.panel.panelists}
-    run.say(RunStarted(run_id, question.text, models, question.panel.judge.model.name, question.seed))
+    judge_model = question.panel.judge.model.name
+    run.say(RunStarted(run_id, question.text, models, judge_model, question.seed, question.sources))
     return await _carry_on(run)
 
 

@@ -4,9 +4,8 @@ Builds and closes; what is asked, judged and written is `deliberation`'s.
 """
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Container, Iterable
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,28 +13,27 @@ from pathlib import Path
 from localfusion import deliberation, machine
 from localfusion.analysis import Page, ToolStep
 from localfusion.catalog import check_files
-from localfusion.config import Surroundings, make_home
+from localfusion.config import Surroundings, load_settings, make_home
 from localfusion.deliberation import Question, World
-from localfusion.domains import Domains, parse_domains
+from localfusion.domains import parse_domains
 from localfusion.engine import client
 from localfusion.engine.measurements import Measurements
-from localfusion.errors import ConfigError, NotHere
-from localfusion.events import Event, RunEnded, RunResumed, RunStarted, WarningRaised
+from localfusion.errors import ConfigError
+from localfusion.events import DocumentsRead, Event, RunEnded, RunResumed, RunStarted, WarningRaised
 from localfusion.messages import JudgeSpec, PanelistSpec, PanelSpec, SourcesSpec, ToolCall, ToolOptions
 from localfusion.outcome import Outcome
 from localfusion.run_state import fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from localfusion.search.documents import DocumentIndex
-from localfusion.search.shared import Shared
-from localfusion.search.source import Fetched, Found, Search, Source
+from localfusion.search.opening import NOTHING_NAMED, Opened, Sources, in_words
+from localfusion.search.source import Source
 from localfusion.store import RunRequest, Store
-from localfusion.tools import CountTokens, Toolbox
+from localfusion.tools import CountTokens, Toolbox, named_addresses
 from localfusion.wire import document
 
 DOCUMENTS_FILE = "documents.sqlite3"
 MEASUREMENTS_FOLDER = "measurements"
 STATES_FOLDER = "states"
-NO_DOCUMENTS = "no documents were named, so there is nothing to search"
 
 Emit = Callable[[Event], None]
 Remember = Callable[[Page], None]
@@ -47,6 +45,7 @@ class Session:
 
     store: Store
     documents: DocumentIndex
+    sources: Sources
     scheduler: Scheduler
 
     async def ask(self, request: RunRequest, *, emit: Emit) -> Outcome:
@@ -61,17 +60,28 @@ class Session:
 
     async def _ask(self, request: RunRequest, emit: Emit) -> Outcome:
         panel, remarks = await self._fitted(request.panel)
+        request = replace(request, sources=self.searched(request.sources))
         run_id = self.store.create_run(request)
-        try:
-            source, warnings = await self._read(request.sources)
-        except ConfigError:
-            self.store.discard(run_id)
-            raise
-        except asyncio.CancelledError:
-            self.store.append(run_id, RunEnded("interrupted", "cancelled"))
-            raise
-        say = partial(_say, self.store, run_id, emit, (*remarks, *warnings))
-        return await self._run(run_id, replace(request, panel=panel), source, say)
+        async with AsyncExitStack() as stack:
+            try:
+                opened = await stack.enter_async_context(self._opened(request, emit))
+            except ConfigError:
+                self.store.discard(run_id)
+                raise
+            except asyncio.CancelledError:
+                self.store.append(run_id, RunEnded("interrupted", "cancelled"))
+                raise
+            say = partial(_say, self.store, run_id, emit, (*remarks, *opened.warnings))
+            return await self._run(run_id, replace(request, panel=panel), opened.source, say)
+
+    def _opened(self, request: RunRequest, emit: Emit) -> AbstractAsyncContextManager[Opened]:
+        """The sources of a run; how far its documents are read is said, though nothing of it is stored."""
+        loop = asyncio.get_running_loop()
+
+        def progress(done: int, of: int, name: str) -> None:
+            loop.call_soon_threadsafe(emit, DocumentsRead(done, of, name))
+
+        return self.sources.open(request.sources, names_pages=_names_pages(request.question), on_progress=progress)
 
     async def resume(self, run_id: str, *, emit: Emit) -> Outcome:
         """Go on with a stored run. Raises ConfigError where it has its answer or is still running, and as `ask`.
@@ -87,14 +97,15 @@ class Session:
             raise ConfigError(f"{run_id} has its answer already", hint=f"localfusion runs show {run_id}")
         state = fold(self.store.events(run_id))
         check_files(request.panel, done=state.responses)
-        waits = any(seat.id not in state.responses for seat in request.panel.panelists)
-        source, warnings = await self._read(request.sources) if waits else (_NoDocuments(), ())
         panel, remarks = await self._fitted(request.panel, state.responses)
-        self.store.claim(run_id)
-        known = fold(self.store.events(run_id)).warnings
-        fresh = tuple(warning for warning in (*remarks, *warnings) if warning not in known)
-        say = partial(_say, self.store, run_id, emit, fresh)
-        return await self._run(run_id, replace(request, panel=panel), source, say)
+        if not _needs_sources(request.panel, state.responses):
+            request = replace(request, sources=replace(request.sources, docs=(), zim=()))
+        async with self._opened(request, emit) as opened:
+            self.store.claim(run_id)
+            known = fold(self.store.events(run_id)).warnings
+            fresh = tuple(warning for warning in (*remarks, *opened.warnings) if warning not in (*known, NOTHING_NAMED))
+            say = partial(_say, self.store, run_id, emit, fresh)
+            return await self._run(run_id, replace(request, panel=panel), opened.source, say)
 
     async def _fitted(self, panel: PanelSpec, done: Container[str] = ()) -> tuple[PanelSpec, tuple[str, ...]]:
         """The panel with settings that fit the memory, and what to say of it; raises OutOfMemory where none do.
@@ -108,26 +119,23 @@ class Session:
 
     async def call_tool(self, sources: SourcesSpec, options: ToolOptions, call: ToolCall, *, question: str) -> ToolStep:
         """One tool call as a panelist would make it who was asked `question`; the step holds what it would be told."""
-        source, warnings = await self._read(sources)
-        step = await _toolbox(sources, source, question, options, 1, lambda _: None).run(call)
-        return replace(step, warnings=(*warnings, *step.warnings))
+        sources = self.searched(sources)
+        async with self.sources.open(sources, names_pages=_names_pages(question)) as opened:
+            step = await _toolbox(sources, opened.source, question, options, 1, lambda _: None).run(call)
+        return replace(step, warnings=(*opened.warnings, *step.warnings))
 
-    async def _read(self, sources: SourcesSpec) -> tuple[Source, tuple[str, ...]]:
-        if not sources.docs:
-            return _NoDocuments(), (NO_DOCUMENTS,)
-        is_stopped = threading.Event()
-        try:
-            added = await asyncio.to_thread(self.documents.add, sources.docs, is_stopped=is_stopped.is_set)
-        except asyncio.CancelledError:
-            is_stopped.set()
-            raise
-        return added.source, added.warnings
+    def searched(self, sources: SourcesSpec) -> SourcesSpec:
+        """What is searched: what was named, else the folders that are registered, else the web."""
+        if sources.docs or sources.zim or sources.searxng or sources.kiwix or sources.web:
+            return sources
+        registered = tuple(root.path for root in self.documents.roots())
+        return replace(sources, docs=registered, web=not registered and not sources.offline)
 
     async def _run(self, run_id: str, request: RunRequest, source: Source, emit: Emit) -> Outcome:
-        question = Question(request.question, request.panel, request.seed)
+        question = Question(request.question, request.panel, request.seed, in_words(request.sources))
         world = World(
             scheduler=self.scheduler,
-            toolbox=partial(_seat_tools, request, Shared(source), partial(self.store.save_page, run_id)),
+            toolbox=partial(_seat_tools, request, source, partial(self.store.save_page, run_id)),
             stored_text=partial(_stored_text, self.store, run_id),
             emit=emit,
         )
@@ -156,9 +164,13 @@ async def open_session(
     """
     home = make_home(surroundings) if stored else None
     index = home / DOCUMENTS_FILE if home else None
+    keep_pages_s = 3600 * load_settings(surroundings).settings.search.keep_pages_hours
     with closing(Store(home)) as store, closing(DocumentIndex(index)) as documents:
-        async with open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler:
-            yield Session(store, documents, scheduler)
+        async with (
+            aclosing(Sources(documents, home, keep_pages_s=keep_pages_s)) as sources,
+            open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler,
+        ):
+            yield Session(store, documents, sources, scheduler)
 
 
 @asynccontextmanager
@@ -248,15 +260,11 @@ def _stored_text(store: Store, run_id: str, url: str) -> str | None:
     return None if page is None else page.text
 
 
-class _NoDocuments:
-    """A source without documents."""
+def _names_pages(question: str) -> bool:
+    """Whether the user names a page of the web, which may be fetched whatever is searched."""
+    return any(address.lower().startswith("http") for address in named_addresses(question))
 
-    name = "nothing"
 
-    async def search(self, search: Search) -> Found:
-        del search
-        return Found()
-
-    async def fetch(self, url: str, domains: Domains) -> Fetched:
-        del domains
-        raise NotHere(url, f"there is no document {url}", hint="no documents were named")
+def _needs_sources(panel: PanelSpec, done: Container[str]) -> bool:
+    """Whether anybody of a panel still searches: a panelist that has yet to answer, or the judge."""
+    return panel.judge.max_tool_calls > 0 or any(seat.id not in done for seat in panel.panelists)

@@ -16,8 +16,8 @@ from localfusion.domains import ANYWHERE, Domains
 from localfusion.errors import ConfigError, LocalFusionError, NotHere, WebError
 from localfusion.search.combined import Combined, fuse_results, same_address
 from localfusion.search.documents import DocumentIndex
-from localfusion.search.local_documents import LocalDocuments
 from localfusion.search.fusion import fuse
+from localfusion.search.local_documents import LocalDocuments
 from localfusion.search.searxng import SearXNG
 from localfusion.search.source import Fetched, Found, Search, SearchResult, Source
 from tests.recorded_server import Recorded, serve

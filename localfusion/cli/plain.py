@@ -9,6 +9,7 @@ from localfusion.events import (
     AnalysisStarted,
     AnswerCompleted,
     AnswerStarted,
+    DocumentsRead,
     Event,
     MemoryAwaited,
     ModelLoading,
@@ -26,6 +27,8 @@ from localfusion.events import (
 from localfusion.messages import Usage
 
 ANSWER_WIDTH = 160
+TOLD_FILES = 500
+"""After how many files the reading of documents gets a line."""
 
 
 def line(event: Event) -> str | None:
@@ -38,7 +41,11 @@ def _of_run(event: Event) -> str | None:
     match event:
         case RunStarted():
             panel = ", ".join(f"{id} = {model}" for id, model in event.panelists.items())
-            return f"{event.run_id}: {panel}; judge = {event.judge}; seed {event.seed}"
+            searched = f"; searching {', '.join(event.sources)}" if event.sources else ""
+            return f"{event.run_id}: {panel}; judge = {event.judge}; seed {event.seed}{searched}"
+        case DocumentsRead(done=done, of=of):
+            is_told = of >= TOLD_FILES and (done % TOLD_FILES == 0 or done == of)
+            return f"documents: {done} of {of} read" if is_told else None
         case RunResumed():
             return f"{event.run_id}: goes on; kept: {', '.join(event.finished) or 'nothing'}"
         case WarningRaised():

@@ -18,6 +18,7 @@ from localfusion.errors import ConfigError
 from localfusion.messages import Json
 from localfusion.offline import close_network
 from localfusion.outcome import Outcome
+from localfusion.search.snapshots import FILE_NAME, Snapshots
 from localfusion.session import STATES_FOLDER, open_session, stored_outcome
 from localfusion.store import RunSummary, Store
 
@@ -110,7 +111,7 @@ def resume_command(*, run: str, memory: int | None, vram: int | None, as_json: b
 @runs.command("remove")
 @click.argument("run", nargs=-1, required=True)
 def remove_command(*, run: tuple[str, ...]) -> None:
-    """Remove runs, with the pages that only they have read and all kept states of prompts.
+    """Remove runs, with the pages that only they have read, all fetched pages and all kept states of prompts.
 
     \b
     Examples:
@@ -123,7 +124,10 @@ def remove_command(*, run: tuple[str, ...]) -> None:
                 store.remove(run_id)
                 click.echo(f"removed {run_id}", err=True)
         finally:
-            shutil.rmtree(make_home(Surroundings.of_this_process()) / STATES_FOLDER, ignore_errors=True)
+            home = make_home(Surroundings.of_this_process())
+            shutil.rmtree(home / STATES_FOLDER, ignore_errors=True)
+            with closing(Snapshots(home / FILE_NAME)) as pages:
+                pages.purge()
 
 
 @contextmanager

@@ -1,0 +1,152 @@
+"""From what a run names to the one source that its panelists see. Which sources are named is decided elsewhere.
+
+What reaches a network is imported with this module but made only here, only when a run first needs it, and never for
+a run that is offline. It lives as long as the session: pauses between requests to one host hold for all of its runs.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from localfusion.domains import Domains
+from localfusion.errors import NotHere
+from localfusion.messages import SourcesSpec
+from localfusion.search.combined import Combined
+from localfusion.search.ddgs_search import DEFAULT_ENGINES, EngineSearch
+from localfusion.search.documents import Added, DocumentIndex
+from localfusion.search.fetcher import Fetcher
+from localfusion.search.guard import Guard
+from localfusion.search.kiwix import KiwixServer
+from localfusion.search.page_readers import PageReaders
+from localfusion.search.searxng import SearXNG
+from localfusion.search.shared import Shared
+from localfusion.search.snapshots import FILE_NAME, RememberedPages, Snapshots
+from localfusion.search.source import Fetched, Found, Search, Source
+from localfusion.search.zim import ZimArchives
+
+NOTHING_NAMED = "no sources were named, so there is nothing to search"
+
+OnProgress = Callable[[int, int, str], None]
+"""Files read, of how many, and the last one's name; called from any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The sources of one run as one; `warnings` say what of them cannot be used."""
+
+    source: Source
+    warnings: tuple[str, ...]
+
+
+class Sources:
+    """Opens the sources of runs, over the documents and the kept pages of one home."""
+
+    def __init__(self, documents: DocumentIndex, home: Path | None, *, keep_pages_s: float) -> None:
+        """Pages are kept under `home`, in memory where it is None, and fetched anew after `keep_pages_s`."""
+        self._documents = documents
+        self._snapshots = None if home is None else home / FILE_NAME
+        self._keep_pages_s = keep_pages_s
+        self._readers: PageReaders | None = None
+        self._pages: RememberedPages | None = None
+        self._engines: dict[tuple[str, ...], EngineSearch] = {}
+
+    @asynccontextmanager
+    async def open(
+        self, spec: SourcesSpec, *, names_pages: bool, on_progress: OnProgress = lambda *_: None
+    ) -> AsyncIterator[Opened]:
+        """The sources of a run; `names_pages`: the user named addresses of the web, which then may be fetched.
+
+        Raises ConfigError where a path or an address cannot be used. Documents that are new or changed are read first.
+        """
+        async with AsyncExitStack() as stack:
+            searched: list[Source] = []
+            warnings: tuple[str, ...] = ()
+            if spec.docs:
+                added = await _read(self._documents, spec.docs, on_progress)
+                searched.append(added.source)
+                warnings = added.warnings
+            if spec.zim:
+                archives = await asyncio.to_thread(ZimArchives, spec.zim)
+                stack.callback(archives.close)
+                searched.append(archives)
+            if not spec.offline:
+                searched += self._on_network(spec)
+            if not searched:
+                warnings = (*warnings, NOTHING_NAMED)
+            source: Source = searched[0] if len(searched) == 1 else Combined(searched)
+            reaches = bool(spec.web or spec.searxng or spec.kiwix or names_pages) and not spec.offline
+            yield Opened(Shared(_WithPages(source, self._web_pages()) if reaches else source), warnings)
+
+    async def aclose(self) -> None:
+        """End what was made for the network."""
+        for engines in self._engines.values():
+            del engines
+        if self._pages is not None:
+            await self._pages.close()
+        if self._readers is not None:
+            await self._readers.close()
+
+    def _on_network(self, spec: SourcesSpec) -> list[Source]:
+        sources: list[Source] = [KiwixServer(address) for address in spec.kiwix]
+        if spec.searxng:
+            sources.append(SearXNG(spec.searxng))
+        if spec.web:
+            names = spec.engines or DEFAULT_ENGINES
+            if names not in self._engines:
+                self._engines[names] = EngineSearch(names)
+            sources.append(self._engines[names])
+        return sources
+
+    def _web_pages(self) -> RememberedPages:
+        if self._pages is None:
+            self._readers = PageReaders()
+            snapshots = Snapshots(self._snapshots)
+            snapshots.remove_older_than(self._keep_pages_s)
+            fetcher = Fetcher(Guard(), read=self._readers.read)
+            self._pages = RememberedPages(fetcher, snapshots, max_age_s=self._keep_pages_s)
+        return self._pages
+
+
+def in_words(spec: SourcesSpec) -> tuple[str, ...]:
+    """What is searched, for people."""
+    engines = ", ".join(spec.engines or DEFAULT_ENGINES)
+    return (
+        *(str(path) for path in (*spec.docs, *spec.zim)),
+        *((spec.searxng,) if spec.searxng else ()),
+        *spec.kiwix,
+        *((f"the web ({engines})",) if spec.web else ()),
+    )
+
+
+class _WithPages:
+    """A source to search, and any page of the web to fetch."""
+
+    def __init__(self, searched: Source, pages: RememberedPages) -> None:
+        self._searched = searched
+        self._pages = pages
+
+    @property
+    def name(self) -> str:
+        return self._searched.name
+
+    async def search(self, search: Search) -> Found:
+        return await self._searched.search(search)
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        try:
+            return await self._searched.fetch(url, domains)
+        except NotHere:
+            return await self._pages.fetch(url, domains)
+
+
+async def _read(documents: DocumentIndex, paths: tuple[Path, ...], on_progress: OnProgress) -> Added:
+    """What is new or changed under `paths` is read, in a thread that stops soon after the task is cancelled."""
+    is_stopped = threading.Event()
+    try:
+        return await asyncio.to_thread(documents.add, paths, is_stopped=is_stopped.is_set, on_progress=on_progress)
+    except asyncio.CancelledError:
+        is_stopped.set()
+        raise
