@@ -19,6 +19,8 @@ from localfusion.search.tokens import terms
 
 SOURCE_NAME = "documents"
 _MAX_TERMS = 32
+_SHOWN = 3
+"""Passages of a document, the best, whose sentences a result is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class LocalDocuments:
         ranked = sorted(scores, key=lambda document: (-scores[document], self._urls[document]))
         results: list[SearchResult] = []
         for document in ranked[:max_results]:
-            hits = documents[document]
+            hits = documents[document][:_SHOWN]
             passages = "\n".join(self._texts(sorted(hit.id for hit in hits)))
             language = hits[0].language
             passage = select(passages, queries[language], weights[language], max_characters=max_characters)
