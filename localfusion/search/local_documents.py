@@ -19,6 +19,8 @@ from localfusion.search.tokens import terms
 
 SOURCE_NAME = "documents"
 _MAX_TERMS = 32
+_SHOWN = 3
+"""Passages of a document, the best, whose sentences a result is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +59,16 @@ class LocalDocuments:
 
     async def search(self, search: Search) -> Found:
         """The best documents first, each once, with the sentences that match; nothing for a query without words."""
-        found = await asyncio.to_thread(self._search, search.query, search.max_results, search.max_characters)
-        return Found(found)
+        return Found(await asyncio.to_thread(self.find, search))
 
     async def fetch(self, url: str, domains: Domains) -> Fetched:
         """A document's whole text. Raises NotHere for an address that is not one of this run's documents."""
         del domains  # they are about the web
         return Fetched(await asyncio.to_thread(self._fetch, url))
 
-    def _search(self, text: str, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        queries = parse_queries(text, self._languages)
+    def find(self, search: Search) -> tuple[SearchResult, ...]:
+        """What `search` finds. Blocks."""
+        queries = parse_queries(search.query, self._languages)
         wanted = self._candidates.wanted(_forms(queries))
         ids = self._candidates.gather(wanted, lambda id_: id_ // PASSAGES in self._urls)
         weights = {language: _weights(query, wanted) for language, query in queries.items()}
@@ -77,11 +79,11 @@ class LocalDocuments:
             scores.setdefault(hit.id // PASSAGES, score)
         ranked = sorted(scores, key=lambda document: (-scores[document], self._urls[document]))
         results: list[SearchResult] = []
-        for document in ranked[:max_results]:
-            hits = documents[document]
+        for document in ranked[: search.max_results]:
+            hits = documents[document][:_SHOWN]
             passages = "\n".join(self._texts(sorted(hit.id for hit in hits)))
             language = hits[0].language
-            passage = select(passages, queries[language], weights[language], max_characters=max_characters)
+            passage = select(passages, queries[language], weights[language], max_characters=search.max_characters)
             page = self._page(document)
             results.append(SearchResult(page.url, page.title, passage, SOURCE_NAME, round(scores[document], 6), page))
         return tuple(results)
