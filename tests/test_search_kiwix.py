@@ -262,7 +262,7 @@ def test_what_is_no_article_is_not_fetched(path: str) -> None:
     ["https://en.wikipedia.org/wiki/Skerry", "doc://harbour/a.md", "zim://w/A", "", "http://127.0.0.1:1/content/w/A"],
 )
 def test_what_is_elsewhere_is_not_fetched(url: str) -> None:
-    with serve({}) as server, pytest.raises(NotHere, match="is not on kiwix at"):
+    with serve({}) as server, pytest.raises(NotHere, match="kiwix has only what is below"):
         fetch(url, server.url)
 
 

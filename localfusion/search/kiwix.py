@@ -28,6 +28,7 @@ MORE = 2
 MOST_RESULTS = 140
 """The most that a server hands out at once."""
 
+_FETCH_FOUND = "fetch an address that a search returned"
 _NO_ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#\d{1,7}|#x[0-9a-fA-F]{1,6});)")
 _DECLARES = re.compile(r"<!\s*(?:DOCTYPE|ENTITY)", re.IGNORECASE)
 _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -80,12 +81,12 @@ class KiwixServer:
     async def fetch(self, url: str, domains: Domains) -> Fetched:
         """The text of an article. Raises NotHere for an address that is not below the server's `/content/`."""
         if not self._server.holds(url) or not urlsplit(url).path.startswith(f"{self._root}/content/"):
-            raise NotHere(url, f"{url} is not on {self._server}", hint="fetch an address that a search returned")
+            raise NotHere(url, f"kiwix has only what is below {self._server.base}/content/", hint=_FETCH_FOUND)
         if not domains.admit(url):
             raise WebError(url, f"{url} may not be fetched: its domain is not allowed", hint="fetch another address")
         answer = await self._server.get(canonical(url) or url)
         if answer.status == 404:
-            raise WebError(url, f"there is no article {url}", hint="fetch an address that a search returned")
+            raise WebError(url, f"there is no article {url}", hint=_FETCH_FOUND)
         if answer.status != 200:
             raise WebError(url, f"{self._server} failed with status {answer.status}", hint="try another address")
         if not domains.admit(answer.url):
