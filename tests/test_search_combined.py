@@ -220,7 +220,7 @@ def test_documents_and_a_server_together(documents: LocalDocuments) -> None:
         assert [one.source for one in found.results] == ["documents", "searxng"]
         url = found.results[0].url
         assert "40 metres" in asyncio.run(source.fetch(url, ANYWHERE)).page.text
-        with pytest.raises(NotHere, match=r"there is no document .*; searxng has no pages"):
+        with pytest.raises(NotHere, match=r"there is no document .*; searxng finds pages and has none"):
             asyncio.run(source.fetch("https://skerry.example/", ANYWHERE))
 
 

@@ -18,13 +18,13 @@ ARTICLE = """<!DOCTYPE html><html><head><title>Skerry</title></head><body><h1>Sk
 <p>The height of Skerry is 40 metres.</p><p>See <a href="Merrow#history">Merrow</a>.</p></body></html>"""
 
 
-def catalog(*books: tuple[str, str], root: str = "") -> Recorded:
+def catalog(*books: tuple[str, str], root: str = "", below: str = "/content") -> Recorded:
     entries = "".join(
         f"""<entry><id>urn:uuid:6f1d19d0-633f-087b-fb55-7ac324ff9baf</id><title>{name} &amp; more</title>
         <updated>2024-05-01T00:00:00Z</updated><summary>All of it</summary><language>{language}</language>
         <name>{name}</name><link rel="http://opds-spec.org/image/thumbnail" type="image/png;width=48;height=48;scale=1"
         href="{root}/catalog/v2/illustration/6f1d19d0/?size=48&content={name}"/>
-        <link type="text/html" href="{root}/content/{name}"/></entry>"""
+        <link type="text/html" href="{root}{below}/{name}"/></entry>"""
         for name, language in books
     )
     head = '<?xml version="1.0" encoding="UTF-8"?><feed xmlns="http://www.w3.org/2005/Atom">'
@@ -97,6 +97,20 @@ def test_a_server_below_a_path() -> None:
     with serve(served(found_at, catalog(("wikipedia_en", "eng"), root="/library"), root="/library")) as server:
         found = search(f"{server.url}/library/")
     assert [result.url for result in found.results] == [f"{server.url}/library/content/wikipedia_en/A/Skerry"]
+
+
+@pytest.mark.parametrize("root", ["", "/library"])
+def test_a_server_of_version_3_3_has_articles_below_the_names_of_archives(root: str) -> None:
+    link = f"{root}/coast_en/A/What?%231%20100%25"  # its question mark stands as it is
+    answers = {
+        **served(results((link, "What?", "Barnacles")), catalog(("coast_en", "eng"), root=root, below=""), root=root),
+        f"{root}/coast_en/A/What%3F%231%20100%25": Recorded(ARTICLE),
+    }
+    with serve(answers) as server:
+        (result,) = search(f"{server.url}{root}").results
+        assert result.url == f"{server.url}{root}/coast_en/A/What%3F%231%20100%25"
+        assert fetch(result.url, f"{server.url}{root}").page.title == "Skerry"
+        assert server.asked[1].fields["books.name"] == ["coast_en"]
 
 
 def test_each_language_is_searched_for_itself_and_one_that_fails_is_a_warning() -> None:
@@ -243,6 +257,9 @@ def test_a_redirect_to_another_article_is_followed() -> None:
         "/search?pattern=x",
         "/catalog/v2/entries",
         "/content",
+        "/skin/taskbar.css",
+        "/wikipedia_en",
+        "/wikipedia_english/A",
         "/content/../catalog/v2/entries",
         "/content/w/%2e%2e/%2e%2e/search",
         "/content/w/%252e%252e/x",
@@ -251,10 +268,10 @@ def test_a_redirect_to_another_article_is_followed() -> None:
     ],
 )
 def test_what_is_no_article_is_not_fetched(path: str) -> None:
-    with serve({}) as server:
+    with serve(served(catalog=catalog(("wikipedia_en", "eng"), below=""))) as server:
         with pytest.raises(NotHere):
             fetch(server.url + path, server.url)
-        assert server.asked == []
+        assert {asked.path for asked in server.asked} <= {"/catalog/v2/entries"}
 
 
 @pytest.mark.parametrize(
@@ -262,8 +279,10 @@ def test_what_is_no_article_is_not_fetched(path: str) -> None:
     ["https://en.wikipedia.org/wiki/Skerry", "doc://harbour/a.md", "zim://w/A", "", "http://127.0.0.1:1/content/w/A"],
 )
 def test_what_is_elsewhere_is_not_fetched(url: str) -> None:
-    with serve({}) as server, pytest.raises(NotHere, match="is not on kiwix at"):
-        fetch(url, server.url)
+    with serve({}) as server:
+        with pytest.raises(NotHere, match="kiwix has only articles of"):
+            fetch(url, server.url)
+        assert server.asked == []
 
 
 @pytest.mark.parametrize(

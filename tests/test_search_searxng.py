@@ -1,7 +1,10 @@
 """The SearXNG source against recorded answers of a real server on loopback."""
 
 import asyncio
+import gzip
 import json
+import zlib
+from collections.abc import Callable
 
 import pytest
 
@@ -45,6 +48,18 @@ def recorded(value: object, status: int = 200) -> Recorded:
     return Recorded(json.dumps(value), status, JSON)
 
 
+def packed(body: bytes, encoding: str = "gzip") -> Recorded:
+    return Recorded(body, 200, JSON, {"Content-Encoding": encoding})
+
+
+@pytest.mark.parametrize(
+    ("compress", "encoding"), [(gzip.compress, "gzip"), (zlib.compress, "deflate"), (bytes, "identity")]
+)
+def test_answers_may_be_packed(compress: Callable[[bytes], bytes], encoding: str) -> None:
+    with serve({"/search": packed(compress(json.dumps(ANSWER).encode()), encoding)}) as server:
+        assert len(search(server.url).results) == 2
+
+
 @pytest.mark.parametrize("path", ["", "/", "/searx", "/searx/"])
 def test_results_are_cleaned_in_order_and_each_once(path: str) -> None:
     with serve({f"{path.rstrip('/')}/search": recorded(ANSWER)}) as server:
@@ -66,6 +81,9 @@ def test_the_server_is_asked_for_json_with_safe_search_and_its_own_language() ->
         (asked,) = server.asked
     assert asked.fields == {"q": ["g de skerry light"], "format": ["json"], "safesearch": ["1"]}
     assert asked.headers["User-Agent"].startswith("localfusion/")
+    assert "text/html" in asked.headers["Accept"]  # what its limiter asks of those that are no bots
+    assert {"gzip", "deflate"} == set(asked.headers["Accept-Encoding"].split(", "))
+    assert asked.headers["Accept-Language"] == "*"
 
 
 def test_a_user_in_the_address_is_sent_and_never_shown() -> None:
@@ -120,6 +138,11 @@ def test_at_most_as_many_results_as_asked_for() -> None:
         (Recorded(b"\xff\xfe\x00", media_type=JSON), "instead of JSON results", "search.formats"),
         (Recorded("", media_type=JSON), "instead of JSON results", "search.formats"),
         (Recorded(b" " * (8 * 2**20 + 1), media_type=JSON), "more than 8 MiB", ""),
+        (packed(gzip.compress(b" " * (64 * 2**20))), "more than 8 MiB", ""),
+        (packed(gzip.compress(gzip.compress(b" " * 2**20)), "gzip, gzip"), "answered in gzip, gzip", ""),
+        (packed(b"\x1b\x00", "br"), "answered in br", ""),
+        (packed(b"not packed at all"), "damaged bytes", ""),
+        (packed(gzip.compress(json.dumps(ANSWER).encode())[:100]), "instead of JSON results", ""),
         (Recorded(status=302, headers={"Location": "https://elsewhere.example/x"}), "elsewhere.example", "name the"),
         (Recorded(status=302, headers={"Location": "/search"}), "without end", ""),
         (Recorded(status=302, headers={"Location": "http://[::1"}), "cannot be reached", ""),

@@ -9,6 +9,7 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ddgs.base import BaseSearchEngine
@@ -27,6 +28,7 @@ from localfusion.search.web_results import Row, canonical, query_of, web_results
 DEFAULT_ENGINES = ("duckduckgo", "brave", "mojeek", "startpage", "wikipedia")
 AT_ONCE = 3
 """Engines asked side by side; the others of the list only where these find too little or refuse."""
+THREADS = 8
 ROUNDS = 3
 """How often the engines are asked over for one search when all that was wrong is that they refuse."""
 FIRST_REST_S = 2.0
@@ -86,6 +88,8 @@ class EngineSearch:
         self._proxy, self._verify, self._region, self._timeout_s = proxy, verify, region, timeout_s
         self._clock, self._sleep, self._jitter = clock, sleep, jitter
         self._rests: dict[str, _Rest] = {}
+        # Its own: engines that hang must not keep others from the threads that all share.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="web-search")
 
     @property
     def name(self) -> str:
@@ -114,7 +118,7 @@ class EngineSearch:
     async def fetch(self, url: str, domains: Domains) -> Fetched:
         """Nothing can be fetched here: engines find pages, they have none."""
         del domains
-        raise NotHere(url, f"search engines have no pages, {url} included", hint="fetch it from the web")
+        raise NotHere(url, "search engines find pages and have none", hint="fetch it from the web")
 
     async def _ask_in_turn(self, search: Search) -> list[_Answer]:
         """Ask a few engines, then more of them until enough was found; those that rest only where all do."""
@@ -130,7 +134,8 @@ class EngineSearch:
     async def _ask(self, name: str, query: str) -> _Answer:
         try:
             async with asyncio.timeout(3 * self._timeout_s):
-                rows = await asyncio.to_thread(self._ask_engine, name, query)
+                loop = asyncio.get_running_loop()
+                rows = await loop.run_in_executor(self._threads, self._ask_engine, name, query)
         except RatelimitException as error:
             self._let_rest(name)
             return _Answer(name, problem=f"refuses for now ({error})", refused=True)

@@ -1,7 +1,8 @@
 """A kiwix-serve server that the user named: its search and its articles. Archives on disk are read in `zim`.
 
-The interface is that of kiwix-tools 3.4 (libkiwix 12) and later: `/catalog/v2/entries`, `/search?format=xml`, and
-articles under `/content/BOOK/`. Its addresses are those of the server, so rules about domains hold for them.
+The interface is that of kiwix-tools 3.3 (libkiwix 11) and later: `/catalog/v2/entries`, `/search?format=xml`, and
+articles under `/BOOK/`, which later versions have under `/content/BOOK/`. Addresses are those of the server, so rules
+about domains hold for them.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 from xml.etree import ElementTree as ET
 
 from localfusion.analysis import Page
@@ -28,6 +29,7 @@ MORE = 2
 MOST_RESULTS = 140
 """The most that a server hands out at once."""
 
+_FETCH_FOUND = "fetch an address that a search returned"
 _NO_ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#\d{1,7}|#x[0-9a-fA-F]{1,6});)")
 _DECLARES = re.compile(r"<!\s*(?:DOCTYPE|ENTITY)", re.IGNORECASE)
 _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -35,10 +37,14 @@ _NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 @dataclass(frozen=True, slots=True)
 class _Book:
-    """An archive that the server has, by the name that stands in addresses; a search goes over one language."""
+    """An archive that the server has, by the name that searches know; its articles are below `path`.
+
+    A search goes over one language.
+    """
 
     name: str
     language: str
+    path: str
 
 
 class KiwixServer:
@@ -66,7 +72,7 @@ class KiwixServer:
 
         Archives of one language are searched together, languages side by side; one that fails is a warning.
         """
-        books = self._books = self._books or await self._read_catalog()
+        books = await self._known_books()
         if not books:
             return Found(warnings=(f"kiwix: {self._server} has no archives",))
         languages = {language: [b.name for b in books if b.language == language] for language in _languages(books)}
@@ -78,23 +84,30 @@ class KiwixServer:
         return found
 
     async def fetch(self, url: str, domains: Domains) -> Fetched:
-        """The text of an article. Raises NotHere for an address that is not below the server's `/content/`."""
-        if not self._server.holds(url) or not urlsplit(url).path.startswith(f"{self._root}/content/"):
-            raise NotHere(url, f"{url} is not on {self._server}", hint="fetch an address that a search returned")
+        """The text of an article. Raises NotHere for an address that is not below one of the server's archives."""
+        if not self._server.holds(url) or not await self._is_article(url):
+            raise NotHere(url, f"kiwix has only articles of {self._server.base}", hint=_FETCH_FOUND)
         if not domains.admit(url):
             raise WebError(url, f"{url} may not be fetched: its domain is not allowed", hint="fetch another address")
         answer = await self._server.get(canonical(url) or url)
         if answer.status == 404:
-            raise WebError(url, f"there is no article {url}", hint="fetch an address that a search returned")
+            raise WebError(url, f"there is no article {url}", hint=_FETCH_FOUND)
         if answer.status != 200:
             raise WebError(url, f"{self._server} failed with status {answer.status}", hint="try another address")
         if not domains.admit(answer.url):
             raise WebError(url, f"{url} leads to where the domain is not allowed", hint="fetch another address")
         return await self._read_article(answer)
 
-    @property
-    def _root(self) -> str:
-        return urlsplit(self._server.base).path
+    async def _is_article(self, url: str) -> bool:
+        path = urlsplit(url).path
+        if path.startswith(f"{urlsplit(self._server.base).path}/content/"):
+            return True
+        return any(path.startswith(f"{book.path}/") for book in await self._known_books())
+
+    async def _known_books(self) -> tuple[_Book, ...]:
+        """The catalog, which is read once, and once more where a search fails."""
+        self._books = self._books or await self._read_catalog()
+        return self._books
 
     async def _read_article(self, answer: Answer) -> Fetched:
         try:
@@ -156,14 +169,14 @@ class KiwixServer:
             raise WebError(
                 answer.url,
                 f"{self._server} answered with something that is not its XML",
-                hint="name a kiwix-serve of version 3.4 or later, with the path it serves under",
+                hint="name a kiwix-serve of version 3.3 or later, with the path it serves under",
             ) from error
 
 
 def _book(entry: ET.Element) -> _Book:
     pages = (link.get("href", "") for link in entry.iterfind("{*}link") if link.get("type") == "text/html")
-    name = next(pages, "").rstrip("/").rpartition("/")[2]
-    return _Book(name, (entry.findtext("{*}language") or "").strip())
+    path = next(pages, "").rstrip("/")
+    return _Book(unquote(path.rpartition("/")[2]), (entry.findtext("{*}language") or "").strip(), path)
 
 
 def _languages(books: Iterable[_Book]) -> list[str]:
@@ -171,7 +184,8 @@ def _languages(books: Iterable[_Book]) -> list[str]:
 
 
 def _row(item: ET.Element, base: str) -> Row:
-    url = urljoin(f"{base}/", _text(item, "link").strip())
+    link = _text(item, "link").strip().replace("?", "%3F")  # some versions leave it as it is in an article's path
+    url = urljoin(f"{base}/", link)
     return Row(canonical(url) or url, _text(item, "title"), _text(item, "description"))
 
 

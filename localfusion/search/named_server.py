@@ -6,6 +6,7 @@ proxies of the environment are not.
 
 import asyncio
 import ssl
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.message import Message
@@ -19,6 +20,16 @@ from localfusion.search.web_results import canonical
 
 MAX_REDIRECTS = 5
 MAX_ANSWER_BYTES = 8 * 2**20
+_HEADERS = {
+    "User-Agent": f"localfusion/{localfusion.__version__}",
+    "Accept": "text/html, application/json, application/xml;q=0.9, */*;q=0.5",
+    "Accept-Encoding": "gzip, deflate",
+    "Accept-Language": "*",
+}
+"""SearXNG's limiter takes whoever leaves one of these out, or pages out of what is accepted, for a bot."""
+_COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
+_ANY_HEADER = 32
+"""Added to zlib's window: gzip or zlib, whichever it is."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -66,6 +77,8 @@ class NamedServer:
             raise WebError(url, f"{self} did not answer within {self._timeout_s:g} s", hint="try later") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise WebError(url, f"{self} cannot be reached ({error})", hint="check that it runs") from error
+        except zlib.error as error:
+            raise WebError(url, f"{self} answered with damaged bytes ({error})", hint="try later") from error
 
     async def _follow(self, url: str, parameters: Sequence[tuple[str, str]]) -> Answer:
         async with httpx.AsyncClient(
@@ -73,7 +86,7 @@ class NamedServer:
             verify=self._tls,
             auth=self._auth,
             timeout=self._timeout_s,
-            headers={"User-Agent": f"localfusion/{localfusion.__version__}", "Accept-Encoding": "identity"},
+            headers=_HEADERS,
         ) as client:
             asked = url if not parameters else str(httpx.URL(url, params=list(parameters)))
             for _ in range(MAX_REDIRECTS + 1):
@@ -88,9 +101,16 @@ class NamedServer:
         raise WebError(url, f"{self} leads from one address to the next without end", hint="try another address")
 
     async def _read(self, url: str, response: httpx.Response) -> Answer:
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in {*_COMPRESSED, "identity", ""}:
+            raise WebError(
+                url, f"{self} answered in {encoding}, which it was not asked for", hint="try another address"
+            )
+        expander = zlib.decompressobj(zlib.MAX_WBITS | _ANY_HEADER) if encoding in _COMPRESSED else None
         body = bytearray()
-        async for piece in response.aiter_bytes():
-            body += piece
+        async for piece in response.aiter_raw():
+            # never more than one byte too many is taken out of what is packed, however much is in it
+            body += expander.decompress(piece, self._max_answer_bytes - len(body) + 1) if expander else piece
             if len(body) > self._max_answer_bytes:
                 limit = self._max_answer_bytes / 2**20
                 raise WebError(url, f"{self} answered with more than {limit:g} MiB", hint="try another address")

@@ -56,7 +56,7 @@ class SearXNG:
     async def fetch(self, url: str, domains: Domains) -> Fetched:
         """Nothing can be fetched here: a search server has no pages."""
         del domains
-        raise NotHere(url, f"searxng has no pages, {url} included", hint="fetch it from the web")
+        raise NotHere(url, "searxng finds pages and has none", hint="fetch it from the web")
 
     def _read(self, answer: Answer) -> _Answer:
         if answer.status != 200:

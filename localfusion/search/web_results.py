@@ -16,12 +16,14 @@ from localfusion.search.source import Search, SearchResult
 
 MAX_URL_CHARACTERS = 2048
 MAX_TITLE_CHARACTERS = 300
+MAX_SNIPPET_CHARACTERS = 20_000
 MAX_SITES = 3
 """With at most so many allowed domains the engines are told of them; with more, only what comes back is looked at."""
 
 _UNSEEN = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
 _TAG = re.compile(r"</?[a-z][^<>]*>", re.IGNORECASE)
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]*:[0-9a-f:.]*")
+_MOST_ROUNDS = 6
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 _IN_PATH = "/%:@!$&'()*+,;=~-._"
@@ -43,9 +45,9 @@ def web_results(rows: Iterable[Row], search: Search, *, source: str) -> tuple[Se
         url = canonical(row.url)
         if url is None or url in results or not search.domains.admit(url):
             continue
-        title = plain(row.title)[:MAX_TITLE_CHARACTERS].strip() or url
-        passage = leading_sentences(plain(row.snippet), search.max_characters)
-        results[url] = SearchResult(url, title, passage or title, source, 1 / (len(results) + 1))
+        title = plain(row.title[:MAX_SNIPPET_CHARACTERS])[:MAX_TITLE_CHARACTERS].strip() or url
+        passage = leading_sentences(plain(row.snippet[:MAX_SNIPPET_CHARACTERS]) or title, search.max_characters)
+        results[url] = SearchResult(url, title, passage, source, 1 / (len(results) + 1))
         if len(results) >= search.max_results:
             break
     return tuple(results.values())
@@ -54,11 +56,14 @@ def web_results(rows: Iterable[Row], search: Search, *, source: str) -> tuple[Se
 def plain(text: str) -> str:
     """Text without tags, entities, comments and what cannot be seen, on one line.
 
-    Three times over: what was encoded twice must not come out as a tag.
+    Over and over: what was encoded twice, or stood in pieces around a tag, must not come out as a tag.
     """
-    for _ in range(3):
-        text = unescape(_TAG.sub("", _UNSEEN.sub(" ", text)))
-    return squeeze(_TAG.sub("", _UNSEEN.sub(" ", text)))
+    for _ in range(_MOST_ROUNDS):
+        before = text
+        text = squeeze(unescape(_TAG.sub("", _UNSEEN.sub(" ", text))))
+        if text == before:
+            return text
+    return squeeze(text.replace("<", " "))
 
 
 def canonical(url: str) -> str | None:

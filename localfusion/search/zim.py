@@ -44,6 +44,7 @@ _SCRIPT = Path(__file__).with_name("zim_reader.py")
 _INSTALL = "install it: pip install 'localfusion[zim]'"
 _NAME_FILES = "name files that end in .zim"
 _REPAIR = "download it again; zimcheck tells what is wrong with it"
+_FETCH_FOUND = "fetch an address that a search returned"
 _MAX_LINE_BYTES = 2**20
 _HEADER = Struct("<I68xQ")
 """Of a header's 80 bytes: the magic number and where the checksum lies, which are the last 16 bytes of the file."""
@@ -165,8 +166,8 @@ class ZimArchives:
         name, _, path = rest.partition("/")
         reader = self._readers.get(unquote(name))
         if scheme.lower() != "zim" or reader is None:
-            known = ", ".join(f"zim://{quote(archive, safe='')}/" for archive in self._readers)
-            raise NotHere(url, f"{url} is in no archive here; there are: {known}", hint="search for it")
+            known = ", ".join(_address(archive, "") for archive in self._readers)
+            raise NotHere(url, f"the archives have only what is below {known}", hint=_FETCH_FOUND)
         return await asyncio.to_thread(self._fetch, reader, unquote(path), url)
 
     def _results(
@@ -200,7 +201,7 @@ class ZimArchives:
             raise WebError(url, f"{url} cannot be read: {error.message}", hint=_REPAIR) from error
         if article.problem:
             problem = _NO_ARTICLE.get(article.problem, f"cannot be read: {article.reason or article.problem}")
-            raise WebError(url, f"{url} {problem}", hint="fetch an address that a search returned")
+            raise WebError(url, f"{url} {problem}", hint=_FETCH_FOUND)
         read = _read(article, content, url)
         page = Page(_address(reader.name, article.path), read.title or article.title, read.text, read.sha256)
         return Fetched(page, links_within(read.links, reader.name), read.warnings)
