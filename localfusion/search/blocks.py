@@ -20,6 +20,10 @@ _NEARLY_FULL = 0.85
 _HEADING_SHARE = 0.6
 
 
+MAX_CHARACTERS = 2**25
+"""Of the text of one file: some 10 000 pages."""
+
+
 class Unreadable(LocalFusionError):
     """A file that is skipped; the message says why, for a warning that names the file."""
 
@@ -45,6 +49,12 @@ class Readable:
         return "\n".join(block.text for block in self.blocks)
 
 
+def check_length(n_characters: int, *, at_most: int = MAX_CHARACTERS) -> None:
+    """Refuse a text that is longer than any that is read. Raises Unreadable."""
+    if n_characters > at_most:
+        raise Unreadable(f"it has more than {at_most} characters of text")
+
+
 def word_set(words: str) -> frozenset[str]:
     """The words of a text that is nothing but a list."""
     return frozenset(words.split())
@@ -58,7 +68,8 @@ def readable(title: str, blocks: Iterable[Block]) -> Readable:
 
 def squeeze(text: str) -> str:
     """`text` in composed letters (NFC), with every run of white space as one space and nothing invisible in it."""
-    return " ".join("".join(map(_visible, unicodedata.normalize("NFC", text))).split())
+    words = " ".join(unicodedata.normalize("NFC", text).split())
+    return words if words.isprintable() else " ".join("".join(map(_visible, words)).split())
 
 
 def _visible(character: str) -> str:

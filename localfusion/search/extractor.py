@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 from localfusion import machine
-from localfusion.search.blocks import Unreadable
+from localfusion.search.blocks import Unreadable, check_length
 from localfusion.search.extractor_protocol import (
     NO_MEMORY,
     Begin,
@@ -41,7 +41,6 @@ from localfusion.search.readers import MAX_FILE_BYTES, read
 ReadFile = Callable[[Path, Limits], FileRead]
 
 _ALARM_SLACK_S = 5
-_TOO_DEEP = "it is nested too deeply"
 
 
 def read_file(path: Path, limits: Limits) -> FileRead:
@@ -59,12 +58,10 @@ def read_file(path: Path, limits: Limits) -> FileRead:
     digest = hashlib.sha256(content).hexdigest()
     try:
         found = read(path, content)
-        _check_length(found.text, limits)
+        check_length(len(found.text), at_most=limits.max_characters)
         pieces = cut_passages(found.blocks)
     except Unreadable as error:
         return FileRead(seen.st_size, seen.st_mtime_ns, digest, error.message)
-    except RecursionError:
-        return FileRead(seen.st_size, seen.st_mtime_ns, digest, _TOO_DEEP)
     return FileRead(seen.st_size, seen.st_mtime_ns, digest, None, found.title, found.text, pieces)
 
 
@@ -78,17 +75,10 @@ def _open(path: Path) -> BinaryIO:
 def _answer_fetched(request: ReadFetched, limits: Limits) -> Frame:
     try:
         page = read_page(request.content, media_type=request.media_type, charset=request.charset, url=request.url)
-        _check_length(page.text, limits)
+        check_length(len(page.text), at_most=limits.max_characters)
     except Unreadable as error:
         return page_frame(error.message)
-    except RecursionError:
-        return page_frame(_TOO_DEEP)
     return page_frame(page)
-
-
-def _check_length(text: str, limits: Limits) -> None:
-    if len(text) > limits.max_characters:
-        raise Unreadable(f"it has more than {limits.max_characters} characters of text")
 
 
 def _answers(request: Request, limits: Limits, read_one: ReadFile) -> Iterator[Callable[[], Frame]]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from localfusion.analysis import Link
+from localfusion.search.blocks import MAX_CHARACTERS
 from localfusion.search.page_reader import ReadPage
 from localfusion.search.passages import Piece
 
@@ -42,7 +43,7 @@ class Limits:
 
     time_s: float = 30.0
     memory_bytes: int = 2**30
-    max_characters: int = 2**25
+    max_characters: int = MAX_CHARACTERS
 
     @property
     def clock_s(self) -> float:

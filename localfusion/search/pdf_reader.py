@@ -5,7 +5,16 @@ import threading
 
 import pypdfium2
 
-from localfusion.search.blocks import Block, Readable, Unreadable, first_heading, is_heading, join_wrapped, readable
+from localfusion.search.blocks import (
+    Block,
+    Readable,
+    Unreadable,
+    check_length,
+    first_heading,
+    is_heading,
+    join_wrapped,
+    readable,
+)
 
 _LOCK = threading.Lock()
 """PDFium is not safe to use from two threads at once."""
@@ -13,6 +22,7 @@ _LOCK = threading.Lock()
 _PAGE_NUMBER = re.compile(r"(?:page\s+)?\d{1,4}(?:\s*(?:/|of)\s*\d{1,4})?$", re.IGNORECASE)
 _STOPPED = re.compile(r"[.!?…][\"'”’»)\]]*$")
 _PASSWORD_NEEDED = 4  # FPDF_ERR_PASSWORD
+MAX_PAGES = 20_000
 
 
 def read_pdf(content: bytes) -> Readable:
@@ -32,11 +42,24 @@ def _read_pages(content: bytes) -> tuple[str, list[str]]:
         encrypted = error.err_code == _PASSWORD_NEEDED
         raise Unreadable("it is encrypted" if encrypted else "it is damaged or not a PDF") from error
     try:
-        return _title(document), [_page_text(page) for page in document]
+        return _title(document), _page_texts(document)
     except pypdfium2.PdfiumError as error:
         raise Unreadable("a page of it is damaged") from error
     finally:
         document.close()
+
+
+def _page_texts(document: pypdfium2.PdfDocument) -> list[str]:
+    """The text of each page; no more is read than a file may have."""
+    if len(document) > MAX_PAGES:
+        raise Unreadable(f"it has more than {MAX_PAGES} pages")
+    texts: list[str] = []
+    n_characters = 0
+    for page in document:
+        texts.append(_page_text(page))
+        n_characters += len(texts[-1])
+        check_length(n_characters)
+    return texts
 
 
 def _title(document: pypdfium2.PdfDocument) -> str:

@@ -5,20 +5,25 @@ One file at a time; which files there are is decided in `documents`.
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from charset_normalizer import from_bytes
 
 from localfusion.search.blocks import Readable, Unreadable
+from localfusion.search.epub_reader import read_epub
 from localfusion.search.html_reader import read_html
+from localfusion.search.mail_reader import read_eml
+from localfusion.search.office_reader import read_docx, read_pptx
 from localfusion.search.pdf_reader import read_pdf
+from localfusion.search.rst_reader import read_rst
+from localfusion.search.table_reader import read_csv, read_spreadsheet, read_tsv
 from localfusion.search.text_reader import read_markdown, read_plain
 
 MAX_FILE_BYTES = 64 * 2**20
 
-_TEXT_READERS: dict[str, Callable[[str], Readable]] = {
+_TEXT_READERS: Mapping[str, Callable[[str], Readable]] = {
     ".md": read_markdown,
     ".markdown": read_markdown,
     ".txt": read_plain,
@@ -26,8 +31,23 @@ _TEXT_READERS: dict[str, Callable[[str], Readable]] = {
     ".html": read_html,
     ".htm": read_html,
     ".xhtml": read_html,
+    ".rst": read_rst,
+    ".csv": read_csv,
+    ".tsv": read_tsv,
 }
-SUFFIXES = frozenset(_TEXT_READERS) | {".pdf"}
+_READERS: Mapping[str, Callable[[bytes], Readable]] = {
+    ".pdf": read_pdf,
+    ".docx": read_docx,
+    ".pptx": read_pptx,
+    ".xlsx": read_spreadsheet,
+    ".xlsm": read_spreadsheet,
+    ".xlsb": read_spreadsheet,
+    ".xls": read_spreadsheet,
+    ".ods": read_spreadsheet,
+    ".epub": lambda content: read_epub(content, decode),
+    ".eml": lambda content: read_eml(content, decode),
+}
+SUFFIXES = frozenset(_TEXT_READERS) | frozenset(_READERS)
 """What a folder is searched for; a file that is named itself may have any suffix and is then plain text."""
 
 _BOMS = (
@@ -46,10 +66,18 @@ _MIN_GUESSABLE_BYTES = 200
 def read(path: Path, content: bytes) -> Readable:
     """The readable content of a file; its title is the file's name where it gives none. Raises Unreadable."""
     suffix = path.suffix.lower()
-    found = read_pdf(content) if suffix == ".pdf" else _TEXT_READERS.get(suffix, read_plain)(decode(content))
+    try:
+        found = _read(suffix, content)
+    except RecursionError as error:
+        raise Unreadable("it is nested too deeply") from error
     if not found.blocks:
         raise Unreadable("there is no text in it" + (" (a scan?)" if suffix == ".pdf" else ""))
     return found if found.title else replace(found, title=title_of(path))
+
+
+def _read(suffix: str, content: bytes) -> Readable:
+    read_bytes = _READERS.get(suffix)
+    return read_bytes(content) if read_bytes else _TEXT_READERS.get(suffix, read_plain)(decode(content))
 
 
 def title_of(path: Path) -> str:
