@@ -30,6 +30,7 @@ from localfusion.messages import (
 from localfusion.outcome import Outcome
 from localfusion.scheduler import Engine, Scheduler
 from localfusion.search.documents import DocumentIndex
+from localfusion.search.opening import Sources
 from localfusion.session import Session
 from localfusion.store import RunRequest, Store
 from scripts.engine_bench import ours, peers
@@ -145,7 +146,7 @@ async def ask(
         with closing(Store(Path(folder))) as store, closing(documents(None)) as index:
             index.add([docs])
             scheduler = Scheduler(engine, ours.unbounded(cores))
-            session = Session(store, index, scheduler)
+            session = Session(store, index, Sources(index, None, keep_pages_s=0), scheduler)
             started = time.monotonic()
             try:
                 outcome = await session.ask(RunRequest(QUESTION, panel, SourcesSpec(docs=(docs,))), emit=lambda _: None)

@@ -103,9 +103,11 @@ def _measure(name: str, docs: Path, sizes: Sizes) -> Iterator[Figure]:
         yield Figure(f"{name}: passages", len(passages), "count")
         paths = {found.url: found.path for found in find_files([docs]).files}
         systems: list[System] = [Ours(added.source, paths)]
-        for peer, place in ((BareFts5, "fts5.db"), (Tantivy, "tantivy")):
+        peers: tuple[tuple[type[BareFts5 | Tantivy], str], ...] = ((BareFts5, "fts5.db"), (Tantivy, "tantivy"))
+        for peer, place in peers:
             sizes.say(f"{name}: {peer.name}")
-            seconds, system = _timed(partial(peer, docs.parent / place, passages))
+            make: Callable[[], System] = partial(peer, docs.parent / place, passages)
+            seconds, system = _timed(make)
             yield Figure(f"{name}: {peer.name}, passages that were cut before", _megabytes(passages) / seconds, "MB/s")
             systems.append(system)
         sizes.say(f"{name}: asking")
