@@ -11,9 +11,9 @@ import trustme
 
 from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import ConfigError, NotHere, WebError
-from localfusion.search.ddgs_search import DEFAULT_ENGINES, EngineSearch
+from localfusion.search.ddgs_search import DEFAULT_ENGINES, EngineClient, EngineSearch
 from localfusion.search.source import Found, Search
-from tests.recorded_server import Answer, Recorded, RecordedServer, serve_behind_proxy
+from tests.recorded_server import Answer, Recorded, RecordedServer, serve, serve_behind_proxy
 
 Rows = list[tuple[str, str, str]]
 
@@ -247,16 +247,40 @@ def test_an_engine_that_refuses_is_a_warning_and_left_alone(
 def test_a_page_that_asks_for_a_person_is_a_refusal(make: Engines, time_: Time, page: str) -> None:
     with pytest.raises(WebError, match="the search engines refuse for now; duckduckgo refuses") as caught:
         search(make("duckduckgo", answers={DUCKDUCKGO: Recorded(page)}))
-    assert "some minutes" in caught.value.hint
+    assert "search again in 8 s" in caught.value.hint
     assert time_.slept == [2.0, 4.0]
 
 
 def test_where_all_refuse_they_are_asked_over_and_then_left(make: Engines, server: RecordedServer, time_: Time) -> None:
     refusal = Recorded("", 429)
+    source = make("duckduckgo", "brave", answers={DUCKDUCKGO: refusal, BRAVE: refusal})
     with pytest.raises(WebError, match=r"refuse for now; duckduckgo refuses for now .*; brave refuses for now"):
-        search(make("duckduckgo", "brave", answers={DUCKDUCKGO: refusal, BRAVE: refusal}))
+        search(source)
     assert len(server.asked) == 6
     assert time_.slept == [2.0, 4.0]
+    with pytest.raises(WebError, match="refuse for now; duckduckgo refuses"):
+        search(source)
+    assert len(server.asked) == 8
+    assert time_.slept == [2.0, 4.0, 8.0]
+    with pytest.raises(WebError, match="refuse for now; duckduckgo, brave") as caught:
+        search(source)
+    assert caught.value.hint == "use other sources, or search again in 16 s"
+    assert len(server.asked) == 8
+    server.answers[BRAVE] = EVERYTHING[BRAVE]
+    time_.now += 16
+    assert len(search(source).results) == 2
+
+
+def test_a_refusal_and_a_failure_are_both_named(make: Engines, time_: Time) -> None:
+    source = make("duckduckgo", "brave", answers={DUCKDUCKGO: Recorded("", 429), BRAVE: Recorded("", 500)})
+    with pytest.raises(WebError, match=r"duckduckgo refuses for now \(status 429\); brave failed: status 500"):
+        search(source)
+    assert time_.slept == []
+
+
+def test_a_search_about_refusals_is_none(make: Engines) -> None:
+    source = make("mojeek", answers={MOJEEK: Recorded("<p>Nothing was found for captcha</p>")})
+    assert search(source, "captcha") == Found()
 
 
 def test_a_refusal_may_be_over_at_the_next_round(make: Engines) -> None:
@@ -357,15 +381,13 @@ def test_a_snippet_is_cut_at_a_sentence(make: Engines) -> None:
     assert found.results[0].passage == "The first sentence is here. The first sentence is here."
 
 
-@pytest.mark.parametrize("variable", ["DDGS_PROXY", "PRIMP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "https_proxy"])
-def test_no_proxy_of_the_environment_is_used(
-    server: RecordedServer, pem: Path, monkeypatch: pytest.MonkeyPatch, variable: str
-) -> None:
-    monkeypatch.setenv(variable, server.url)
-    source = EngineSearch(["mojeek"], verify=str(pem), timeout_s=1)
-    with pytest.raises(WebError, match="no search engine answers"):
-        search(source)
-    assert server.asked == []
+@pytest.mark.parametrize("variable", ["DDGS_PROXY", "PRIMP_PROXY", "HTTP_PROXY", "http_proxy", "ALL_PROXY"])
+def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    with serve({"/": Recorded("from the proxy")}) as proxy, serve({"/": Recorded("from the engine")}) as engine:
+        monkeypatch.setenv(variable, proxy.url)
+        client = EngineClient(None, 5, verify=True)
+        assert client.request("GET", f"{engine.url}/").text == "from the engine"
+        assert proxy.asked == []
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,12 @@ AT_ONCE = 3
 """Engines asked side by side; the others of the list only where these find too little or refuse."""
 THREADS = 8
 ROUNDS = 3
-"""How often the engines are asked over for one search when all that was wrong is that they refuse."""
+"""How often the engines are asked for one search where all that were asked refuse."""
 FIRST_REST_S = 2.0
 LONGEST_REST_S = 300.0
 """How long an engine that refuses is left alone: doubled with each refusal in a row, a random half more or less."""
+LONGEST_WAIT_S = 10.0
+"""A search that would have to wait longer for the first engine to have rested is refused at once."""
 TIMEOUT_S = 10
 """Seconds that one request to an engine may take, and three times this an engine; some make two requests."""
 
@@ -104,14 +106,17 @@ class EngineSearch:
         if not search.query.strip():
             return Found()
         answers: list[_Answer] = []
-        for round_ in range(ROUNDS):
-            answers = await self._ask_in_turn(search)
-            if any(not answer.problem for answer in answers) or not any(answer.refused for answer in answers):
+        for _ in range(ROUNDS):
+            wait_s = self._wait_s()
+            if wait_s > LONGEST_WAIT_S:
                 break
-            if round_ + 1 < ROUNDS:
-                await self._sleep(self._rest_s(round_))
+            if wait_s > 0:
+                await self._sleep(wait_s)
+            answers = await self._ask_in_turn(search)
+            if not all(answer.refused for answer in answers):
+                break
         if all(answer.problem for answer in answers):
-            raise _nothing_works(answers)
+            raise self._nothing_works(answers)
         warnings = tuple(f"web: {answer.engine} {answer.problem}" for answer in answers if answer.problem)
         return Found(_fused(answers, search, self.name), warnings)
 
@@ -121,10 +126,9 @@ class EngineSearch:
         raise NotHere(url, "search engines find pages and have none", hint="fetch it from the web")
 
     async def _ask_in_turn(self, search: Search) -> list[_Answer]:
-        """Ask a few engines, then more of them until enough was found; those that rest only where all do."""
+        """Ask a few of the engines that have rested, then more of them until enough was found."""
         now = self._clock()
-        awake = [name for name in self._engines if self._rests.get(name, _Rest()).until_s <= now]
-        waiting = awake or list(self._engines)
+        waiting = [name for name in self._engines if self._rest(name).until_s <= now]
         answers: list[_Answer] = []
         while waiting and len(_fused(answers, search, self.name)) < search.max_results:
             asked, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
@@ -151,26 +155,38 @@ class EngineSearch:
         engine: BaseSearchEngine[TextResult] = ENGINES["text"][name](
             proxy=self._proxy, timeout=self._timeout_s, verify=self._verify
         )
-        client = _Client(self._proxy, self._timeout_s, verify=self._verify)
+        client = EngineClient(self._proxy, self._timeout_s, verify=self._verify)
         client.client.headers_update(engine.headers_update)
         engine.http_client = client
         try:
             found = engine.search(query, region=self._region)
         except (ValueError, LookupError, AttributeError, TypeError, StopIteration, LxmlError) as error:
             raise DDGSException("what it answered cannot be read") from error
-        if not found and _CHALLENGE.search(client.last_text):
+        if not found and _CHALLENGE.search(client.last_text) and not _CHALLENGE.search(query):
             raise RatelimitException("it asks whether a person is there")
         return tuple(Row(one.href, one.title, one.body) for one in found or ())
 
+    def _rest(self, name: str) -> _Rest:
+        return self._rests.get(name, _Rest())
+
     def _let_rest(self, name: str) -> None:
-        refusals = self._rests.get(name, _Rest()).refusals
-        self._rests[name] = _Rest(refusals + 1, self._clock() + self._rest_s(refusals))
+        refusals = self._rest(name).refusals
+        rest_s = min(FIRST_REST_S * 2.0 ** min(refusals, 16), LONGEST_REST_S) * (0.5 + self._jitter())
+        self._rests[name] = _Rest(refusals + 1, self._clock() + rest_s)
 
-    def _rest_s(self, refusals: int) -> float:
-        return float(min(FIRST_REST_S * 2**refusals, LONGEST_REST_S) * (0.5 + self._jitter()))
+    def _wait_s(self) -> float:
+        """How long until the first of the engines has rested; not more than 0 where one has."""
+        return min(self._rest(name).until_s for name in self._engines) - self._clock()
+
+    def _nothing_works(self, answers: Sequence[_Answer]) -> WebError:
+        named = "; ".join(f"{answer.engine} {answer.problem}" for answer in answers) or ", ".join(self._engines)
+        if answers and not any(answer.refused for answer in answers):
+            return WebError("", f"no search engine answers: {named}", hint="check the connection to the internet")
+        hint = f"use other sources, or search again in {max(self._wait_s(), 1):.0f} s"
+        return WebError("", f"the search engines refuse for now; {named}", hint=hint)
 
 
-class _Client(HttpClient):
+class EngineClient(HttpClient):
     """ddgs's own client, which engines make requests with, where no answer but one with results passes in silence."""
 
     def __init__(self, proxy: str | None, timeout_s: int, *, verify: bool | str) -> None:
@@ -214,12 +230,3 @@ def _fused(answers: Iterable[_Answer], search: Search, source: str) -> tuple[Sea
                 rows[url] = row
         rankings.append(ranking)
     return web_results((rows[url] for url, _ in fuse(rankings)), search, source=source)
-
-
-def _nothing_works(answers: Sequence[_Answer]) -> WebError:
-    named = "; ".join(f"{answer.engine} {answer.problem}" for answer in answers)
-    if any(answer.refused for answer in answers):
-        return WebError(
-            "", f"the search engines refuse for now; {named}", hint="use other sources, or search again in some minutes"
-        )
-    return WebError("", f"no search engine answers: {named}", hint="check the connection to the internet")
