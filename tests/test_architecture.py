@@ -37,7 +37,7 @@ LAZY = frozenset({"localfusion.cli.main"})
 DOORS: Mapping[str, frozenset[str]] = {
     "llama_cpp": frozenset({"engine"}),
     "llguidance": frozenset({"engine"}),
-    "sqlite3": frozenset({"database"}),
+    "apsw": frozenset({"database"}),
     "yaml": frozenset({"config"}),
     "trafilatura": frozenset({"search"}),
     "httpx": frozenset({"search"}),

@@ -5,13 +5,13 @@ import json
 import os
 import shutil
 import signal
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import apsw
 import psutil
 import pytest
 
@@ -364,8 +364,8 @@ def test_a_run_that_is_cancelled_while_documents_are_read_is_stored_and_goes_on(
             return session.store.list_runs()[0].id
 
     run_id = asyncio.run(run())
-    with closing(sqlite3.connect(home / "documents.sqlite3")) as index:
-        assert index.execute("SELECT count(*) FROM document").fetchone()[0] < 300
+    with closing(apsw.Connection(str(home / "documents.sqlite3"))) as index:
+        assert index.execute("SELECT count(*) FROM document").get < 300
     assert Store(home).summary(run_id).status == "interrupted"
     resumed, _ = resume(home, run_id)
     assert resumed.status == "ok"
