@@ -106,7 +106,8 @@ def test_vectors_are_those_of_llama_cpp_python(folder: Path, architecture: Archi
     spec = spec_of(folder, architecture, pooling)
     prefix = prefixes_of(read_header(spec.path, model="tiny").metadata, spec.path).passage
     ours = embedded(spec, TEXTS)
-    assert (ours.dtype, ours.shape) == (np.float32, (len(TEXTS), N_EMBD))
+    assert ours.dtype == np.float32
+    assert ours.shape == (len(TEXTS), N_EMBD)
     assert np.linalg.norm(ours, axis=1) == pytest.approx(1, abs=1e-5)
     theirs = reference(spec.path, [prefix + text for text in TEXTS])
     assert (ours * theirs).sum(axis=1) == pytest.approx(1, abs=1e-3)

@@ -14,6 +14,10 @@ from localfusion.engine.protocol import FLOATS, Embed, Embedded, Failed, Reply
 from localfusion.messages import ModelInfo, ModelSpec
 
 
+class NoNumbers(Exception):
+    """A vector with infinities in it, or with what is no number."""
+
+
 @dataclass(slots=True)
 class Waiting:
     """A request, and how many of its texts are done."""
@@ -86,7 +90,7 @@ class Embedder:
             vectors = self._embed(batch.texts)
         except DecodeError as error:
             return [Failed(waiting.id, "llama.cpp could not evaluate the text", f"{error}; a smaller n_batch may help")]
-        if not np.isfinite(vectors).all():
+        except NoNumbers:
             hint = "its file is damaged, or its numbers overflow; fetch it again"
             return [Failed(waiting.id, "a vector holds what is no number", hint)]
         waiting.n_done += len(batch.texts)
@@ -115,10 +119,13 @@ class Embedder:
         return ids[: self._context.n_ctx - len(end)] + end
 
     def _embed(self, texts: list[list[int]]) -> NDArray[np.float32]:
-        """A row of length 1 for each text, zeros where it has no token or the model made nothing of it."""
+        """A row of length 1 for each text, zeros where it has no token; raises DecodeError or NoNumbers."""
         vectors = np.zeros((len(texts), self._context.n_embd), np.float32)
         filled = [index for index, ids in enumerate(texts) if ids]
         if filled:
             vectors[filled] = self._context.pooled([texts[index] for index in filled])
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, lengths, out=vectors, where=lengths > 0)
+        if not np.isfinite(vectors).all():
+            raise NoNumbers
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        vectors /= np.where(lengths > 0, lengths, 1)
+        return vectors
