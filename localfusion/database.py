@@ -122,6 +122,11 @@ class Database:
         with self._lock, self._mapped():
             return Transaction(self._connection).rows(kind, query, parameters)
 
+    def empty_log(self) -> None:
+        """Write back what the write-ahead log holds, so that nothing deleted is left in it, unless another reads it."""
+        with self._lock, self._mapped():
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def close(self) -> None:
         """Close the connection; closing twice does nothing."""
         with self._lock, self._mapped():

@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 
 from localfusion.domains import Domains
 from localfusion.errors import ConfigError, WebError
-from localfusion.search.documents import DocumentIndex, LocalDocuments, find_files, match_expression
-from localfusion.search.sentences import parse_query, split_sentences
+from localfusion.search.candidates import match_any
+from localfusion.search.documents import DocumentIndex
+from localfusion.search.folders import find_files
+from localfusion.search.local_documents import LocalDocuments
+from localfusion.search.query import parse_query
+from localfusion.search.sentences import split_sentences
 from localfusion.search.source import Search, SearchResult, Source
 
 HERE = Path(__file__).parent
@@ -126,7 +130,7 @@ def test_query_syntax_is_only_words(harbour: LocalDocuments, query: str) -> None
 
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5))
 def test_every_word_is_quoted(words: list[str]) -> None:
-    expression = match_expression(words)
+    expression = match_any(words)
     inside = expression.replace('""', "")
     assert inside.count('"') % 2 == 0
     assert expression.startswith('"')

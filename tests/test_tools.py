@@ -15,7 +15,8 @@ from localfusion.analysis import Page, Passage, ToolStep
 from localfusion.domains import Domains
 from localfusion.errors import WebError
 from localfusion.messages import SearchLimits, ToolCall, ToolOptions
-from localfusion.search.documents import DocumentIndex, LocalDocuments
+from localfusion.search.documents import DocumentIndex
+from localfusion.search.local_documents import LocalDocuments
 from localfusion.search.source import Fetched, Found, Search
 from localfusion.tools import WEB_FETCH, WEB_SEARCH, Toolbox, result_message
 

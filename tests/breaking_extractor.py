@@ -1,0 +1,50 @@
+"""A process that reads files and breaks down over those whose names say so. Run as the real one is."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from localfusion.search.extractor import main, read_file
+from localfusion.search.extractor_protocol import FileRead, Limits
+
+COMMAND = (sys.executable, "-m", "tests.breaking_extractor")
+
+
+def read_or_break(path: Path, limits: Limits) -> FileRead:
+    """What the file's name asks for, else what is in it."""
+    match path.stem:
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "raise":
+            raise KeyError(path.name)
+        case "loop":
+            while True:
+                pass
+        case "sleep":
+            time.sleep(3600)
+        case "eat":
+            return _eat()
+        case "end":
+            os._exit(0)
+    return _lie(path.stem, read_file(path, limits), limits)
+
+
+def _lie(name: str, found: FileRead, limits: Limits) -> FileRead:
+    if name == "lie":
+        return replace(found, content_sha256="not a digest")
+    if name == "shout":
+        return replace(found, text="a" * (13 * limits.max_characters + 2**20))
+    return found
+
+
+def _eat() -> FileRead:
+    eaten = [bytearray(2**24)]
+    while True:
+        eaten.append(bytearray(2**24))
+
+
+if __name__ == "__main__":
+    main(read_or_break)
