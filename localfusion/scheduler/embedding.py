@@ -1,4 +1,4 @@
-"""An embedding model as search wants it: leased from the scheduler for each request, so that it holds no memory between.
+"""An embedding model as search wants it: leased from the scheduler for each request, and no memory is held between.
 
 What vectors are for, and what to do without them, is the caller's business.
 """

@@ -2,10 +2,11 @@
 
 What a passage says stands elsewhere, under the same id. All vectors are of one model: with another one the file begins
 anew. float32, compared with each (no approximate index): the ranking is that of `meaning.rank`, ties included.
+An id may come to mean another text; the version that is kept with it says of which text a vector is.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from localfusion.search.meaning import Vectors, similarities
 MIGRATIONS: tuple[Migration, ...] = (
     (
         "CREATE TABLE model (identity TEXT NOT NULL, n_dimensions INTEGER NOT NULL) STRICT",
-        "CREATE TABLE embedded (number INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE) STRICT",
+        """CREATE TABLE embedded (
+            number INTEGER PRIMARY KEY, id INTEGER NOT NULL UNIQUE, version INTEGER NOT NULL
+        ) STRICT""",
     ),
 )
 """`vector`, sqlite-vec's table, is made with the first vectors: only they say how many numbers a vector has.
@@ -29,6 +32,8 @@ takes two that are 2**32 apart for the same.
 
 MOST_NEIGHBOURS = 4096
 """What sqlite-vec finds at once."""
+_CHUNK = 128
+"""Vectors in a blob of sqlite-vec's. SQLite walks through one to write in it: its 1024 cost many times as much."""
 _ROUNDING = 1e-5
 """How far the square of its distance may be off where cosines are equal."""
 
@@ -65,38 +70,48 @@ class VectorFile:
         """Close the file; closing twice does nothing."""
         self._database.close()
 
-    def missing(self, ids: Iterable[int]) -> tuple[int, ...]:
-        """Those of `ids` that have no vector of this model, in ascending order."""
-        known = "(SELECT id FROM embedded WHERE (SELECT identity FROM model) = ?)"
-        query = f"SELECT DISTINCT value FROM json_each(?) WHERE value NOT IN {known} ORDER BY value"
-        return tuple(self._database.rows(int, query, (_listed(ids), self._model)))
+    def missing(self, versions: Mapping[int, int]) -> tuple[int, ...]:
+        """Those of the passages that have no vector of this model and of this version of their text, by id."""
+        stored = "SELECT id, version FROM embedded WHERE (SELECT identity FROM model) = ?"
+        known = dict(self._database.rows(lambda id_, version: (id_, version), stored, (self._model,)))
+        return tuple(sorted(id_ for id_, version in versions.items() if known.get(id_) != version))
 
-    def put(self, ids: Sequence[int], vectors: Vectors) -> None:
-        """Keep a vector (a row of length 1, or of zeros) for each id, in place of an older one; all of them or none.
+    def put(self, versions: Mapping[int, int], vectors: Vectors) -> None:
+        """Keep a vector (a row of length 1, or of zeros) for each passage, in place of an older one; all or none.
 
         One of zeros is kept in mind and never found. Where another process began the file anew for another model, it
         begins anew once more.
         """
-        if not ids:
+        if not versions:
             return
         n_dimensions = vectors.shape[1]
         with self._database.transaction() as transaction:
             if not self._is_ours(transaction, n_dimensions):
                 _clear(transaction)
                 transaction.execute("INSERT INTO model VALUES (?, ?)", (self._model, n_dimensions))
-                transaction.execute(f"CREATE VIRTUAL TABLE vector USING vec0(vector float[{n_dimensions}])")
-            _delete(transaction, ids)
-            for id_, vector in zip(ids, vectors.astype("<f4"), strict=True):
-                number = transaction.execute("INSERT INTO embedded (id) VALUES (?)", (id_,))
+                transaction.execute(
+                    f"CREATE VIRTUAL TABLE vector USING vec0(vector float[{n_dimensions}], chunk_size = {_CHUNK})"
+                )
+            _delete(transaction, versions)
+            for row, vector in zip(versions.items(), vectors.astype("<f4"), strict=True):
+                number = transaction.execute("INSERT INTO embedded (id, version) VALUES (?, ?)", row)
                 if vector.any():
-                    row = (number, vector.tobytes())
-                    transaction.execute("INSERT INTO vector (rowid, vector) VALUES (?, ?)", row)
+                    stored = (number, vector.tobytes())
+                    transaction.execute("INSERT INTO vector (rowid, vector) VALUES (?, ?)", stored)
 
     def forget(self, ids: Iterable[int]) -> None:
         """Drop the vectors of passages that are no more."""
         with self._database.transaction() as transaction:
             if self._is_ours(transaction):
-                _delete(transaction, list(ids))
+                _delete(transaction, ids)
+
+    def keep_only(self, ids: Iterable[int]) -> None:
+        """Drop the vectors of all other passages."""
+        kept = set(ids)
+        with self._database.transaction() as transaction:
+            if self._is_ours(transaction):
+                known = transaction.rows(int, "SELECT id FROM embedded")
+                _delete(transaction, (id_ for id_ in known if id_ not in kept))
 
     def nearest(
         self, vector: NDArray[np.float32], k: int, *, within: Iterable[int] | None = None
@@ -157,7 +172,7 @@ def _clear(transaction: Transaction) -> int:
     return n_vectors
 
 
-def _delete(transaction: Transaction, ids: Sequence[int]) -> None:
+def _delete(transaction: Transaction, ids: Iterable[int]) -> None:
     rows = [(id_,) for id_ in ids]
     transaction.execute_many("DELETE FROM vector WHERE rowid = (SELECT number FROM embedded WHERE id = ?)", rows)
     transaction.execute_many("DELETE FROM embedded WHERE id = ?", rows)
