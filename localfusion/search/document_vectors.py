@@ -60,7 +60,7 @@ class DocumentVectors:
         self._documents = frozenset(documents)
         self._file = file
         self._embedder = embedder
-        self._within: tuple[int, ...] | None = None
+        self._within: frozenset[int] | None = None
 
     async def embed_missing(self, on_progress: OnEmbedded = lambda *_: None) -> int:
         """Embed every passage that has no vector yet, and forget the vectors of passages that are no more.
@@ -93,10 +93,10 @@ class DocumentVectors:
         own = [document for document in known if document.id in self._documents]
         return {id_: document.version for document in own for id_ in document.passages}
 
-    def _ids(self) -> tuple[int, ...]:
+    def _ids(self) -> frozenset[int]:
         if self._within is None:
             own = (document for document in self._stored() if document.id in self._documents)
-            self._within = tuple(id_ for document in own for id_ in document.passages)
+            self._within = frozenset(id_ for document in own for id_ in document.passages)
         return self._within
 
     def _stored(self) -> list[_Document]:

@@ -7,6 +7,7 @@ An id may come to mean another text; the version that is kept with it says of wh
 
 import json
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ takes two that are 2**32 apart for the same.
 
 MOST_NEIGHBOURS = 4096
 """What sqlite-vec finds at once."""
-_CHUNK = 128
+_CHUNK = 256
 """Vectors in a blob of sqlite-vec's. SQLite walks through one to write in it: its 1024 cost many times as much."""
 _ROUNDING = 1e-5
 """How far the square of its distance may be off where cosines are equal."""
@@ -114,18 +115,26 @@ class VectorFile:
                 _delete(transaction, (id_ for id_ in known if id_ not in kept))
 
     def nearest(
-        self, vector: NDArray[np.float32], k: int, *, within: Iterable[int] | None = None
+        self, vector: NDArray[np.float32], k: int, *, within: AbstractSet[int] | None = None
     ) -> tuple[Neighbour, ...]:
         """The `k` passages (at most MOST_NEIGHBOURS) nearest to a vector, of `within` or of all, the nearest first.
 
         Of equally near ones the lower id comes first. Nothing is near to a vector of zeros.
         """
-        if not vector.any() or k <= 0:
+        if not vector.any() or k <= 0 or not self._is_ours(self._database, len(vector)):
             return ()
         k = min(k, MOST_NEIGHBOURS)
-        if not self._is_ours(self._database, len(vector)):
-            return ()
-        candidates = self._candidates(vector, k, None if within is None else _listed(within))
+        if within is None:
+            return self._nearest(vector, k)
+        (n_embedded,) = self._database.rows(int, "SELECT count(*) FROM embedded")
+        if 2 * len(within) >= n_embedded:  # a list of most ids takes as long as the search itself
+            found = self._nearest(vector, k)
+            if all(neighbour.id in within for neighbour in found):
+                return found
+        return self._nearest(vector, k, _listed(within))
+
+    def _nearest(self, vector: NDArray[np.float32], k: int, listed: str | None = None) -> tuple[Neighbour, ...]:
+        candidates = self._candidates(vector, k, listed)
         if not candidates:
             return ()
         stored = np.array([np.frombuffer(candidate.vector, "<f4") for candidate in candidates], np.float32)
