@@ -7,14 +7,14 @@ takes as long as its most common word has passages; here a bounded number is loo
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from heapq import nlargest
+from itertools import islice
 
 from localfusion.database import Database
 from localfusion.search.document_tables import SALIENT
 
-_MAX_ROWS = 4000
+_MAX_ROWS = 3000
 """Passages that are looked at of one query, by the words that are not common."""
-_ENOUGH = 200
+_ENOUGH = 120
 """Passages that are scored exactly."""
 _SALIENT_BONUS = 0.6
 """What being about a word adds to having it, as bm25 would say of a word that stands there four times."""
@@ -73,8 +73,8 @@ class Candidates:
             self._tell_apart(pool, rare, common)
         elif common:
             self._fill(pool, common)
-        admitted = ((id_, score) for id_, score in pool.items() if admits(id_))
-        return [id_ for id_, _ in nlargest(_ENOUGH, admitted, key=lambda item: (item[1], -item[0]))]
+        best_first = sorted(pool, key=pool.__getitem__, reverse=True)
+        return list(islice(filter(admits, best_first), _ENOUGH))
 
     def _tell_apart(self, pool: dict[int, float], rare: Sequence[Wanted], common: Sequence[Wanted]) -> None:
         """Add what the passages found have of the common words, and whether they are about the rare ones."""

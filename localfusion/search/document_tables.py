@@ -14,7 +14,7 @@ from pathlib import Path
 from localfusion.database import Migration, Transaction, Value
 from localfusion.search.extraction import Extracted
 from localfusion.search.languages import STOP_WORDS, guess
-from localfusion.search.sentences import split_sentences
+from localfusion.search.sentences import break_roughly
 from localfusion.search.tokens import term_line
 
 MIGRATIONS: tuple[Migration, ...] = (
@@ -202,15 +202,10 @@ def drop_deleted_terms(transaction: Transaction) -> None:
 
 def _row(title: str, headings: str, text: str, language: str) -> PassageRow:
     above = term_line(headings, language)
-    sentences = [term_line(sentence, language) for sentence in split_sentences(text)]
-    counts = Counter(" ".join((title, above, *sentences)).split())
+    lines = f" {title} \n {above} \n {term_line(break_roughly(text), language)} "
+    counts = Counter(lines.split())
     salient = _salient(counts, f"{title} {above}", language)
-    return PassageRow(
-        headings,
-        text,
-        lines="\n".join(f" {line} " for line in (title, above, *sentences)),
-        terms=" ".join((*counts, *(SALIENT + term for term in salient))),
-    )
+    return PassageRow(headings, text, lines, terms=" ".join((*counts, *(SALIENT + term for term in salient))))
 
 
 def _salient(counts: Counter[str], around: str, language: str) -> list[str]:

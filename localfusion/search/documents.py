@@ -71,7 +71,7 @@ class Root:
     refreshed: float | None
 
 
-def _tell_nobody(*_: object) -> None:
+def tell_nobody(*_: object) -> None:
     """Progress that nobody looks at."""
 
 
@@ -94,7 +94,7 @@ class DocumentIndex:
         paths: Sequence[Path],
         *,
         is_stopped: Callable[[], bool] = lambda: False,
-        on_progress: OnProgress = _tell_nobody,
+        on_progress: OnProgress = tell_nobody,
     ) -> Added:
         """Read what is new or changed under `paths`, forget what is gone, and return the view of just these paths.
 
@@ -137,7 +137,7 @@ class DocumentIndex:
         paths: Sequence[Path] = (),
         *,
         is_stopped: Callable[[], bool] = lambda: False,
-        on_progress: OnProgress = _tell_nobody,
+        on_progress: OnProgress = tell_nobody,
     ) -> Added:
         """`add` of what is registered, or of the `paths` that are given, and note the time.
 
@@ -290,7 +290,7 @@ def _problems(found: FoundFiles, known: Mapping[str, Known]) -> list[str]:
 
 def _earlier(known: Iterable[Known]) -> list[str]:
     count = sum(file.is_earlier for file in known)
-    return [f"{count} documents were indexed by an earlier version, and were read again"] if count else []
+    return [f"{count} documents were indexed by an earlier version, and are read again"] if count else []
 
 
 def _root(path: str, refreshed: float | None, known: Sequence[Known]) -> Root:

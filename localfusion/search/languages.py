@@ -4,6 +4,7 @@ Languages are named as Snowball names its stemmers. A text of another language i
 leaves what it does not know nearly alone. Pure.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 from localfusion.search.blocks import word_set
@@ -110,8 +111,8 @@ _MIN_SHARE = 0.08
 
 def guess(text: str, among: Collection[str] = STOP_WORDS.keys()) -> str:
     """The language of a text or a question, of those given; English, or the first of them, where nothing tells."""
-    words = text[:_SAMPLE_CHARACTERS].casefold().split()
+    words = Counter(text[:_SAMPLE_CHARACTERS].casefold().split())
     fallback = DEFAULT if DEFAULT in among else min(among, default=DEFAULT)
-    counts = {language: sum(word in STOP_WORDS[language] for word in words) for language in among}
+    counts = {language: sum(words[word] for word in STOP_WORDS[language] & words.keys()) for language in among}
     best = max(counts, key=lambda language: (counts[language], language == fallback), default=fallback)
-    return best if counts.get(best, 0) > _MIN_SHARE * len(words) else fallback
+    return best if counts.get(best, 0) > _MIN_SHARE * words.total() else fallback

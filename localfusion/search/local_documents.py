@@ -24,6 +24,8 @@ SOURCE_NAME = "documents"
 _MAX_TERMS = 32
 _NEIGHBOURS = 60
 """Passages that are found by meaning: as many as are ranked by their words."""
+_SHOWN = 3
+"""Passages of a document, the best, whose sentences a result is made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,15 @@ class LocalDocuments:
                 near = await self._vectors.nearest(search.query, _NEIGHBOURS)
             except ModelError as error:
                 warnings = (f"documents were searched by words alone: {error.message}",)
-        return Found(await asyncio.to_thread(self._search, search, near), warnings)
+        return Found(await asyncio.to_thread(self.find, search, near), warnings)
 
     async def fetch(self, url: str, domains: Domains) -> Fetched:
         """A document's whole text. Raises NotHere for an address that is not one of this run's documents."""
         del domains  # they are about the web
         return Fetched(await asyncio.to_thread(self._fetch, url))
 
-    def _search(self, search: Search, near: Sequence[int]) -> tuple[SearchResult, ...]:
+    def find(self, search: Search, near: Sequence[int] = ()) -> tuple[SearchResult, ...]:
+        """What `search` finds, by words and by the passages that are `near` in meaning. Blocks."""
         queries = parse_queries(search.query, self._languages)
         if not next(iter(queries.values())).words:
             return ()
@@ -106,7 +109,7 @@ class LocalDocuments:
         ranked = sorted(scores, key=lambda document: (-scores[document], self._urls[document]))
         results: list[SearchResult] = []
         for document in ranked[: search.max_results]:
-            hits = documents[document]
+            hits = documents[document][:_SHOWN]
             passages = "\n".join(self._texts(sorted(hit.id for hit in hits)))
             language = hits[0].language
             passage = select(passages, queries[language], weights[language], max_characters=search.max_characters)

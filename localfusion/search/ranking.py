@@ -14,7 +14,7 @@ _TYPICAL_CHARACTERS = 1200
 _TITLE_WEIGHT = 3
 _HEADINGS_WEIGHT = 2
 _SENTENCE_SHARE = 2.0
-_MAX_READ = 60
+_MAX_READ = 32
 """Passages whose sentences are looked at."""
 
 
@@ -38,7 +38,10 @@ def rank(hits: Sequence[Hit], queries: Mapping[str, Query], weights: Mapping[str
 
     Without the scale a query of many words would be won by pages that hold many of them, each in another sentence.
     """
-    relevance = {hit.id: _relevance(hit, weights[hit.language]) for hit in hits}
+    terms = {
+        language: [(f" {t} ", weight) for t, weight in found.items() if weight] for language, found in weights.items()
+    }
+    relevance = {hit.id: _relevance(hit, terms[hit.language]) for hit in hits}
     read = nlargest(_MAX_READ, hits, key=lambda hit: (relevance[hit.id], -hit.id))
     sentences = {hit.id: _best_sentence(hit, queries[hit.language], weights[hit.language]) for hit in read}
     best_passage = max((relevance[hit.id] for hit in read), default=0.0)
@@ -50,17 +53,15 @@ def rank(hits: Sequence[Hit], queries: Mapping[str, Query], weights: Mapping[str
     return sorted(scored, key=lambda item: (-item[1], item[0].id))
 
 
-def _relevance(hit: Hit, weights: Weights) -> float:
+def _relevance(hit: Hit, terms: Sequence[tuple[str, float]]) -> float:
     """bm25 where a term in the title or in a heading counts as if it stood in the text several times."""
     title, headings, text = hit.parts
-    length = 1 - _LENGTH_SHARE + _LENGTH_SHARE * len(text) / _TYPICAL_CHARACTERS
+    length = _SATURATION * (1 - _LENGTH_SHARE + _LENGTH_SHARE * len(text) / _TYPICAL_CHARACTERS)
     score = 0.0
-    for term, weight in weights.items():
-        if not weight:
-            continue
-        around = f" {term} "
+    for around, weight in terms:
         count = text.count(around) + _TITLE_WEIGHT * (around in title) + _HEADINGS_WEIGHT * (around in headings)
-        score += weight * count * (_SATURATION + 1) / (count + _SATURATION * length)
+        if count:
+            score += weight * count / (count + length)
     return score
 
 

@@ -14,9 +14,9 @@ import Stemmer
 
 from localfusion.search.languages import DEFAULT
 
-_ASCII_CHUNK = re.compile(r"[a-z0-9]+(?:(?:[._:-]{1,2}|(?<=\d),(?=\d))[a-z0-9]+)*")
+_ASCII_CHUNK = re.compile(r"\n|[a-z0-9]+(?:(?:[._:-]{1,2}|(?<=\d),(?=\d))[a-z0-9]+)*")
 _PART = re.compile(r"[^\W_]+")
-_JOINTS = "._:,-"
+_JOINT = re.compile(r"[._:,-]+")
 _UNPARTED = (
     "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf"
     "\u4e00-\u9fff\ua960-\ua97f\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -39,14 +39,14 @@ def terms(text: str, language: str = DEFAULT) -> list[str]:
 
 
 def term_line(text: str, language: str = DEFAULT) -> str:
-    """The terms of `text` in order, parted by single spaces."""
+    """The terms of `text` in order, parted by single spaces; a newline stays where it is, as if it were one."""
     known = _terms_of(language)
     return " ".join(map(known.__getitem__, _chunks(text)))
 
 
 def written_words(text: str) -> list[str]:
     """The words of `text` as they stand there; an identifier is one."""
-    return _any_chunk().findall(text)
+    return [word for word in _any_chunk().findall(text) if word != "\n"]
 
 
 def fold(text: str) -> str:
@@ -71,14 +71,14 @@ def _any_chunk() -> re.Pattern[str]:
     """As `_ASCII_CHUNK` for letters of every script with the marks that belong to them."""
     marks = "".join(c for c in map(chr, range(_BASIC_PLANE)) if unicodedata.category(c)[0] == "M")
     word = f"(?:[^\\W_]|[{marks}])+"
-    return re.compile(rf"{word}(?:(?:[._:-]{{1,2}}|(?<=\d),(?=\d)){word})*")
+    return re.compile(rf"\n|{word}(?:(?:[._:-]{{1,2}}|(?<=\d),(?=\d)){word})*")
 
 
 class _Terms(dict[str, str]):
     """Chunk -> its terms, worked out when a chunk is first seen. Any thread may look one up."""
 
     def __init__(self, language: str) -> None:
-        super().__init__()
+        super().__init__({"\n": "\n"})
         self._language = language
         self._stem = Stemmer.Stemmer(language, 0).stemWord
         self._lock = threading.Lock()
@@ -88,12 +88,17 @@ class _Terms(dict[str, str]):
             found = " ".join(self._split(chunk))
             if len(self) > _MAX_KNOWN:
                 self.clear()
+                self["\n"] = "\n"
             self[chunk] = found
         return found
 
     def _split(self, chunk: str) -> list[str]:
-        parts = [term for part in re.split(f"[{_JOINTS}]+", chunk) for term in self._parts(part)]
-        whole = fold(chunk) if len(parts) > 1 and any(joint in chunk for joint in _JOINTS) else ""
+        if chunk.isascii():
+            words = _JOINT.split(chunk)
+            stemmed = [str(self._stem(word[:_MAX_TERM])) for word in words]
+            return [chunk[:_MAX_TERM], *stemmed] if len(words) > 1 else stemmed
+        parts = [term for part in _JOINT.split(chunk) for term in self._parts(part)]
+        whole = fold(chunk) if _JOINT.search(chunk) else ""
         is_plain = not _UNPARTED_START.search(whole) and " " not in whole
         return [whole[:_MAX_TERM], *parts] if whole and is_plain else parts
 

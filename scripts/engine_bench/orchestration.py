@@ -19,7 +19,8 @@ from localfusion.engine.protocol import Load, Loaded
 from localfusion.gguf_header import identity
 from localfusion.messages import Footprint, ModelSpec
 from localfusion.scheduler import Engine
-from localfusion.search.documents import Added, DocumentIndex, LocalDocuments
+from localfusion.search.documents import Added, DocumentIndex, OnProgress, tell_nobody
+from localfusion.search.local_documents import LocalDocuments
 from localfusion.search.source import Found, Search, SearchResult
 from scripts.engine_bench import documents, instant_worker
 from scripts.engine_bench.deliberations import FULL, N_CALLS, SEATS, ask, seated
@@ -67,8 +68,14 @@ async def deliberate(n_tokens: int, *, cores: int) -> float:
 class InstantDocuments(DocumentIndex):
     """An index that reads nothing and whose every search finds the same pages at once."""
 
-    def add(self, paths: Sequence[Path], *, is_stopped: Callable[[], bool] = lambda: False) -> Added:
-        del paths, is_stopped
+    def add(
+        self,
+        paths: Sequence[Path],
+        *,
+        is_stopped: Callable[[], bool] = lambda: False,
+        on_progress: OnProgress = tell_nobody,
+    ) -> Added:
+        del paths, is_stopped, on_progress
         return Added(InstantSource(), read=0, unchanged=len(PAGES), removed=0, warnings=())
 
 
