@@ -158,6 +158,8 @@ class ModelSpec:
     `deterministic`: a request's text is a function of the request and these settings alone, whatever else the worker
     does or did. One sequence at a time, `n_threads` from start to end ("auto": 1), nothing decided by the clock,
     no drafts; to a chat template that writes the date it is 1 January 2025; `n_seq_max` then counts for nothing.
+    `embeddings`: it is loaded to make vectors of texts and writes none. A text is then read whole in one batch, so its
+    window is the least of `n_ctx`, `n_batch`, `n_ubatch` and what the model was trained with.
     """
 
     name: str
@@ -174,6 +176,7 @@ class ModelSpec:
     device: str = ""
     use_extra_bufts: bool = True
     deterministic: bool = False
+    embeddings: bool = False
 
     @property
     def n_parallel(self) -> int:
@@ -276,6 +279,10 @@ class EngineFacts:
     def is_integrated(self, device: str) -> bool:
         """Whether there is a GPU of this name that computes in the machine's memory."""
         return any(one.is_integrated for one in self.devices if one.name == device)
+
+
+TextKind = Literal["query", "passage"]
+"""What a text is embedded as: something asked, or something that may answer. Many models are trained to be told."""
 
 
 ToolName = Literal["web_search", "web_fetch"]

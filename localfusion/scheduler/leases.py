@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from localfusion.engine.interface import Model, Resident
+from localfusion.engine.interface import Embeddings, Model, Resident
 from localfusion.errors import ModelLoadError, OutOfMemory, QueueFull, WorkerDied
 from localfusion.gguf_header import FileIdentity, identity, part_paths
 from localfusion.messages import (
@@ -23,6 +23,7 @@ from localfusion.messages import (
     ModelInfo,
     ModelSpec,
     Progress,
+    TextKind,
     ToolSpec,
 )
 from localfusion.scheduler import fitting, memory, placing
@@ -118,6 +119,10 @@ class _Leased:
 
     async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         return await self.resident.count_prompt(messages, tools)
+
+    async def embed(self, texts: Sequence[str], *, kind: TextKind) -> Embeddings:
+        async with self.turns.turn(self.spec, self.resident):
+            return await self.resident.embed(texts, kind=kind)
 
 
 class Scheduler:

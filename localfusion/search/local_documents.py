@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from localfusion.analysis import Page
 from localfusion.database import Database
 from localfusion.domains import Domains
-from localfusion.errors import NotHere, WebError
+from localfusion.errors import ModelError, NotHere, WebError
 from localfusion.search.candidates import Candidates, Wanted
 from localfusion.search.document_tables import PASSAGES
+from localfusion.search.document_vectors import DocumentVectors, OnEmbedded
 from localfusion.search.folders import canonical_address
+from localfusion.search.meaning import Embedder, fuse
 from localfusion.search.query import Query, parse_queries
 from localfusion.search.ranking import Hit, rank
 from localfusion.search.sentences import select
 from localfusion.search.source import Fetched, Found, Search, SearchResult
 from localfusion.search.tokens import terms
+from localfusion.search.vectors import VectorFile
 
 SOURCE_NAME = "documents"
 _MAX_TERMS = 32
+_NEIGHBOURS = 60
+"""Passages that are found by meaning: as many as are ranked by their words."""
 _SHOWN = 3
 """Passages of a document, the best, whose sentences a result is made of."""
 
@@ -40,12 +45,23 @@ class Scope:
 class LocalDocuments:
     """The documents of one run as a `Source`; made by `DocumentIndex.add`. SQLite's work is done in a thread."""
 
-    def __init__(self, database: Database, scope: Scope) -> None:
+    def __init__(self, database: Database, scope: Scope, vectors: DocumentVectors | None = None) -> None:
         self._database = database
+        self._scope = scope
+        self._vectors = vectors
         self._urls = scope.documents
         self._ids = {url: id_ for id_, url in scope.documents.items()}
         self._languages = scope.languages
         self._candidates = Candidates(database, scope.places, scope.n_passages)
+
+    def by_meaning(self, file: VectorFile, embedder: Embedder) -> "LocalDocuments":
+        """The same documents, found by words and by meaning; `embed_missing` makes the vectors."""
+        vectors = DocumentVectors(self._database, self._scope.documents.keys(), file, embedder)
+        return LocalDocuments(self._database, self._scope, vectors)
+
+    async def embed_missing(self, on_progress: OnEmbedded = lambda *_: None) -> int:
+        """What `DocumentVectors.embed_missing` does; nothing where documents are found by words alone."""
+        return 0 if self._vectors is None else await self._vectors.embed_missing(on_progress)
 
     @property
     def urls(self) -> tuple[str, ...]:
@@ -58,23 +74,36 @@ class LocalDocuments:
         return SOURCE_NAME
 
     async def search(self, search: Search) -> Found:
-        """The best documents first, each once, with the sentences that match; nothing for a query without words."""
-        return Found(await asyncio.to_thread(self.find, search))
+        """The best documents first, each once, with the sentences that match; nothing for a query without words.
+
+        By meaning too, where there are vectors; what keeps these from it is a warning.
+        """
+        near: Sequence[int] = ()
+        warnings: tuple[str, ...] = ()
+        if self._vectors is not None:
+            try:
+                near = await self._vectors.nearest(search.query, _NEIGHBOURS)
+            except ModelError as error:
+                warnings = (f"documents were searched by words alone: {error.message}",)
+        return Found(await asyncio.to_thread(self.find, search, near), warnings)
 
     async def fetch(self, url: str, domains: Domains) -> Fetched:
         """A document's whole text. Raises NotHere for an address that is not one of this run's documents."""
         del domains  # they are about the web
         return Fetched(await asyncio.to_thread(self._fetch, url))
 
-    def find(self, search: Search) -> tuple[SearchResult, ...]:
-        """What `search` finds. Blocks."""
+    def find(self, search: Search, near: Sequence[int] = ()) -> tuple[SearchResult, ...]:
+        """What `search` finds, by words and by the passages that are `near` in meaning. Blocks."""
         queries = parse_queries(search.query, self._languages)
+        if not next(iter(queries.values())).words:
+            return ()
         wanted = self._candidates.wanted(_forms(queries))
         ids = self._candidates.gather(wanted, lambda id_: id_ // PASSAGES in self._urls)
         weights = {language: _weights(query, wanted) for language, query in queries.items()}
         documents: dict[int, list[Hit]] = {}
         scores: dict[int, float] = {}
-        for hit, score in rank(self._hits(ids), queries, weights):
+        ranked_hits = rank(self._hits(ids), queries, weights)
+        for hit, score in self._fused(ranked_hits, near) if near else ranked_hits:
             documents.setdefault(hit.id // PASSAGES, []).append(hit)
             scores.setdefault(hit.id // PASSAGES, score)
         ranked = sorted(scores, key=lambda document: (-scores[document], self._urls[document]))
@@ -87,6 +116,12 @@ class LocalDocuments:
             page = self._page(document)
             results.append(SearchResult(page.url, page.title, passage, SOURCE_NAME, round(scores[document], 6), page))
         return tuple(results)
+
+    def _fused(self, by_words: Sequence[tuple[Hit, float]], near: Sequence[int]) -> list[tuple[Hit, float]]:
+        """Passages by words and by meaning in one ranking."""
+        hits = {hit.id: hit for hit in self._hits(near)} | {hit.id: hit for hit, _ in by_words}
+        scores = fuse([hit.id for hit, _ in by_words], near)
+        return [(hits[id_], score) for id_, score in scores.items() if id_ in hits]
 
     def _hits(self, ids: Sequence[int]) -> list[Hit]:
         return self._database.rows(

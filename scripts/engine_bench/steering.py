@@ -11,8 +11,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from localfusion.engine.interface import Resident
-from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress, ToolSpec
+from localfusion.engine.interface import Embeddings, Resident
+from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress, TextKind, ToolSpec
 from scripts.engine_bench.documents import QUERIES
 
 STRING_CHARACTERS = 60
@@ -79,6 +79,9 @@ class SteeredModel:
 
     async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         return await self._model.count_prompt(messages, tools)
+
+    async def embed(self, texts: Sequence[str], *, kind: TextKind) -> Embeddings:
+        return await self._model.embed(texts, kind=kind)
 
     async def set_threads(self, n_threads: int) -> None:
         await self._model.set_threads(n_threads)
