@@ -5,7 +5,7 @@ Builds and closes; what is asked, judged and written is `deliberation`'s.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Container, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, closing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,9 @@ from localfusion.messages import JudgeSpec, PanelistSpec, PanelSpec, SourcesSpec
 from localfusion.outcome import Outcome
 from localfusion.run_state import fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
+from localfusion.scheduler.embedding import embedder_of
 from localfusion.search.documents import DocumentIndex
-from localfusion.search.opening import NOTHING_NAMED, Opened, Sources, in_words
+from localfusion.search.opening import NOTHING_NAMED, Embedders, Opened, Sources, in_words
 from localfusion.search.source import Source
 from localfusion.store import RunRequest, Store
 from localfusion.tools import CountTokens, Toolbox, named_addresses
@@ -74,14 +75,28 @@ class Session:
             say = partial(_say, self.store, run_id, emit, (*remarks, *opened.warnings))
             return await self._run(run_id, replace(request, panel=panel), opened.source, say)
 
-    def _opened(self, request: RunRequest, emit: Emit) -> AbstractAsyncContextManager[Opened]:
+    @asynccontextmanager
+    async def _opened(self, request: RunRequest, emit: Emit) -> AsyncIterator[Opened]:
         """The sources of a run; how far its documents are read is said, though nothing of it is stored."""
         loop = asyncio.get_running_loop()
 
         def progress(done: int, of: int, name: str) -> None:
             loop.call_soon_threadsafe(emit, DocumentsRead(done, of, name))
 
-        return self.sources.open(request.sources, names_pages=_names_pages(request.question), on_progress=progress)
+        async with self.sources.open(
+            request.sources,
+            names_pages=_names_pages(request.question),
+            on_progress=progress,
+            embedders=await self._embedders(request.sources),
+        ) as opened:
+            yield opened
+
+    async def _embedders(self, sources: SourcesSpec) -> Embedders | None:
+        """The embedding model of a run, None where it names none. Raises ModelLoadError where its file is none."""
+        if sources.embedding is None or not sources.docs:
+            return None
+        asking = await asyncio.to_thread(embedder_of, self.scheduler, sources.embedding)
+        return Embedders(reading=replace(asking, waits=True), asking=asking)
 
     async def resume(self, run_id: str, *, emit: Emit) -> Outcome:
         """Go on with a stored run. Raises ConfigError where it has its answer or is still running, and as `ask`.
@@ -120,7 +135,9 @@ class Session:
     async def call_tool(self, sources: SourcesSpec, options: ToolOptions, call: ToolCall, *, question: str) -> ToolStep:
         """One tool call as a panelist would make it who was asked `question`; the step holds what it would be told."""
         sources = self.searched(sources)
-        async with self.sources.open(sources, names_pages=_names_pages(question)) as opened:
+        embedders = await self._embedders(sources)
+        opening = self.sources.open(sources, names_pages=_names_pages(question), embedders=embedders)
+        async with opening as opened:
             step = await _toolbox(sources, opened.source, question, options, 1, lambda _: None).run(call)
         return replace(step, warnings=(*opened.warnings, *step.warnings))
 

@@ -10,6 +10,8 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from localfusion.engine.interface import Embeddings
+from localfusion.errors import ModelLoadError
 from localfusion.messages import (
     Completion,
     Delta,
@@ -22,6 +24,7 @@ from localfusion.messages import (
     PanelistSpec,
     PanelSpec,
     Progress,
+    TextKind,
     ToolSpec,
     ToolSyntax,
     Usage,
@@ -78,6 +81,10 @@ class Obedient:
     async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         del tools
         return sum(len(message.content) // 4 for message in messages)
+
+    async def embed(self, texts: Sequence[str], *, kind: TextKind) -> Embeddings:
+        del texts, kind
+        raise ModelLoadError("obedient", "obedient makes no vectors")
 
     async def set_threads(self, n_threads: int) -> None:
         """It has none."""

@@ -120,6 +120,10 @@ class EngineSearch:
         warnings = tuple(f"web: {answer.engine} {answer.problem}" for answer in answers if answer.problem)
         return Found(_fused(answers, search, self.name), warnings)
 
+    def close(self) -> None:
+        """Wait for nothing more; an engine that is still being asked ends with its time limit."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     async def fetch(self, url: str, domains: Domains) -> Fetched:
         """Nothing can be fetched here: engines find pages, they have none."""
         del domains
@@ -146,7 +150,7 @@ class EngineSearch:
         except (TimeoutException, TimeoutError):
             return _Answer(name, problem="did not answer in time")
         except DDGSException as error:
-            return _Answer(name, problem=f"failed: {str(error)[:200]}")
+            return _Answer(name, problem=f"failed ({_briefly(error)})")
         self._rests.pop(name, None)
         return _Answer(name, rows)
 
@@ -184,6 +188,11 @@ class EngineSearch:
             return WebError("", f"no search engine answers: {named}", hint="check the connection to the internet")
         hint = f"use other sources, or search again in {max(self._wait_s(), 1):.0f} s"
         return WebError("", f"the search engines refuse for now; {named}", hint=hint)
+
+
+def _briefly(error: DDGSException) -> str:
+    """What ddgs says of a failure, without the chain of causes that its client writes after the first."""
+    return str(error).partition(":")[0].strip()[:80] or type(error).__name__
 
 
 class EngineClient(HttpClient):

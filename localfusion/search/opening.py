@@ -7,12 +7,12 @@ a run that is offline. It lives as long as the session: pauses between requests 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from localfusion.domains import Domains
-from localfusion.errors import NotHere
+from localfusion.errors import ModelError, NotHere
 from localfusion.messages import SourcesSpec
 from localfusion.search.combined import Combined
 from localfusion.search.ddgs_search import DEFAULT_ENGINES, EngineSearch
@@ -20,17 +20,29 @@ from localfusion.search.documents import Added, DocumentIndex
 from localfusion.search.fetcher import Fetcher
 from localfusion.search.guard import Guard
 from localfusion.search.kiwix import KiwixServer
+from localfusion.search.local_documents import LocalDocuments
+from localfusion.search.meaning import Embedder
 from localfusion.search.page_readers import PageReaders
 from localfusion.search.searxng import SearXNG
 from localfusion.search.shared import Shared
 from localfusion.search.snapshots import FILE_NAME, RememberedPages, Snapshots
 from localfusion.search.source import Fetched, Found, Search, Source
+from localfusion.search.vectors import VectorFile
 from localfusion.search.zim import ZimArchives
 
+VECTORS_FILE = "vectors.sqlite3"
 NOTHING_NAMED = "no sources were named, so there is nothing to search"
 
 OnProgress = Callable[[int, int, str], None]
 """Files read, of how many, and the last one's name; called from any thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedders:
+    """One model twice: `reading` waits for memory, before a run; `asking` does not, within one."""
+
+    reading: Embedder
+    asking: Embedder
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +59,7 @@ class Sources:
     def __init__(self, documents: DocumentIndex, home: Path | None, *, keep_pages_s: float) -> None:
         """Pages are kept under `home`, in memory where it is None, and fetched anew after `keep_pages_s`."""
         self._documents = documents
-        self._snapshots = None if home is None else home / FILE_NAME
+        self._home = home
         self._keep_pages_s = keep_pages_s
         self._readers: PageReaders | None = None
         self._pages: RememberedPages | None = None
@@ -55,19 +67,28 @@ class Sources:
 
     @asynccontextmanager
     async def open(
-        self, spec: SourcesSpec, *, names_pages: bool, on_progress: OnProgress = lambda *_: None
+        self,
+        spec: SourcesSpec,
+        *,
+        names_pages: bool,
+        on_progress: OnProgress = lambda *_: None,
+        embedders: Embedders | None = None,
     ) -> AsyncIterator[Opened]:
         """The sources of a run; `names_pages`: the user named addresses of the web, which then may be fetched.
 
-        Raises ConfigError where a path or an address cannot be used. Documents that are new or changed are read first.
+        Raises ConfigError where a path or an address cannot be used. Documents that are new or changed are read first,
+        and embedded where there are `embedders`.
         """
         async with AsyncExitStack() as stack:
             searched: list[Source] = []
             warnings: tuple[str, ...] = ()
             if spec.docs:
                 added = await _read(self._documents, spec.docs, on_progress)
-                searched.append(added.source)
-                warnings = added.warnings
+                documents, warnings = added.source, added.warnings
+                if embedders is not None:
+                    documents, more = await self._by_meaning(documents, embedders, stack, on_progress)
+                    warnings += more
+                searched.append(documents)
             if spec.zim:
                 archives = await asyncio.to_thread(ZimArchives, spec.zim)
                 stack.callback(archives.close)
@@ -83,11 +104,25 @@ class Sources:
     async def aclose(self) -> None:
         """End what was made for the network."""
         for engines in self._engines.values():
-            del engines
+            engines.close()
         if self._pages is not None:
             await self._pages.close()
         if self._readers is not None:
             await self._readers.close()
+
+    async def _by_meaning(
+        self, documents: LocalDocuments, embedders: Embedders, stack: AsyncExitStack, on_progress: OnProgress
+    ) -> tuple[LocalDocuments, tuple[str, ...]]:
+        """The documents found by meaning too, those that are new embedded; else as they are, and why."""
+        path = None if self._home is None else self._home / VECTORS_FILE
+        file = stack.enter_context(closing(VectorFile(path, model=embedders.asking.identity)))
+        try:
+            await documents.by_meaning(file, embedders.reading).embed_missing(
+                lambda done, of: on_progress(done, of, "passages by meaning")
+            )
+        except ModelError as error:
+            return documents, (f"documents are searched by words alone: {error.message}",)
+        return documents.by_meaning(file, embedders.asking), ()
 
     def _on_network(self, spec: SourcesSpec) -> list[Source]:
         sources: list[Source] = [KiwixServer(address) for address in spec.kiwix]
@@ -103,7 +138,7 @@ class Sources:
     def _web_pages(self) -> RememberedPages:
         if self._pages is None:
             self._readers = PageReaders()
-            snapshots = Snapshots(self._snapshots)
+            snapshots = Snapshots(None if self._home is None else self._home / FILE_NAME)
             snapshots.remove_older_than(self._keep_pages_s)
             fetcher = Fetcher(Guard(), read=self._readers.read)
             self._pages = RememberedPages(fetcher, snapshots, max_age_s=self._keep_pages_s)
