@@ -7,12 +7,13 @@ most of its words, never without its numbers and names; else *not_found*. Meanin
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rapidfuzz import fuzz, process
 
 from localfusion.analysis import Citation, Passage, Response, Support
+from localfusion.search.meaning import Match
 
 _QUOTED = re.compile("\u201c(?P<quote>[^\u201c]*?)\u201d \\[(?P<number>\\d{1,4})\\]")
 _QUOTED_OR_MARK = re.compile(r"(?P<quoted>\u201c[^\u201c]*?\u201d(?= \[\d{1,4}\]))|\s?\[(?P<number>\d{1,4})\]")
@@ -24,12 +25,19 @@ _WEAK_SHARE = 0.6
 _SAME_WORD, _NEARLY = 85, 92
 """Of 100, as rapidfuzz counts: how alike two words, or a quotation and what stands in the text, have to be."""
 _LOOKED_AT = 8
+CLOSE = 0.8
+"""The cosine from which on a sentence says what is cited. Not calibrated: that takes a real embedding model."""
+_MOST_COMPARED = 256
 _MARKS = {"'": "\u2018\u2019\u201a\u201b", '"': "\u201c\u201d\u201e", "-": "\u2010\u2011\u2012\u2013\u2014\u2212"}
 _PLAIN = {ord(mark): plain for plain, marks in _MARKS.items() for mark in marks}
 _STOP_WORDS = frozenset(
     {"a", "an", "and", "are", "as", "at", "be", "been", "by", "for", "from", "has", "have", "in", "is", "it", "its"}
     | {"of", "on", "or", "that", "the", "to", "was", "were", "with"}
 )
+
+
+Closest = Callable[[str, Sequence[str]], Awaitable[Match | None]]
+"""Which of several sentences is closest in meaning to a claim; None where there is none, or nothing to tell it by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,32 @@ def check(answer: str, sources: Mapping[int, StoredText]) -> tuple[Citation, ...
             citation = Citation(claim.number, source.url, source.title, quote, support)
         found.setdefault((citation.number, citation.quote), citation)
     return tuple(found.values())
+
+
+async def check_meaning(
+    answer: str, checked: Sequence[Citation], sources: Mapping[int, StoredText], closest: Closest
+) -> tuple[Citation, ...]:
+    """The citations of `check`, those that no words support compared by meaning: close enough, they are weak.
+
+    Only sentences that hold every number and name of what is cited are compared, and a quotation never is: it stands
+    in its source or it does not.
+    """
+    unquoted = {(claim.number, claim.text) for claim in find_claims(answer) if claim.quote is None}
+    return tuple(
+        [await _by_meaning(one, sources, closest) if (one.number, one.quote) in unquoted else one for one in checked]
+    )
+
+
+async def _by_meaning(citation: Citation, sources: Mapping[int, StoredText], closest: Closest) -> Citation:
+    source = sources.get(citation.number)
+    if citation.support != "not_found" or source is None:
+        return citation
+    needed = _names_and_numbers(citation.quote)
+    sentences = [_squeeze(one) for one in _SENTENCE_END.split(source.text) if one.strip() and needed <= _terms(one)]
+    match = await closest(citation.quote, sentences[:_MOST_COMPARED])
+    if match is None or match.similarity < CLOSE:
+        return citation
+    return replace(citation, quote=sentences[match.index], support="weak")
 
 
 def renumber(responses: Sequence[Response]) -> tuple[Response, ...]:

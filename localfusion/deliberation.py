@@ -13,7 +13,7 @@ from itertools import takewhile
 from typing import TypeVar
 
 from localfusion import citations, judge, panel, synthesis
-from localfusion.analysis import FailedModel, Response, ToolStep
+from localfusion.analysis import Citation, FailedModel, Response, ToolStep
 from localfusion.citations import StoredText
 from localfusion.engine.interface import Model
 from localfusion.errors import DeliberationFailed, FailureReason, MalformedOutput, ModelError, WorkerDied
@@ -77,12 +77,16 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a deliberation stands on: models, tools by panelist, the stored pages, and who listens."""
+    """What a deliberation stands on: models, tools by panelist, the stored pages, and who listens.
+
+    `closest` compares by meaning, where there is an embedding model.
+    """
 
     scheduler: Scheduler
     toolbox: Callable[[PanelistSpec | JudgeSpec, CountTokens], Toolbox]
     stored_text: Callable[[str], str | None]
     emit: Callable[[Event], None]
+    closest: citations.Closest | None = None
 
 
 @dataclass(slots=True)
@@ -212,7 +216,7 @@ async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
     except ModelError as error:
         run.say(PanelistFailed(FailedModel(seat.id, seat.model.name, error.message, error.hint)))
     else:
-        checked = _checked(run, response)
+        checked = await _checked(run, response)
         run.say(PanelistCompleted(checked))
         for citation in checked.citations:
             if citation.support == "not_found":
@@ -223,12 +227,24 @@ async def _count_tokens(model: Model, text: str) -> int:
     return (await model.count_tokens([text]))[0]
 
 
-def _checked(run: Run, response: Response) -> Response:
+async def _checked(run: Run, response: Response) -> Response:
     sources: dict[int, StoredText] = {}
     for passage in read_passages(response.steps):
         known = sources.get(passage.number) or StoredText(passage.url, passage.title, _page(run, passage.url))
         sources[passage.number] = _with(known, passage.text)
-    return replace(response, citations=citations.check(response.content, sources))
+    return replace(response, citations=await _citations(run, response.content, sources))
+
+
+async def _citations(run: Run, answer: str, sources: Mapping[int, StoredText]) -> tuple[Citation, ...]:
+    """The checked citations of an answer; by words, then by meaning where that can be."""
+    checked = citations.check(answer, sources)
+    if run.world.closest is None or all(citation.support != "not_found" for citation in checked):
+        return checked
+    try:
+        return await citations.check_meaning(answer, checked, sources, run.world.closest)
+    except ModelError as error:
+        run.warn(f"citations were checked by words alone: {error.message}")
+        return checked
 
 
 def _page(run: Run, url: str) -> str:
@@ -461,7 +477,7 @@ async def _write(run: Run, desk: Desk) -> None:
         run.warn(f"the answer was cut short: {spec.model.name} had no room left")
     sources = _run_sources(run)
     content = citations.drop_unknown_marks(completion.content.strip(), sources)
-    checked = citations.check(content, sources)
+    checked = await _citations(run, content, sources)
     for citation in checked:
         if citation.support == "not_found":
             run.warn(f"[{citation.number}] is not supported by its source: {citation.quote}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from localfusion import deliberation, machine
 from localfusion.analysis import Page, ToolStep
 from localfusion.catalog import check_files
+from localfusion.citations import Closest
 from localfusion.config import Surroundings, load_settings, make_home
 from localfusion.deliberation import Question, World
 from localfusion.domains import parse_domains
@@ -26,6 +27,7 @@ from localfusion.run_state import fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from localfusion.scheduler.embedding import embedder_of
 from localfusion.search.documents import DocumentIndex
+from localfusion.search.meaning import closest_sentence
 from localfusion.search.opening import NOTHING_NAMED, Embedders, Opened, Sources, in_words
 from localfusion.search.source import Source
 from localfusion.store import RunRequest, Store
@@ -91,9 +93,13 @@ class Session:
         ) as opened:
             yield opened
 
+    async def _closest(self, sources: SourcesSpec) -> Closest | None:
+        embedders = await self._embedders(sources)
+        return None if embedders is None else partial(closest_sentence, embedders.asking)
+
     async def _embedders(self, sources: SourcesSpec) -> Embedders | None:
         """The embedding model of a run, None where it names none. Raises ModelLoadError where its file is none."""
-        if sources.embedding is None or not sources.docs:
+        if sources.embedding is None:
             return None
         asking = await asyncio.to_thread(embedder_of, self.scheduler, sources.embedding)
         return Embedders(reading=replace(asking, waits=True), asking=asking)
@@ -155,6 +161,7 @@ class Session:
             toolbox=partial(_seat_tools, request, source, partial(self.store.save_page, run_id)),
             stored_text=partial(_stored_text, self.store, run_id),
             emit=emit,
+            closest=await self._closest(request.sources),
         )
         state = fold(self.store.events(run_id))
         if state.run_id:
