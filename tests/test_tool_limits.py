@@ -1,6 +1,7 @@
 """How much a panelist's tools may bring back, which domains they may reach, and what pages link to."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -18,7 +19,7 @@ class Web:
 
     name = "web"
 
-    def __init__(self, pages: dict[str, str], links: dict[str, tuple[str, ...]] | None = None) -> None:
+    def __init__(self, pages: dict[str, str], links: Mapping[str, tuple[str, ...]] | None = None) -> None:
         self.pages = pages
         self.links = links or {}
         self.domains: list[Domains] = []
