@@ -46,6 +46,11 @@ DOORS: Mapping[str, frozenset[str]] = {
     "libzim": frozenset({"search"}),
     "sqlite_vec": frozenset({"database"}),
     "pypdfium2": frozenset({"search"}),
+    "lxml": frozenset({"search"}),
+    "docx": frozenset({"search"}),
+    "pptx": frozenset({"search"}),
+    "python_calamine": frozenset({"search"}),
+    "docutils": frozenset({"search"}),
     "click": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
 }

@@ -92,6 +92,7 @@ def test_many_small_files_and_no_file(tmp_path: Path) -> None:
     assert list(extract([], n_processes=2)) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
 def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
     (tmp_path / "folder.txt").mkdir()
     (tmp_path / "binary.txt").write_bytes(b"\0\1")
@@ -121,6 +122,7 @@ BREAKING = {
 }
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="ended by signals")
 @pytest.mark.parametrize("n_processes", [1, 2])
 def test_a_file_that_breaks_its_reader_costs_itself_alone(tmp_path: Path, n_processes: int) -> None:
     names = [f"{name}.txt" for breaking in BREAKING for name in (f"before {breaking}", breaking, f"after {breaking}")]

@@ -101,7 +101,7 @@ class _Crew:
         self._limits = limits
         self._command = command
         self._batches: SimpleQueue[tuple[Path, ...] | None] = SimpleQueue()
-        self._found: SimpleQueue[Extracted | _BatchDone | LocalFusionError] = SimpleQueue()
+        self._found: SimpleQueue[Extracted | _BatchDone | BaseException] = SimpleQueue()
         self._n_ahead = 0
         self._threads: list[threading.Thread] = []
         self._readers: set[ReaderProcess] = set()
@@ -131,7 +131,7 @@ class _Crew:
             found = self._found.get(timeout=_POLL_S)
         except Empty:
             return None
-        if isinstance(found, LocalFusionError):
+        if isinstance(found, BaseException):
             raise found
         if isinstance(found, _BatchDone):
             self._n_ahead -= 1
@@ -155,8 +155,10 @@ class _Crew:
             while (batch := self._batches.get()) is not None and not self._is_closed:
                 reader = self._read_batch(batch, reader)
                 self._found.put(_BatchDone())
-        except LocalFusionError as error:
+        except BaseException as error:  # whoever takes what was found has to know
             self._found.put(error)
+            if not isinstance(error, LocalFusionError):
+                raise
         finally:
             self._end(reader)
 

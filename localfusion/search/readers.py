@@ -5,7 +5,7 @@ One file at a time; which files there are is decided in `documents`.
 
 import codecs
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,12 +92,20 @@ def decode(content: bytes) -> str:
             return content.decode(encoding, "replace")
     if b"\0" in content:
         raise Unreadable("it is not text")
-    for encoding in ("utf-8", *_declared(content), *_guessed(content), "cp1252"):
+    for encoding in _encodings(content):
         try:
             return content.decode(encoding)
         except (UnicodeError, LookupError):
             continue
     return content.decode("latin-1")
+
+
+def _encodings(content: bytes) -> Iterator[str]:
+    """What the bytes may be encoded in, the likeliest first; a guess takes time, so it is made when it is asked for."""
+    yield "utf-8"
+    yield from _declared(content)
+    yield from _guessed(content)
+    yield "cp1252"
 
 
 def _declared(content: bytes) -> tuple[str, ...]:

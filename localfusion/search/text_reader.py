@@ -18,6 +18,8 @@ _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 _NEVER_CLOSED = ("br", "hr")
 _PLACEHOLDERS = ("title", "button")
 _MAX_WIDTH = 200
+_MARKDOWN = MarkdownIt("commonmark").enable("table")
+"""Parsing changes nothing of it."""
 
 
 def read_plain(text: str) -> Readable:
@@ -38,7 +40,7 @@ def read_plain(text: str) -> Readable:
 
 def read_markdown(text: str) -> Readable:
     """Markdown (CommonMark and tables) without its marks; front matter, comments and hidden HTML are left out."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", text))
+    tokens = _MARKDOWN.parse(_FRONT_MATTER.sub("", text))
     blocks = visible_blocks(_without_placeholders("".join(_html(tokens))))
     return readable(first_heading(blocks), blocks)
 
