@@ -285,8 +285,8 @@ REFUSED: tuple[tuple[Architecture, Pooling | None, bool, str], ...] = (
     ("bert", None, True, "no embedding model: it names no pooling"),
     ("qwen3", None, True, "no embedding model: it names no pooling"),
     ("bert", "rank", True, "no embedding model: it scores pairs"),
-    ("bert", "mean", False, "makes vectors of texts and writes none"),
-    ("gemma-embedding", "mean", False, "makes vectors of texts and writes none"),
+    ("bert", "mean", False, "it writes no text"),
+    ("gemma-embedding", "mean", False, "it writes no text"),
 )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from localfusion.errors import LocalFusionError
 from localfusion.search.meaning import Vectors, rank, similarities
-from localfusion.search.vectors import MOST_NEIGHBOURS, Neighbour, VectorFile
+from localfusion.search.vectors import MOST_NEIGHBOURS, Neighbour, VectorFile, keep_only
 
 N_DIMENSIONS = 4
 
@@ -140,6 +140,23 @@ def test_a_text_that_changed_is_missing_until_it_is_embedded_anew() -> None:
         file.keep_only([3, 4])
         assert file.missing({1: 10, 2: 21, 3: 30}) == (1, 2)
         assert [neighbour.id for neighbour in file.nearest(noise(1)[0], 9)] == [3]
+
+
+def test_what_is_forgotten_is_gone_from_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "vectors.sqlite3"
+    vectors = noise(600, 16)
+    keep_only(path, [])
+    assert not path.exists()
+    with opened(path) as file:
+        file.put(versions(range(600)), vectors)
+    keep_only(path, range(500))
+    with opened(path) as file:
+        assert file.missing(versions(range(600))) == tuple(range(500, 600))
+    raw = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert any(vector.tobytes() in raw for vector in vectors[:500])
+    assert not any(vector.tobytes() in raw for vector in vectors[500:])
+    keep_only(path, [])
+    keep_only(path, [])
 
 
 def test_another_model_begins_anew_and_says_so(tmp_path: Path) -> None:

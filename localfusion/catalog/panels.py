@@ -52,6 +52,7 @@ AGREED = (
     "use_mmap",
     "use_extra_bufts",
     "deterministic",
+    "embeddings",
 )
 """The settings that all users of one file must have alike, since one worker loads it for all of them."""
 

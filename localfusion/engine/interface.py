@@ -1,6 +1,6 @@
 """What the layers above need of a loaded model, wherever it runs: a worker process here, an actor, an endpoint.
 
-Protocols only; `client` holds the implementation for this machine.
+Protocols and the values that cross them; `client` holds the implementation for this machine.
 """
 
 from collections.abc import AsyncGenerator, Sequence

@@ -287,7 +287,9 @@ class Context:
             )
         self._memory = llama_cpp.llama_get_memory(self.pointer)
         if not self._memory:
-            raise LoadError("it makes vectors of texts and writes none", "name a model that writes")
+            raise LoadError(
+                "it writes no text: it is an embedding model, or of another kind", "name a model that writes"
+            )
         self._being_copied: set[int] = set()
         empty = int(llama_cpp.llama_state_seq_get_size(self.pointer, 0))
         self._has_plain_states = empty == STATE_HEAD_BYTES + self._n_streams * COUNT.itemsize

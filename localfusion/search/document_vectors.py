@@ -4,6 +4,7 @@ Which documents a run may see is told; how passages by words and by meaning beco
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -17,21 +18,24 @@ OnEmbedded = Callable[[int, int], None]
 
 _BATCH = 64
 """Passages that are embedded and stored together: what an interruption may cost."""
-_VERSION_DIGITS = 15
-"""Of a digest in hexadecimal: what an INTEGER of SQLite holds."""
+_CUT = 1
+"""Raised when documents are cut into passages in another way: the vectors of earlier passages no longer hold."""
+_VERSION_BYTES = 7
+"""What a version takes of a digest: an INTEGER of SQLite, which has a sign, holds it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Document:
-    """What says whether a document's passages are those that were embedded: the digest of its text, their number."""
+    """What says whether a document's passages are those that were embedded: the digest of its file, their number."""
 
     id: int
-    sha256: str
+    content_sha256: str
     n_passages: int
 
     @property
     def version(self) -> int:
-        return int(self.sha256[:_VERSION_DIGITS] or "0", 16) ^ self.n_passages
+        digest = hashlib.sha256(f"{_CUT} {self.content_sha256} {self.n_passages}".encode()).digest()
+        return int.from_bytes(digest[:_VERSION_BYTES], "big")
 
     @property
     def passages(self) -> range:
@@ -100,7 +104,7 @@ class DocumentVectors:
         return self._within
 
     def _stored(self) -> list[_Document]:
-        query = "SELECT id, sha256, passages FROM document WHERE problem IS NULL"
+        query = "SELECT id, content_sha256, passages FROM document WHERE problem IS NULL"
         return self._database.rows(_Document, query)
 
     def _passages(self, ids: Sequence[int]) -> list[_Passage]:

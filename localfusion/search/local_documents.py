@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from localfusion.analysis import Page
 from localfusion.database import Database
 from localfusion.domains import Domains
-from localfusion.errors import ModelError, NotHere, WebError
+from localfusion.errors import LocalFusionError, NotHere, WebError
 from localfusion.search.candidates import Candidates, Wanted
 from localfusion.search.document_tables import PASSAGES
 from localfusion.search.document_vectors import DocumentVectors, OnEmbedded
@@ -83,7 +83,7 @@ class LocalDocuments:
         if self._vectors is not None:
             try:
                 near = await self._vectors.nearest(search.query, _NEIGHBOURS)
-            except ModelError as error:
+            except LocalFusionError as error:  # of the model, or of the file of vectors
                 warnings = (f"documents were searched by words alone: {error.message}",)
         return Found(await asyncio.to_thread(self.find, search, near), warnings)
 

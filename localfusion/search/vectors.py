@@ -108,11 +108,9 @@ class VectorFile:
 
     def keep_only(self, ids: Iterable[int]) -> None:
         """Drop the vectors of all other passages."""
-        kept = set(ids)
         with self._database.transaction() as transaction:
             if self._is_ours(transaction):
-                known = transaction.rows(int, "SELECT id FROM embedded")
-                _delete(transaction, (id_ for id_ in known if id_ not in kept))
+                _keep_only(transaction, ids)
 
     def nearest(
         self, vector: NDArray[np.float32], k: int, *, within: AbstractSet[int] | None = None
@@ -169,6 +167,22 @@ class VectorFile:
             n = min(4 * n, MOST_NEIGHBOURS)
 
 
+def keep_only(path: Path, ids: Iterable[int]) -> None:
+    """Drop the vectors of all other passages from a file, from the disk too, whichever model they are of.
+
+    Nothing where there is no file. Raises what `Database` raises.
+    """
+    if not path.exists():
+        return
+    database = Database(path, MIGRATIONS, vectors=True)
+    try:
+        with database.transaction(durable=True) as transaction:
+            _keep_only(transaction, ids)
+        database.empty_log()
+    finally:
+        database.close()
+
+
 def _by_nearness(neighbour: Neighbour) -> tuple[float, int]:
     return -neighbour.similarity, neighbour.id
 
@@ -181,8 +195,16 @@ def _clear(transaction: Transaction) -> int:
     return n_vectors
 
 
+def _keep_only(transaction: Transaction, ids: Iterable[int]) -> None:
+    kept = set(ids)
+    known = transaction.rows(int, "SELECT id FROM embedded")
+    gone = [id_ for id_ in known if id_ not in kept]
+    if gone:
+        _delete(transaction, gone)
+
+
 def _delete(transaction: Transaction, ids: Iterable[int]) -> None:
-    rows = [(id_,) for id_ in ids]
+    rows = [(id_,) for id_ in ids]  # sqlite-vec writes zeros over what it deletes
     transaction.execute_many("DELETE FROM vector WHERE rowid = (SELECT number FROM embedded WHERE id = ?)", rows)
     transaction.execute_many("DELETE FROM embedded WHERE id = ?", rows)
 
