@@ -4,6 +4,7 @@ import html
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
@@ -39,8 +40,8 @@ def read_plain(text: str) -> Readable:
 def read_markdown(text: str) -> Readable:
     """Markdown (CommonMark and tables) without its marks; front matter, comments and hidden HTML are left out."""
     tokens = MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", text))
-    blocks = visible_blocks(_without_placeholders("".join(_html(tokens))))
-    return readable(first_heading(blocks), blocks)
+    found = visible_blocks(_without_placeholders("".join(_html(tokens))))
+    return replace(readable(first_heading(found.blocks), found.blocks), hidden=found.hidden)
 
 
 def _paragraphs(lines: list[str]) -> list[list[str]]:
@@ -62,7 +63,7 @@ def _html(tokens: Sequence[Token]) -> Iterator[str]:
             case "fence" | "code_block":
                 yield from (f"<pre>{html.escape(line)}</pre>" for line in token.content.splitlines())
             case "inline" if before.tag in ("td", "th"):
-                yield html.escape(" ".join(block.text for block in visible_blocks(_inline(token))))
+                yield html.escape(" ".join(block.text for block in visible_blocks(_inline(token)).blocks))
             case "inline":
                 yield _inline(token)
             case "td_open" | "th_open":
