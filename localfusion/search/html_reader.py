@@ -36,10 +36,11 @@ _ENOUGH = 0.6
 """The share of a page's visible words that its main text must hold; below, the page is taken whole."""
 _MOST_TOKENS = 400_000
 _MOST_HIDDEN = 200_000
-_LARGEST_EXTRACTED = 3_000_000
+_LARGEST_EXTRACTED = 1_500_000
 _DEEPEST_EXTRACTED = 200
 """A page with more to it is taken whole: its main text is not looked for."""
 _MOST_LINKS = 400
+_METADATA = ("og:title", "og:site_name", "author", "article:author", "article:published_time", "date")
 _WITHOUT_SCRIPTS = (".no-js", ".nojs", ".no_js")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}$")
 
@@ -79,6 +80,8 @@ def read_html_page(html: str) -> HtmlPage:
     """All that can be found in a page; what stands in <noscript> where it shows nothing else. Raises Unreadable."""
     page = _Visible(html)
     if not page.blocks:
+        page = _Visible(html, with_asides=True)
+    if not page.blocks:
         page = _Visible(html, with_noscript=True)
     title = first_heading(page.blocks) or page.title
     found = readable(title, page.blocks if _words(page.blocks) < _SMALL_PAGE_WORDS else _main_blocks(page))
@@ -96,7 +99,7 @@ def read_html_page(html: str) -> HtmlPage:
 
 def visible_blocks(html: str) -> Readable:
     """Every visible block of a page or of a piece of one, menus and the like included."""
-    page = _Visible(html, with_asides=True)
+    page = _Visible(html, with_asides=True, is_piece=True)
     return Readable("", tuple(page.blocks), page.hidden)
 
 
@@ -108,7 +111,11 @@ def _main_blocks(page: "_Visible") -> list[Block]:
         page.html, output_format="xml", favor_recall=True, include_comments=False, include_tables=True
     )
     main = _from_xml(extracted) if extracted else []
-    return main if _words(main) >= _ENOUGH * _words(page.blocks) else page.blocks
+    if _words(main) < _ENOUGH * _words(page.blocks):
+        return page.blocks
+    heading = first_heading(page.blocks)
+    is_missing = heading and all(squeeze(block.text) != heading for block in main)
+    return [Block(heading, 1), *main] if is_missing else main
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +156,9 @@ class _Visible:
     An element or a comment that is never closed holds all that follows, as in browsers.
     """
 
-    def __init__(self, html: str, *, with_asides: bool = False, with_noscript: bool = False) -> None:
+    def __init__(
+        self, html: str, *, with_asides: bool = False, is_piece: bool = False, with_noscript: bool = False
+    ) -> None:
         self._with_asides = with_asides
         self._unseen = _UNSEEN - {"noscript"} if with_noscript else _UNSEEN
         raw = RAW - {"noscript"} if with_noscript else RAW
@@ -164,7 +173,7 @@ class _Visible:
         self._has_all_sheets = not names_other_sheets(html)
         self._styles: dict[str, dict[str, str]] = {}
         self._open = [_Element(look=Look(colour=BLACK if self._has_all_sheets else None, is_sure=self._has_all_sheets))]
-        self._nesting = Nesting(across_paragraphs=with_asides)
+        self._nesting = Nesting(across_paragraphs=is_piece)
         self._around: dict[str, int] = {}
         self._before: set[str] = set()
         self._kept: list[str] = []
@@ -294,7 +303,8 @@ class _Visible:
             self.base = self.base or attributes.get("href", "")
         elif tag.name == "meta":
             name = (attributes.get("property") or attributes.get("name") or "").lower()
-            self.metadata.setdefault(name, attributes.get("content", "")[:_LONGEST_ATTRIBUTE])
+            if name in _METADATA:
+                self.metadata.setdefault(name, attributes.get("content", "")[:_LONGEST_ATTRIBUTE])
         elif tag.name == "script":
             self.n_scripts += 1
         elif tag.name == "a" and "href" in attributes and element.sight < Sight.HIDDEN:

@@ -19,6 +19,7 @@ _COMPOUND = re.compile(rf"(\*|{_NAME})?((?:[.#]{_NAME}|\[[^\]]*\])*)$")
 _SIMPLE = re.compile(rf"([.#]){_NAME}|\[[^\]]*\]")
 _COMBINATOR = re.compile(r"\s*([>+~])\s*|\s+")
 _ATTRIBUTE = re.compile(r"\[\s*([\w-]+)\s*(?:([~|^$*]?=)\s*[\"']?(.*?)[\"']?\s*(?:[is]\s*)?)?\]$", re.DOTALL)
+_HEX_ESCAPE = re.compile(r"\\[0-9a-fA-F]{1,6}[ \t\n]?")
 _RARITY = {"#": 0, ".": 1}
 _LONGEST_SELECTOR = 300
 _MOST_SELECTORS = 40_000
@@ -190,7 +191,8 @@ def _try_rule(text: str, says: Mapping[str, str], order: int) -> _Rule | None:
     """The rule of one selector; None for one that this module does not follow."""
     if not 0 < len(text) <= _LONGEST_SELECTOR:
         return None
-    pieces = _COMBINATOR.split(re.sub(r"\[[^\]]*\]", _packed, text.replace(":root", "html")).strip())
+    text = _HEX_ESCAPE.sub(_escaped_plainly, text.replace(":root", "html"))
+    pieces = _COMBINATOR.split(re.sub(r"\[[^\]]*\]", _packed, text).strip())
     compounds = [_try_compound(piece) for piece in pieces[::2]]
     if any(compound is None for compound in compounds):
         return None
@@ -207,6 +209,12 @@ def _try_rule(text: str, says: Mapping[str, str], order: int) -> _Rule | None:
     n_classes = sum(key.startswith(".") for key in every) + sum(len(found) for _, found in known)
     weight = (n_ids, n_classes, len(every) - n_ids - n_classes, order)
     return _Rule(own, attributes, frozenset(around), frozenset(beside), weight, says)
+
+
+def _escaped_plainly(found: re.Match[str]) -> str:
+    """A character that was escaped by its number, without the space that ends the number."""
+    character = unescaped(found[0])
+    return character if character.isalnum() or character in "-_" else f"\\{character}"
 
 
 def _packed(found: re.Match[str]) -> str:
