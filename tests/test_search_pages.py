@@ -1,5 +1,6 @@
 """Fetched pages: what of them is read, what is hidden, what the user is warned of, and what cannot be read."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -313,12 +314,9 @@ def test_charsets(content: bytes, charset: str | None, text: str) -> None:
 
 @given(st.binary(max_size=300), st.sampled_from(("utf-8", None, "utf-16", "hex", "gbk")))
 def test_bytes_are_read_or_unreadable(content: bytes, charset: str | None) -> None:
-    for media_type in ("text/html", "text/plain", "text/markdown"):
-        try:
+    for media_type in ("text/html", "text/plain", "text/markdown", "application/pdf"):
+        with suppress(Unreadable):
             found = read(content, media_type, charset)
-        except Unreadable as error:
-            assert error.message
-        else:
             assert found.text == "\n".join(squeeze(line) for line in found.text.splitlines())
 
 
@@ -387,10 +385,8 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=60))
 def test_no_page_breaks_the_reader(pieces: list[str]) -> None:
-    try:
-        read("".join(pieces))
-    except Unreadable as error:
-        assert error.message
+    with suppress(Unreadable):
+        assert read("".join(pieces)).text
 
 
 WORDS = st.text(st.characters(categories=("Lu", "Ll", "Nd", "Lo")), min_size=1, max_size=12).map(squeeze).filter(bool)
@@ -429,10 +425,9 @@ HUGE = (
     ("CDATA", f"<p>yes</p>{'<![CDATA[' * (5 * N)}"),
     ("references", f"<p>yes</p>{'&amp' * (5 * N)}&#{'9' * (20 * N)};&#x{'f' * (20 * N)};"),
     ("sheets", f"<p>yes</p>{'<style>' * (5 * N)}"),
-    ("braces", f"<p>yes</p><style>{'{' * (10 * N)}</style>"),
-    ("nested rules", f"<p>yes</p><style>{'a,b{' * (2 * N)}</style>"),
+    ("braces", f"<p>yes</p><style>{'{' * N}</style>"),
+    ("nested rules", f"<p>yes</p><style>{'a,b{' * (N // 2)}</style>"),
     ("strings in a sheet", "<p>yes</p><style>" + '"\\\\"' * (5 * N) + "</style>"),
-    ("selectors", f"<style>{'a b>c,' * N}{{display:none}}</style><p>yes</p>"),
     ("links", f"<p>yes</p>{'<a href=x>' * N}"),
     ("a table", f"<p>yes</p><table>{('<tr>' + '<td>x' * 50) * 1000}</table>"),
     ("words", f"<p>yes</p><p>{'word ' * (10 * N)}"),
@@ -451,14 +446,24 @@ def test_pages_made_to_keep_a_reader_busy_are_read(html: str) -> None:
     assert "yes" in read(html).text
 
 
-def test_rules_without_end_are_refused() -> None:
-    rules = "".join(f"[data-x{n}]{{display:none}}" for n in range(5000))
+@pytest.mark.parametrize(
+    "html",
+    [
+        f"<style>{''.join(f'[data-x{n}]{{display:none}}' for n in range(5000))}</style>"
+        f"{''.join(f'<p class=c{n}>x' for n in range(5000))}",
+        f"<style>{'a b>c,' * 120_000}{{display:none}}</style><p>x",
+        f"<style>{'{' * 200_000}</style><p>x",
+        f"<style>{'a,b{' * 200_000}</style><p>x",
+        f"<style>{'x' * 5_000_000}</style><p>x",
+    ],
+)
+def test_styles_without_end_are_refused(html: str) -> None:
     with pytest.raises(Unreadable, match="its styles are too many"):
-        read(f"<style>{rules}</style>{''.join(f'<p class=c{n}>x' for n in range(5000))}")
+        read(html)
 
 
 def test_a_page_without_end_is_read_in_part() -> None:
-    found = read("<p>Mind the rope.</p>" + "<p>x" * 250_000)
+    found = read("<p>Mind the rope.</p>" + "<p>x" * 160_000)
     assert found.text.startswith("Mind the rope.\nx")
     assert found.warnings == ("only the beginning of the page was read: it is too large",)
 

@@ -15,7 +15,7 @@ _ENDS = re.compile(r"[.!?…:;,。\uff01\uff1f][\"'”’»)\]]*$")
 _STOPPED = re.compile(r"[.!?…][\"'”’»)\]]*$")
 _MIN_WRAP_WIDTH = 40
 _HEADING_WIDTH = 80
-_CONTROLS = {code: " " for code in (*range(9), *range(14, 28), 127)}
+_CONTROLS = dict.fromkeys((*range(9), *range(14, 28), 127), " ")
 _JOINERS = "\u200c\u200d"  # part of words in some scripts, and of emoji
 _NEVER_SEEN = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\U0001d159\U00016fe4" + "".join(
     map(chr, range(0xE0000, 0xE0080))

@@ -17,9 +17,9 @@ _IMAGE = re.compile(r"(?:url|image|gradient|image-set|element|var|env)\(")
 _FONT_SIZE = re.compile(r"(?:^|\s)(-?[\d.]{1,12}(?:[a-z]{1,4}|%)?)\s*(?:/|\s)")
 _KEYWORDS = {
     "display": word_set(
-        "none block inline inline-block flex inline-flex grid inline-grid table table-row table-cell contents list-item "
-        "inline-table table-row-group table-header-group table-footer-group table-caption flow-root initial inherit "
-        "unset revert revert-layer -webkit-box -webkit-flex -ms-flexbox -ms-grid ruby run-in math"
+        "none block inline inline-block flex inline-flex grid inline-grid table table-row table-cell contents "
+        "list-item inline-table table-row-group table-header-group table-footer-group table-caption flow-root initial "
+        "inherit unset revert revert-layer -webkit-box -webkit-flex -ms-flexbox -ms-grid ruby run-in math"
     ),
     "visibility": word_set("visible hidden collapse initial inherit unset revert revert-layer"),
     "position": word_set("static relative absolute fixed sticky -webkit-sticky initial inherit unset revert"),

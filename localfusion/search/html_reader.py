@@ -19,8 +19,8 @@ from localfusion.search.stylesheets import StyleSheet
 from localfusion.search.suspicion import speaks_to_a_model
 
 _UNSEEN = word_set(
-    "script style template noscript svg math iframe object canvas audio video select datalist button textarea rp applet "
-    "noframes noembed"
+    "script style template noscript svg math iframe object canvas audio video select datalist button textarea rp "
+    "applet noframes noembed"
 )
 _NO_TEXT = word_set("script style")
 _AROUND = word_set("nav footer aside dialog menu")
@@ -34,12 +34,13 @@ _SMALL_PAGE_WORDS = 300
 """Pages shorter than this are taken whole: there is too little of them to tell the main text from the rest."""
 _ENOUGH = 0.6
 """The share of a page's visible words that its main text must hold; below, the page is taken whole."""
-_MOST_TOKENS = 400_000
+_MOST_TOKENS = 300_000
 _MOST_HIDDEN = 200_000
 _LARGEST_EXTRACTED = 1_500_000
 _DEEPEST_EXTRACTED = 200
 """A page with more to it is taken whole: its main text is not looked for."""
-_MOST_LINKS = 400
+_MOST_LINKS = 2000
+_MOST_IDS = 400
 _METADATA = ("og:title", "og:site_name", "author", "article:author", "article:published_time", "date")
 _WITHOUT_SCRIPTS = (".no-js", ".nojs", ".no_js")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}$")
@@ -89,7 +90,7 @@ def read_html_page(html: str) -> HtmlPage:
         replace(found, hidden=page.hidden),
         squeeze(page.title),
         tuple(page.links),
-        page.base,
+        page.base or "",
         page.metadata,
         page.n_scripts,
         frozenset(page.ids),
@@ -162,7 +163,8 @@ class _Visible:
         self._with_asides = with_asides
         self._unseen = _UNSEEN - {"noscript"} if with_noscript else _UNSEEN
         raw = RAW - {"noscript"} if with_noscript else RAW
-        self.title = self.base = ""
+        self.title = ""
+        self.base: str | None = None
         self.blocks: list[Block] = []
         self.links: list[FoundLink] = []
         self.metadata: dict[str, str] = {}
@@ -299,20 +301,24 @@ class _Visible:
         for name in _READ_ALOUD:
             if name in attributes:
                 self._hide(attributes[name])
-        if tag.name == "base":
-            self.base = self.base or attributes.get("href", "")
-        elif tag.name == "meta":
-            name = (attributes.get("property") or attributes.get("name") or "").lower()
-            if name in _METADATA:
-                self.metadata.setdefault(name, attributes.get("content", "")[:_LONGEST_ATTRIBUTE])
-        elif tag.name == "script":
-            self.n_scripts += 1
-        elif tag.name == "a" and "href" in attributes and element.sight < Sight.HIDDEN:
-            self._link = _OpenLink(attributes["href"], element.aside)
-        elif tag.name in ("img", "svg", "picture") and self._link is not None:
-            self._link.has_image = True
-        if "id" in attributes and len(self.ids) < _MOST_LINKS:
+        if "id" in attributes and len(self.ids) < _MOST_IDS:
             self.ids.add(attributes["id"])
+        match tag.name:
+            case "base" if self.base is None:
+                self.base = attributes.get("href")
+            case "meta":
+                self._note_metadata(attributes)
+            case "script":
+                self.n_scripts += 1
+            case "a" if "href" in attributes and element.sight < Sight.HIDDEN:
+                self._link = _OpenLink(attributes["href"], element.aside)
+            case "img" | "svg" | "picture" if self._link is not None:
+                self._link.has_image = True
+
+    def _note_metadata(self, attributes: Mapping[str, str]) -> None:
+        name = (attributes.get("property") or attributes.get("name") or "").lower()
+        if name in _METADATA:
+            self.metadata.setdefault(name, attributes.get("content", "")[:_LONGEST_ATTRIBUTE])
 
     def _text(self, text: str) -> None:
         if not text.isspace():
@@ -347,6 +353,8 @@ class _Visible:
     def _break(self) -> None:
         if self._doubtful:
             self._settle()
+        if not self._line:
+            return
         text = squeeze("".join(self._line))
         self._line = []
         if text:

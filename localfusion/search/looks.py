@@ -1,4 +1,4 @@
-"""How an element looks, as far as it decides whether a reader sees its text: a pure fold of styles from the outermost in.
+"""How an element looks, as far as it decides whether a reader sees its text: a pure fold of styles, outermost first.
 
 Nothing is laid out. A look is *doubtful* where it depends on what is not known here (sheets that were not fetched, what
 lies behind, a movement that ends elsewhere).

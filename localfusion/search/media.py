@@ -1,4 +1,4 @@
-"""Whether the condition of a style sheet's block holds on an ordinary screen: wide, light, with a mouse. Guesses nothing."""
+"""Whether the condition of a block of styles holds on an ordinary screen: wide, light, with a mouse. Others: never."""
 
 import re
 

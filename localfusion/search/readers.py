@@ -79,8 +79,8 @@ def title_of(path: Path) -> str:
 def decode(content: bytes, *, named: str | None = None) -> str:
     """The text of bytes by mark, by the charset that a server `named`, as declared, then by guess.
 
-    A charset that is wrong or that nobody knows is passed over; sound UTF-8 is not taken for a charset that has a letter
-    for each byte. Raises Unreadable for what is not text.
+    A charset that is wrong or that nobody knows is passed over; sound UTF-8 is not taken for a charset that has a
+    letter for each byte. Raises Unreadable for what is not text.
     """
     for bom, encoding in _BOMS:
         if content.startswith(bom):
