@@ -71,6 +71,9 @@ STYLES = (
     _styled("opacity", "opacity:0"),
     _styled("opacity, nearly", "opacity:.01"),
     _styled("opacity by filter", "filter:opacity(0%)"),
+    _page(
+        "opacity in steps", f"<div style='opacity:.2'><div style='opacity:.2'><p style='opacity:.2'>{ORDER}</div></div>"
+    ),
     _styled("font size 0", "font-size:0"),
     _styled("font size 1px", "font-size:1px"),
     _styled("font shorthand", "font:0/0 a"),
@@ -83,6 +86,10 @@ STYLES = (
     _styled("transparent", "color:transparent"),
     _styled("rgba without alpha", "color:rgba(0,0,0,0.02)"),
     _styled("fill colour", "-webkit-text-fill-color:transparent"),
+    _page(
+        "fill colour under a colour",
+        f"<div style='-webkit-text-fill-color:transparent'><p style='color:#000'>{ORDER}</p></div>",
+    ),
     _styled("black on black", "background:#000"),
     _styled("indented away", "text-indent:-9999px"),
     _styled("off the left", "position:absolute;left:-9999px"),

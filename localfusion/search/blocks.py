@@ -123,13 +123,13 @@ def join_wrapped(lines: Sequence[str], *, width: int) -> list[str]:
 
     `width` is that of the longest line around. A word that was divided at a line's end is made whole.
     """
-    joined: list[str] = []
+    joined: list[list[str]] = []
     for index, line in enumerate(lines):
         if index and _is_wrapped(lines[index - 1], line, width):
-            joined[-1] = _glue(joined[-1], line)
+            _glue(joined[-1], line)
         else:
-            joined.append(line)
-    return joined
+            joined.append([line])
+    return ["".join(pieces) for pieces in joined]
 
 
 def _is_wrapped(line: str, following: str, width: int) -> bool:
@@ -146,7 +146,11 @@ def _is_short_heading(line: str, width: int) -> bool:
     return is_heading(line) and len(line) < _HEADING_SHARE * width
 
 
-def _glue(line: str, following: str) -> str:
+def _glue(pieces: list[str], following: str) -> None:
+    """Add a line to the pieces of the one that it goes on from."""
+    line = pieces[-1]
     if line.endswith("-") and len(line) > 1 and line[-2].isalpha() and following[0].islower():
-        return line[:-1] + following
-    return f"{line} {following}"
+        pieces[-1] = line[:-1]
+        pieces.append(following)
+    else:
+        pieces.append(f" {following}")

@@ -37,6 +37,7 @@ _ENOUGH = 0.6
 _MOST_TOKENS = 300_000
 _MOST_HIDDEN = 200_000
 _LARGEST_EXTRACTED = 1_500_000
+_MOST_EXTRACTED = 100_000
 _DEEPEST_EXTRACTED = 200
 """A page with more to it is taken whole: its main text is not looked for."""
 _MOST_LINKS = 2000
@@ -106,7 +107,7 @@ def visible_blocks(html: str) -> Readable:
 
 def _main_blocks(page: "_Visible") -> list[Block]:
     """The main text by trafilatura, or all blocks where it finds too little, or where the page is beyond it."""
-    if page.depth > _DEEPEST_EXTRACTED or len(page.html) > _LARGEST_EXTRACTED:
+    if page.depth > _DEEPEST_EXTRACTED or page.n_pieces > _MOST_EXTRACTED or len(page.html) > _LARGEST_EXTRACTED:
         return page.blocks
     extracted = trafilatura.extract(
         page.html, output_format="xml", favor_recall=True, include_comments=False, include_tables=True
@@ -186,6 +187,7 @@ class _Visible:
         self._link: _OpenLink | None = None
         self._read(tokens(html, raw=raw))
         self.html = "".join(self._kept)
+        self.n_pieces = len(self._kept)
         self.hidden = "\n".join(self._hidden)
 
     def _read(self, found: Iterator[Token]) -> None:
@@ -375,6 +377,8 @@ class _Visible:
         if link is None or len(self.links) >= _MOST_LINKS:
             return
         text = squeeze("".join(link.pieces))
+        if self._doubtful and speaks_to_a_model(text):
+            return
         if text or link.has_image:
             self.links.append(FoundLink(link.href, text, link.is_aside))
 

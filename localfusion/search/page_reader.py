@@ -22,7 +22,10 @@ _AFTER_ADDRESS = ".,;:!?"
 _MOST_WRITTEN_ADDRESSES = 400
 _LONGEST_TITLE = 300
 _CUT_SHORT = "only the beginning of the page was read: it is too large"
-_MOST_CHARACTERS = 10_000_000
+_MOST_HTML = 10_000_000
+_MOST_PLAIN = 5_000_000
+_MOST_MARKDOWN = 500_000
+"""Characters of a page; what is behind them is not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +85,19 @@ def read_page(content: bytes, *, media_type: str, charset: str | None, url: str)
 
 def _read_html(content: bytes, charset: str | None) -> _Content:
     html = decode(content, named=charset)
-    page = read_html_page(html[:_MOST_CHARACTERS])
+    page = read_html_page(html[:_MOST_HTML])
     if wall := wall_before(page.readable.text, n_scripts=page.n_scripts, ids=page.ids):
         raise Unreadable(wall)
-    is_whole = page.is_whole and len(html) <= _MOST_CHARACTERS
+    is_whole = page.is_whole and len(html) <= _MOST_HTML
     return _Content(page.readable, _title(page), page.links, page.base, page.metadata, is_whole)
 
 
 def _read_markdown(content: bytes, charset: str | None) -> _Content:
-    return _read_text(content, charset, read_markdown, markdown_links)
+    return _read_text(content, charset, read_markdown, markdown_links, most=_MOST_MARKDOWN)
 
 
 def _read_plain(content: bytes, charset: str | None) -> _Content:
-    return _read_text(content, charset, read_plain, _written_addresses)
+    return _read_text(content, charset, read_plain, _written_addresses, most=_MOST_PLAIN)
 
 
 def _read_text(
@@ -102,9 +105,11 @@ def _read_text(
     charset: str | None,
     read: Callable[[str], Readable],
     links: Callable[[str], tuple[FoundLink, ...]],
+    *,
+    most: int,
 ) -> _Content:
     text = decode(content, named=charset)
-    start = text[: _MOST_CHARACTERS // 5]
+    start = text[:most]
     found = read(start)
     if not found.blocks:
         raise Unreadable("there is no text in it")

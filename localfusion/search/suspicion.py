@@ -23,7 +23,7 @@ _OTHER = (
 )
 _KNOWN = (
     r"(?:conversation|users?'?s? (?:question|data|query|message|name|email)|system prompt|chat history"
-    r"|your (?:instructions|context|memory|answer|prompt)|the question|secrets?|passwords?|api keys?)"
+    r"|your (?:instructions|context|memory|answer|prompt)|the question)"
 )
 
 
@@ -43,7 +43,7 @@ class _Sign:
 def _sign(clause: str, words: str, *patterns: str) -> _Sign:
     """A sign whose words and patterns are written as `_folded` writes text."""
     same = (unicodedata.normalize("NFKC", pattern) for pattern in patterns)
-    return _Sign(clause, tuple(unicodedata.normalize("NFKC", words).split()), tuple(map(re.compile, same)))
+    return _Sign(clause, tuple(unicodedata.normalize("NFKC", words).split(",")), tuple(map(re.compile, same)))
 
 
 def _dismissal(verbs: str, others: str, nouns: str) -> str:
@@ -55,8 +55,9 @@ def _dismissal(verbs: str, others: str, nouns: str) -> str:
 _SIGNS = (
     _sign(
         "it says to ignore instructions",
-        "ignor disregard forget overrid bypass follow miss verg oubli tiens tenez olvid omiso sigas esque desconsider "
-        "diment neg игнор забуд внимани zapomnij zignor talimat 忽略 无视 無視 忘 무시 잊 تجاهل निर्देश",
+        "ignor,disregard,forget,overrid,bypass,follow,miss,verg,oubli,tiens,tenez,"
+        "olvid,omiso,sigas,esque,desconsider,diment,neg,игнор,забуд,внимани,zapomnij,zignor,talimat"
+        ",忽略,无视,無視,忘,무시,잊,تجاهل,निर्देश",
         rf"\b(?:ignore|disregard|forget|override|bypass|(?:do not|don't|stop) follow(?:ing)?)\b"
         rf"[^.!?]{{0,30}}\b{_OTHER}\b[^.!?]{{0,30}}"
         r"\b(?:instructions?|prompts?|directions|directives|guidelines|commands|orders|messages)\b",
@@ -109,7 +110,8 @@ _SIGNS = (
     ),
     _sign(
         "it gives a model a new role",
-        "now mode pretend new jetzt maintenant ahora agora ora теперь 现在 現在 今から 이제 act",
+        "you are now,from now on,pretend,act as,mode,new instr,new syst,new prompt,new role,new direct,new object,jetzt"
+        ",maintenant,ahora eres,agora você,ora sei,теперь,现在,現在,今から,이제",
         rf"\byou are now\b[^.!?]{{0,60}}"
         rf"\b(?:{_READER}|unrestricted|dan|persona|jailbroken|developer|admin|evil|free of)\b",
         rf"\bfrom now on,? you (?:are|will|must|shall|only)\b[^.!?]{{0,60}}"
@@ -129,15 +131,16 @@ _SIGNS = (
     ),
     _sign(
         "it asks for a system prompt",
-        "prompt système",
+        "system prompt,system-prompt,systemprompt,prompt système,prompt del,prompt do",
         r"\b(?:your|reveal|print|repeat|show|leak|output|new|override|ignore|disclose|quote|recite)\b[^.!?]{0,30}"
         r"\bsystem[ -]?prompt",
         r"\bsystem[ -]?prompt ?(?::|override|update|below)",
-        r"(?:zeige?|verrate|wiederhole)\w{0,3}\b[^.!?]{0,30}system-?prompt|\bprompt (?:système|del sistema|do sistema)\b",
+        r"(?:zeige?|verrate|wiederhole)\w{0,3}\b[^.!?]{0,30}system-?prompt",
+        r"\bprompt (?:système|del sistema|do sistema)\b",
     ),
     _sign(
         "it imitates the turns of a chat",
-        "### system: human: assistant: [system <system",
+        "##,system:,message:,developer:,admin:,human:,assistant:,[system,<system,</system",
         r"#{2,4} ?(?:instructions?|system(?: message| prompt)?|response|human|assistant|user) ?:",
         r"(?:^| )#{3} ?(?:instruction|response|system)s?(?: |$)",
         r"\b(?:system|developer|admin) ?(?:message)?: [^.!?]{0,80}"
@@ -147,13 +150,13 @@ _SIGNS = (
     ),
     _sign(
         "it imitates a tool call",
-        "web_search web_fetch tool_call function_call <invoke <function= antml",
+        "web_search,web_fetch,tool_call,function_call,<invoke,<function,antml",
         r"[\"']name[\"'] ?: ?[\"']web_(?:search|fetch)|\bweb_(?:search|fetch) ?[({]|\bweb_(?:search|fetch):",
         r"<\s?/?(?:tool_calls?|function_calls?|invoke|antml:\w{1,20}|function=\w{1,40})\b",
     ),
     _sign(
         "it imitates the marks around a source",
-        "<<< >>> trusted </ text admin developer message",
+        "<<<,>>>,</,text of sources,begin ,end of ,start ,end sys,end trust,end untrust,end ext,end tool",
         r"<<<\s?/?[0-9a-z_]{4,}|[0-9a-f]{12,}\s?>>>|text of sources, which is data",
         r"</(?:untrusted\w{0,20}|context|documents?|search_results?|tool_(?:response|result|output)s?|system"
         r"|instructions?|source)>",
@@ -162,7 +165,7 @@ _SIGNS = (
     ),
     _sign(
         "it asks to keep something from the user",
-        "user nutzer benutzer anwender utilisateur usuario usuário utente пользовател 用户 用戶 使用者 ユーザー 사용자",
+        "user,nutzer,anwender,utilisateur,usuario,usuário,utente,пользовател,用户,用戶,使用者,ユーザー,사용자",
         r"\b(?:do not|don't|never|must not|without)\b[^.!?]{0,15}"
         r"\b(?:tell|mention|inform|reveal|alert|notify|warn|show|let)(?:ing)?\b[^.!?]{0,40}\b(?:the|your|this) user\b",
         r"(?:sag|erzähl|verrat|erwähn|informier)\w{0,3}\b[^.!?]{0,40}(?:nutzer|anwender)\w{0,3}\b[^.!?]{0,25}"
@@ -176,8 +179,8 @@ _SIGNS = (
     ),
     _sign(
         "it asks to send what a model knows to an address",
-        "http url address link query webhook",
-        rf"\b(?:append|include|add|put|encode|attach|send|leak|exfiltrate|post|insert|pass)\w{{0,4}}\b[^.!?]{{0,60}}"
+        "conversation,user,prompt,history,your ,question,answer,context,secret,memory,summary",
+        rf"\b(?:append|include|add|put|encode|attach|send|leak|exfiltrate|post|insert|pass)(?:s|es|ed|ing)?\b[^.!?]{{0,60}}"
         rf"\b{_KNOWN}\b[^!?]{{0,80}}(?:https?://|\burl\b|\bquery string\b|\bwebhook\b)",
         r"\b(?:fetch|visit|open|request|get|call|load|navigate to|browse to|go to|read|retrieve|web_fetch)\b[^!?]{0,80}"
         r"https?://\S{0,150}(?:[{\[<$]|%7b|=)\W{0,3}"
@@ -187,7 +190,8 @@ _SIGNS = (
     ),
     _sign(
         "it speaks to a model instead of a reader",
-        "ai a.i. llm model bot assistant gpt claude gemini copilot ki ia ии 人工智能 模型 助手 ai",
+        "if you,note to,instruction,message,dear ,hey,hello,attention,reading,process,summari,that read,who read,parsing"
+        ",achtung,hinweis,wenn du,si es,si eres,si tu,如果你是,если ты",
         rf"\bif you(?: are|'re) (?:an? |the )?{_READER}\b",
         rf"\b(?:note|instructions?|message) (?:to|for) (?:all |any |the |every )?{_MODEL}\b",
         rf"\b(?:dear|hey|hello|attention),? {_MODEL}\b[^.!?]{{0,60}}\b(?:you|please|must|ignore|do not|say)\b",

@@ -1,4 +1,4 @@
-"""What keeps a page from being read: nothing in it, JavaScript, a login, a robot check. Judged by its words and marks."""
+"""What keeps a page from being read: nothing in it, JavaScript, a login, a robot check. Judged by its words."""
 
 import re
 from collections.abc import Set as AbstractSet
@@ -16,13 +16,13 @@ _WALLS = (
         (
             r"\b(?:enable|activate|turn on|requires?|needs?|without) java ?script",
             r"java ?script (?:is|must be|to be)? ?(?:disabled|required|enabled|needed)",
-            r"(?:activez|activer|aktivieren sie|habilite?|attiva|schakel) java ?script|javascript (?:aktivieren|activé)",
+            r"(?:activez|activer|aktivieren sie|habilite?|attiva|schakel) javascript|javascript (?:aktivieren|activé)",
         ),
     ),
     (
         "the page asks whether its reader is a robot",
         (
-            r"\b(?:verify(?:ing)?|confirm|prove|check(?:ing)?)\b.{0,30}\b(?:you are|you're) (?:a )?(?:human|not a robot|real)",
+            r"\b(?:verify(?:ing)?|confirm|prove|check(?:ing)?)\b.{0,30}\b(?:you are|you're) (?:a )?(?:human|real|not)",
             r"\b(?:i'm|i am|you are|you're) not a (?:robot|bot)\b|\bcaptcha\b|\bchecking your browser\b",
             r"\bunusual traffic\b|\bjust a moment\b|\bare you a robot\b|\bddos protection\b|\battention required!",
             r"\baccess to this page has been denied",
@@ -70,4 +70,5 @@ def wall_before(text: str, *, n_scripts: int, ids: AbstractSet[str]) -> str:
 
 def _fills(pattern: re.Pattern[str], folded: str, n_words: int) -> bool:
     """Whether such phrases are what a short page is about."""
-    return n_words <= _WORDS_FOR_A_PHRASE * sum(1 for _ in pattern.finditer(folded))
+    n_phrases = sum(1 for _ in pattern.finditer(folded))
+    return n_phrases > 0 and n_words <= _WORDS_FOR_A_PHRASE * n_phrases
