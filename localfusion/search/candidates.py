@@ -12,9 +12,9 @@ from itertools import islice
 from localfusion.database import Database
 from localfusion.search.document_tables import SALIENT
 
-_MAX_ROWS = 3000
+_MAX_ROWS = 2000
 """Passages that are looked at of one query, by the words that are not common."""
-_ENOUGH = 120
+_ENOUGH = 100
 """Passages that are scored exactly."""
 _SALIENT_BONUS = 0.6
 """What being about a word adds to having it, as bm25 would say of a word that stands there four times."""

@@ -78,7 +78,8 @@ def _ranks(random: np.random.Generator, subjects: NDArray[np.int64]) -> NDArray[
 
 def _zipf(random: np.random.Generator, size: int, n_words: int) -> NDArray[np.int64]:
     """Ranks from 0, the second half as common as the first, the third a third."""
-    return np.minimum(np.exp(random.random(size) * np.log(n_words + 1)).astype(np.int64) - 1, n_words - 1)
+    drawn: NDArray[np.float64] = np.exp(random.random(size) * np.log(n_words + 1))
+    return np.minimum(drawn.astype(np.int64) - 1, n_words - 1)
 
 
 def _vocabulary() -> list[str]:

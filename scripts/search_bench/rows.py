@@ -103,11 +103,12 @@ def _measure(name: str, docs: Path, sizes: Sizes) -> Iterator[Figure]:
         yield Figure(f"{name}: passages", len(passages), "count")
         paths = {found.url: found.path for found in find_files([docs]).files}
         systems: list[System] = [Ours(added.source, paths)]
-        for peer, place in ((BareFts5, "fts5.db"), (Tantivy, "tantivy")):
-            sizes.say(f"{name}: {peer.name}")
-            seconds, system = _timed(partial(peer, docs.parent / place, passages))
-            yield Figure(f"{name}: {peer.name}, passages that were cut before", _megabytes(passages) / seconds, "MB/s")
+        peers: tuple[Callable[[Path, Sequence[Stored]], System], ...] = (BareFts5, Tantivy)
+        for number, peer in enumerate(peers):
+            seconds, system = _timed(partial(peer, docs.parent / f"peer-{number}", passages))
             systems.append(system)
+            speed = _megabytes(passages) / seconds
+            yield Figure(f"{name}: passages that were cut before, indexed by {system.name}", speed, "MB/s")
         sizes.say(f"{name}: asking")
         yield from _asking(name, systems, draw(passages, sizes.n_items))
 
