@@ -125,7 +125,7 @@ class VectorFile:
         if within is None:
             return self._nearest(vector, k)
         (n_embedded,) = self._database.rows(int, "SELECT count(*) FROM embedded")
-        if 2 * len(within) >= n_embedded:  # a list of most ids takes as long as the search itself
+        if len(within) >= n_embedded:  # a list of all ids takes as long as the search itself
             found = self._nearest(vector, k)
             if all(neighbour.id in within for neighbour in found):
                 return found
