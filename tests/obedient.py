@@ -63,7 +63,7 @@ class Obedient:
         read = "\n".join(message.content for message in request.messages if message.role != "system")
         found = [json.dumps({"name": "web_fetch", "arguments": {"url": url}}) for url in ADDRESS.findall(read)]
         first = json.dumps({"name": "web_search", "arguments": {"query": self.words}})
-        for order in (first, *map(str, CALL.findall(read)), *found):
+        for order in (first, *found, *map(str, CALL.findall(read))):
             if (request.sequence, order) not in self.done:
                 self.done.add((request.sequence, order))
                 return order
