@@ -5,19 +5,14 @@ from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from localfusion.messages import TextKind
 from localfusion.search.meaning import (
-    RANK_OFFSET,
     Embedder,
     Match,
     Vectors,
     closest,
     closest_sentence,
-    fuse,
     rank,
     similarities,
 )
@@ -47,33 +42,6 @@ def test_equally_close_ones_stay_in_order() -> None:
     vectors = np.array([[0, 1], [1, 0], [2, 0], [1, 1], [1, 0]], np.float32)
     assert rank(np.array([1, 0], np.float32), vectors) == [1, 2, 4, 3, 0]
     assert rank(np.array([1, 0], np.float32), vectors[:0]) == []
-
-
-FUSED: tuple[tuple[tuple[str, ...], list[str]], ...] = (
-    ((), []),
-    (("", ""), []),
-    (("abc",), ["a", "b", "c"]),
-    (("abc", "abc"), ["a", "b", "c"]),
-    (("abc", "cba"), ["a", "c", "b"]),
-    (("ab", "bc"), ["b", "a", "c"]),
-    (("ab", "cd"), ["a", "c", "b", "d"]),
-    (("abcdefgh", "h"), ["h", "a", "b", "c", "d", "e", "f", "g"]),
-)
-
-
-@pytest.mark.parametrize(("rankings", "order"), FUSED)
-def test_rankings_are_fused(rankings: tuple[str, ...], order: list[str]) -> None:
-    assert list(fuse(*rankings)) == order
-
-
-@given(st.lists(st.permutations(range(12)).flatmap(lambda p: st.integers(0, 12).map(lambda n: p[:n])), max_size=4))
-def test_scores_are_sums_over_the_rankings(rankings: list[list[int]]) -> None:
-    fused = fuse(*rankings)
-    assert list(fused.values()) == sorted(fused.values(), reverse=True)
-    assert fused.keys() == {item for ranking in rankings for item in ranking}
-    for item, score in fused.items():
-        wanted = sum(1 / (RANK_OFFSET + 1 + ranking.index(item)) for ranking in rankings if item in ranking)
-        assert score == pytest.approx(wanted)
 
 
 def test_the_closest_sentence_is_found_with_one_request() -> None:

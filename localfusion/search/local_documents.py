@@ -12,7 +12,8 @@ from localfusion.search.candidates import Candidates, Wanted
 from localfusion.search.document_tables import PASSAGES
 from localfusion.search.document_vectors import DocumentVectors, OnEmbedded
 from localfusion.search.folders import canonical_address
-from localfusion.search.meaning import Embedder, fuse
+from localfusion.search.fusion import fuse
+from localfusion.search.meaning import Embedder
 from localfusion.search.query import Query, parse_queries
 from localfusion.search.ranking import Hit, rank
 from localfusion.search.sentences import select
@@ -120,8 +121,8 @@ class LocalDocuments:
     def _fused(self, by_words: Sequence[tuple[Hit, float]], near: Sequence[int]) -> list[tuple[Hit, float]]:
         """Passages by words and by meaning in one ranking."""
         hits = {hit.id: hit for hit in self._hits(near)} | {hit.id: hit for hit, _ in by_words}
-        scores = fuse([hit.id for hit, _ in by_words], near)
-        return [(hits[id_], score) for id_, score in scores.items() if id_ in hits]
+        scores = fuse([[hit.id for hit, _ in by_words], near])
+        return [(hits[id_], score) for id_, score in scores if id_ in hits]
 
     def _hits(self, ids: Sequence[int]) -> list[Hit]:
         return self._database.rows(

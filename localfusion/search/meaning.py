@@ -1,12 +1,12 @@
-"""Ranking by meaning: cosines of vectors, reciprocal rank fusion, and the sentence that is closest to a claim.
+"""Ranking by meaning: cosines of vectors, and the sentence that is closest to a claim.
 
 Pure functions over arrays that an embedding model made elsewhere. That the ranking is the one of numpy is tested; how
 good it is depends on the model and is not: no embedding model ships, and the tests' own know nothing.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,9 @@ from localfusion.messages import TextKind
 
 Vectors = NDArray[np.float32]
 """(n, d): a row of length 1 for each text, or of zeros."""
-Item = TypeVar("Item", bound=Hashable)
 
 DIGITS = 6
 """How far two cosines are told apart; what float32 makes of one text in another company differs behind it."""
-RANK_OFFSET = 60
-"""How slowly the weight of a rank falls (Cormack, Clarke and Büttcher, 2009)."""
 
 
 class Embedder(Protocol):
@@ -56,20 +53,6 @@ def rank(query: NDArray[np.float32], vectors: Vectors) -> list[int]:
     """The rows of `vectors` from the closest to the farthest; of equally close ones the first comes first."""
     order: list[int] = np.argsort(-similarities(query, vectors), kind="stable").tolist()
     return order
-
-
-def fuse(*rankings: Sequence[Item]) -> dict[Item, float]:
-    """Reciprocal rank fusion: each item with its score, the best first.
-
-    An item counts in each ranking that has it, by its rank there and nothing else. Of equal scores the one comes first
-    that is met first in the rankings, read side by side.
-    """
-    scores: dict[Item, float] = {}
-    for place in range(max(map(len, rankings), default=0)):
-        for ranking in rankings:
-            if place < len(ranking):
-                scores[ranking[place]] = scores.get(ranking[place], 0.0) + 1 / (RANK_OFFSET + place + 1)
-    return dict(sorted(scores.items(), key=lambda item: -item[1]))
 
 
 def closest(claim: NDArray[np.float32], sentences: Vectors) -> Match | None:
