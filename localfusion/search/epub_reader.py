@@ -36,7 +36,7 @@ def read_epub(content: bytes, decode: Callable[[bytes], str]) -> Readable:
                 raise Unreadable("it is encrypted")
             there = set(archive.namelist())
             chapters = (decode(archive.read(name)) for name in book.chapters if name in there)
-            blocks = [block for chapter in chapters for block in visible_blocks(chapter)]
+            blocks = [block for chapter in chapters for block in visible_blocks(chapter).blocks]
         except NOT_SOUND as error:
             raise Unreadable(f"it is damaged or not {_KIND}") from error
     return readable(book.title or first_heading(blocks), blocks)

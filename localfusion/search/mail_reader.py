@@ -62,7 +62,7 @@ def _body(parts: list[Message], decode: Decode) -> Iterator[Block]:
         yield from (Block(block.text) for block in read_plain(_text(part, decode)).blocks)
     if not plain:
         for part in parts:
-            yield from visible_blocks(_text(part, decode))
+            yield from visible_blocks(_text(part, decode)).blocks
 
 
 def _text(part: Message, decode: Decode) -> str:
