@@ -89,7 +89,8 @@ class ReaderProcess:
         self._allowed = self._limits
 
     def send(self, request: Request) -> None:
-        """Hand over a request; where the process has ended it is lost, and `reply` says so."""
+        """Hand over a request; where the process has ended it is lost, and `reply`, which has to follow, says so."""
+        self._waiting_since = monotonic()
         with suppress(OSError):
             write_frame(self._requests, request_frame(request))
 
