@@ -116,6 +116,7 @@ BREAKING = {
     "loop": "reading it takes longer than 0.5 s",
     "sleep": "reading it takes longer than 0.5 s",
     "eat": "reading it takes more than 256 MiB of memory",
+    "close": "the process that read it broke down (SIGKILL)",
     "end": "the process that read it broke down (exit 0)",
     "lie": "the process that read it wrote what makes no sense (it is no file that was read)",
     "shout": "the process that read it wrote what makes no sense (it is larger than it may be)",
