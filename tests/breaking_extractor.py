@@ -13,6 +13,10 @@ from localfusion.search.extractor_protocol import FileRead, Limits
 COMMAND = (sys.executable, "-m", "tests.breaking_extractor")
 
 
+_KEPT: list[bytes] = []
+"""What is never given back."""
+
+
 def read_or_break(path: Path, limits: Limits) -> FileRead:
     """What the file's name asks for, else what is in it."""
     match path.stem:
@@ -27,17 +31,23 @@ def read_or_break(path: Path, limits: Limits) -> FileRead:
             time.sleep(3600)
         case "eat":
             return _eat()
+        case "close":
+            os.closerange(3, 100)
+            time.sleep(3600)
         case "end":
             os._exit(0)
-    return _lie(path.stem, read_file(path, limits), limits)
+    return _answer(path.stem, read_file(path, limits), limits)
 
 
-def _lie(name: str, found: FileRead, limits: Limits) -> FileRead:
+def _answer(name: str, found: FileRead, limits: Limits) -> FileRead:
+    """What was found, with a lie, or with the number of this process as its title."""
+    if name == "grow":
+        _KEPT.append(b"1" * (limits.memory_bytes // 3))
     if name == "lie":
         return replace(found, content_sha256="not a digest")
     if name == "shout":
         return replace(found, text="a" * (13 * limits.max_characters + 2**20))
-    return found
+    return replace(found, title=f"{os.getpid()}")
 
 
 def _eat() -> FileRead:

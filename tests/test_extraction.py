@@ -116,6 +116,7 @@ BREAKING = {
     "loop": "reading it takes longer than 0.5 s",
     "sleep": "reading it takes longer than 0.5 s",
     "eat": "reading it takes more than 256 MiB of memory",
+    "close": "the process that read it broke down (SIGKILL)",
     "end": "the process that read it broke down (exit 0)",
     "lie": "the process that read it wrote what makes no sense (it is no file that was read)",
     "shout": "the process that read it wrote what makes no sense (it is larger than it may be)",
@@ -134,6 +135,13 @@ def test_a_file_that_breaks_its_reader_costs_itself_alone(tmp_path: Path, n_proc
         assert each.problem == BREAKING.get(path.stem)
         assert each.size == path.stat().st_size
         assert each.text == ("" if path.stem in BREAKING else f"Mind the rope of {path.stem}.")
+
+
+def test_a_process_that_has_grown_is_replaced(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, "grow.txt", *(f"{n}.txt" for n in range(150)))
+    found = by_name(extract(paths, n_processes=1, limits=TIGHT, command=COMMAND))
+    assert len({each.title for each in found.values()}) == 2
+    assert all(each.problem is None for each in found.values())
 
 
 def test_a_text_that_is_too_long_is_refused_by_name(tmp_path: Path) -> None:

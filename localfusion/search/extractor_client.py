@@ -43,6 +43,7 @@ _KEPT_VARIABLES = frozenset(
 _TICK_S = 0.1
 _START = Limits(time_s=60.0)
 """What the process may take to start: nothing of it is a file's fault."""
+_END_LIMIT_S = 2.0
 _GROWN_SHARE = 4
 _LAST_WORDS_BYTES = 1 << 14
 
@@ -89,7 +90,8 @@ class ReaderProcess:
         self._allowed = self._limits
 
     def send(self, request: Request) -> None:
-        """Hand over a request; where the process has ended it is lost, and `reply` says so."""
+        """Hand over a request; where the process has ended it is lost, and `reply`, which has to follow, says so."""
+        self._waiting_since = monotonic()
         with suppress(OSError):
             write_frame(self._requests, request_frame(request))
 
@@ -105,8 +107,7 @@ class ReaderProcess:
             raise Broken(f"the process that read it wrote what makes no sense ({error})") from error
         finally:
             self._waiting_since = None
-        code = self._process.wait()
-        raise Broken(self._problem or _how_it_ended(code, self._allowed))
+        raise Broken(self._problem or _how_it_ended(self._exit_code(), self._allowed))
 
     def has_grown(self) -> bool:
         """Whether what it read before has left so little room that it had better be replaced."""
@@ -126,6 +127,14 @@ class ReaderProcess:
         for stream in (self._requests, self._replies, self._stderr):
             with suppress(OSError):  # what was not written yet is lost
                 stream.close()
+
+    def _exit_code(self) -> int:
+        """How the process ended; one that closed its pipe and lives on is ended."""
+        try:
+            return self._process.wait(_END_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.wait()
 
     def _last_words(self) -> str:
         """The last line that the process printed before it ended."""
