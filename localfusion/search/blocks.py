@@ -15,7 +15,7 @@ _ENDS = re.compile(r"[.!?…:;,。\uff01\uff1f][\"'”’»)\]]*$")
 _STOPPED = re.compile(r"[.!?…][\"'”’»)\]]*$")
 _MIN_WRAP_WIDTH = 40
 _HEADING_WIDTH = 80
-_CONTROLS = {code: " " for code in (*range(9), *range(14, 28), 127)}
+_CONTROLS = dict.fromkeys((*range(9), *range(14, 28), 127), " ")
 _JOINERS = "\u200c\u200d"  # part of words in some scripts, and of emoji
 _NEVER_SEEN = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\U0001d159\U00016fe4" + "".join(
     map(chr, range(0xE0000, 0xE0080))
@@ -123,13 +123,13 @@ def join_wrapped(lines: Sequence[str], *, width: int) -> list[str]:
 
     `width` is that of the longest line around. A word that was divided at a line's end is made whole.
     """
-    joined: list[str] = []
+    joined: list[list[str]] = []
     for index, line in enumerate(lines):
         if index and _is_wrapped(lines[index - 1], line, width):
-            joined[-1] = _glue(joined[-1], line)
+            _glue(joined[-1], line)
         else:
-            joined.append(line)
-    return joined
+            joined.append([line])
+    return ["".join(pieces) for pieces in joined]
 
 
 def _is_wrapped(line: str, following: str, width: int) -> bool:
@@ -146,7 +146,11 @@ def _is_short_heading(line: str, width: int) -> bool:
     return is_heading(line) and len(line) < _HEADING_SHARE * width
 
 
-def _glue(line: str, following: str) -> str:
+def _glue(pieces: list[str], following: str) -> None:
+    """Add a line to the pieces of the one that it goes on from."""
+    line = pieces[-1]
     if line.endswith("-") and len(line) > 1 and line[-2].isalpha() and following[0].islower():
-        return line[:-1] + following
-    return f"{line} {following}"
+        pieces[-1] = line[:-1]
+        pieces.append(following)
+    else:
+        pieces.append(f" {following}")

@@ -4,19 +4,17 @@ import colorsys
 import re
 from dataclasses import dataclass
 
-_NAMES = dict(
-    pair.split("=")
-    for pair in (
-        "white=ffffff black=000000 red=ff0000 green=008000 blue=0000ff yellow=ffff00 gray=808080 grey=808080 "
-        "silver=c0c0c0 maroon=800000 navy=000080 teal=008080 olive=808000 purple=800080 fuchsia=ff00ff aqua=00ffff "
-        "lime=00ff00 orange=ffa500 pink=ffc0cb brown=a52a2a gold=ffd700 cyan=00ffff magenta=ff00ff beige=f5f5dc "
-        "snow=fffafa ivory=fffff0 ghostwhite=f8f8ff whitesmoke=f5f5f5 floralwhite=fffaf0 mintcream=f5fffa "
-        "azure=f0ffff aliceblue=f0f8ff honeydew=f0fff0 seashell=fff5ee oldlace=fdf5e6 linen=faf0e6 "
-        "lavenderblush=fff0f5 lightyellow=ffffe0 lightcyan=e0ffff cornsilk=fff8dc lavender=e6e6fa gainsboro=dcdcdc "
-        "lightgray=d3d3d3 lightgrey=d3d3d3 darkgray=a9a9a9 darkgrey=a9a9a9 dimgray=696969 dimgrey=696969 "
-        "midnightblue=191970 darkblue=00008b darkgreen=006400 darkred=8b0000 darkslategray=2f4f4f indigo=4b0082"
-    ).split()
-)
+_LISTED = """
+white ffffff black 000000 red ff0000 green 008000 blue 0000ff yellow ffff00 gray 808080 grey 808080
+silver c0c0c0 maroon 800000 navy 000080 teal 008080 olive 808000 purple 800080 fuchsia ff00ff aqua 00ffff
+lime 00ff00 orange ffa500 pink ffc0cb brown a52a2a gold ffd700 cyan 00ffff magenta ff00ff beige f5f5dc
+snow fffafa ivory fffff0 ghostwhite f8f8ff whitesmoke f5f5f5 floralwhite fffaf0 mintcream f5fffa
+azure f0ffff aliceblue f0f8ff honeydew f0fff0 seashell fff5ee oldlace fdf5e6 linen faf0e6
+lavenderblush fff0f5 lightyellow ffffe0 lightcyan e0ffff cornsilk fff8dc lavender e6e6fa gainsboro dcdcdc
+lightgray d3d3d3 lightgrey d3d3d3 darkgray a9a9a9 darkgrey a9a9a9 dimgray 696969 dimgrey 696969
+midnightblue 191970 darkblue 00008b darkgreen 006400 darkred 8b0000 darkslategray 2f4f4f indigo 4b0082
+"""
+_NAMES = dict(re.findall(r"([a-z]+) ([0-9a-f]{6})", _LISTED))
 _HEX = re.compile(r"#(?:[0-9a-f]{3,4}|[0-9a-f]{6}|[0-9a-f]{8})$")
 _FUNCTION = re.compile(r"(rgb|hsl)a?\(([^()]{1,80})\)$")
 _NUMBER = re.compile(r"-?\d{0,6}\.?\d{1,6}%?")

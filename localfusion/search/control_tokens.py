@@ -1,7 +1,7 @@
 """Tokens by which chat templates mark turns, as they may stand in a page's text; broken up, they are only words.
 
-The engine breaks up the control tokens that a model's vocabulary has; some templates mark turns by plain text, which only
-their families know. `<s>` and `</s>` are left to the engine: they are HTML too.
+The engine breaks up the control tokens that a model's vocabulary has; some templates mark turns by plain text, which
+only their families know. `<s>` and `</s>` are left to the engine: they are HTML too.
 """
 
 import re

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from localfusion.search.blocks import word_set
 from localfusion.search.colours import try_colour
 
-Declarations = Mapping[str, str]
-"""Property -> value, in lower case; an important one has " !" at its end."""
-
 _IMPORTANT = " !"
+"""At the end of a value that was marked as important."""
 _COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _ESCAPE = re.compile(r"\\(?:([0-9a-fA-F]{1,6})[ \t\n\r\f]?|([^\n]))")
 _VARIABLE = re.compile(r"var\(\s*(--[\w-]{1,60})\s*(?:,([^()]*))?\)")
@@ -17,9 +15,9 @@ _IMAGE = re.compile(r"(?:url|image|gradient|image-set|element|var|env)\(")
 _FONT_SIZE = re.compile(r"(?:^|\s)(-?[\d.]{1,12}(?:[a-z]{1,4}|%)?)\s*(?:/|\s)")
 _KEYWORDS = {
     "display": word_set(
-        "none block inline inline-block flex inline-flex grid inline-grid table table-row table-cell contents list-item "
-        "inline-table table-row-group table-header-group table-footer-group table-caption flow-root initial inherit "
-        "unset revert revert-layer -webkit-box -webkit-flex -ms-flexbox -ms-grid ruby run-in math"
+        "none block inline inline-block flex inline-flex grid inline-grid table table-row table-cell contents "
+        "list-item inline-table table-row-group table-header-group table-footer-group table-caption flow-root initial "
+        "inherit unset revert revert-layer -webkit-box -webkit-flex -ms-flexbox -ms-grid ruby run-in math"
     ),
     "visibility": word_set("visible hidden collapse initial inherit unset revert revert-layer"),
     "position": word_set("static relative absolute fixed sticky -webkit-sticky initial inherit unset revert"),
@@ -51,7 +49,7 @@ _ALIASES = {
 
 
 def declarations(text: str) -> dict[str, str]:
-    """The declarations of a style attribute, or of what stands between the braces of a rule."""
+    """The declarations of a style attribute: property -> value, in lower case, an important one with a mark."""
     found: dict[str, str] = {}
     if "/*" in text:
         text = without_comments(text)

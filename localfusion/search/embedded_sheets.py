@@ -3,19 +3,24 @@
 import re
 from collections.abc import Iterator
 
+from localfusion.search.blocks import Unreadable
 from localfusion.search.markup import Tag, tokens
 from localfusion.search.media import media_matches
 
+TOO_MANY = "its styles are too many to tell what it shows"
 _OPENS = re.compile(
-    r"<(!--|(?:style|script|noscript|template|title|textarea|xmp|iframe|noembed|noframes)(?=[\s/>]))", re.I
+    r"<(!--|(?:style|script|noscript|template|title|textarea|xmp|iframe|noembed|noframes)(?=[\s/>]))", re.IGNORECASE
 )
 _ELSEWHERE = re.compile(r"<link\b[^>]{0,500}?(?:stylesheet|as=[\"']?style)|@import\b", re.IGNORECASE)
 _LONGEST_TAG = 2000
-_MOST_CHARACTERS = 3_000_000
+_MOST_CHARACTERS = 4_000_000
 
 
 def embedded_sheets(html: str) -> Iterator[str]:
-    """The text of each <style> that counts on a screen, in order; none that a comment or a script holds."""
+    """The text of each <style> that counts on a screen, in order; none that a comment or a script holds.
+
+    Raises Unreadable where there is no end of them.
+    """
     lower = html.lower() if len(html.lower()) == len(html) else html
     at = 0
     room = _MOST_CHARACTERS
@@ -23,12 +28,14 @@ def embedded_sheets(html: str) -> Iterator[str]:
         name = found[1].lower()
         end = lower.find("-->" if name == "!--" else f"</{name}", found.end())
         stop = end if end >= 0 else len(html)
-        if name == "style" and room > 0:
+        if name == "style":
             tag = next(tokens(html[found.start() : min(stop, found.start() + _LONGEST_TAG)]), None)
             if isinstance(tag, Tag) and _counts(tag):
                 sheet = html[html.find(">", found.end()) + 1 : stop]
-                yield sheet[:room]
                 room -= len(sheet)
+                if room < 0:
+                    raise Unreadable(TOO_MANY)
+                yield sheet
         at = stop + 1
 
 

@@ -1,4 +1,4 @@
-"""How an element looks, as far as it decides whether a reader sees its text: a pure fold of styles from the outermost in.
+"""How an element looks, as far as it decides whether a reader sees its text: a pure fold of styles, outermost first.
 
 Nothing is laid out. A look is *doubtful* where it depends on what is not known here (sheets that were not fetched, what
 lies behind, a movement that ends elsewhere).
@@ -37,6 +37,7 @@ _PLAIN_CALC = re.compile(r"calc\(\s*([^()\s]{1,20})\s*\)$")
 _SMALLEST_PX = 2.0
 _FAR_PX = 900.0
 _VERY_FAR_PX = 8000.0
+_NO_OPACITY = re.compile(r"opacity\(\s*(?:0?\.0\d*|0+)%?\s*\)")
 _OPAQUE_ENOUGH = 0.05
 _CLIPPED = re.compile(r"rect\(\s*(-?\d+)(?:px)?[\s,]+(-?\d+)(?:px)?[\s,]+(-?\d+)(?:px)?[\s,]+(-?\d+)(?:px)?\s*\)")
 _CLIPPING_PATH = re.compile(
@@ -54,17 +55,20 @@ _MOVED = (*_OUT_OF_FLOW, "relative", "sticky", "-webkit-sticky")
 class Look:
     """What holds for the text in an element. `gone` is for good; all else, what stands in the element may change.
 
-    `backdrop` is the colour behind, None where that is unknown; `is_sure` says that nothing else was seen to lie there.
+    `backdrop` is the colour behind, None where that is unknown; `is_sure` says that nothing else was seen to lie there;
+    `is_filled`, that `colour` is one that letters are filled with, whatever colour they have.
     """
 
     gone: Sight = Sight.SHOWN
     is_visible: bool = True
+    opacity: float = 1.0
     font_px: float = _ROOT_PX
     colour: Colour | None = None
     backdrop: Colour | None = WHITE
     is_sure: bool = True
     is_indented_away: bool = False
     is_painted_by_backdrop: bool = False
+    is_filled: bool = False
 
     @property
     def sight(self) -> Sight:
@@ -86,7 +90,7 @@ class Look:
 
     def shown(self) -> "Look":
         """This look of a whole page: what hides all of it, until a script shows it, is passed over."""
-        return replace(self, gone=Sight.SHOWN, is_visible=True)
+        return replace(self, gone=Sight.SHOWN, is_visible=True, opacity=1.0)
 
     def hidden(self) -> "Look":
         """This look where nothing in the element is shown, whatever it says."""
@@ -96,9 +100,11 @@ class Look:
         """The look of an element in one of this look; `is_sure_of_sheets` says that no sheet of the page is missing."""
         if not says:
             return self
+        opacity = self.opacity * _opacity(says)
         look = replace(
             self,
-            gone=max(self.gone, _gone(says, self.font_px)),
+            gone=max(self.gone, _gone(says, self.font_px, is_see_through=opacity <= _OPAQUE_ENOUGH)),
+            opacity=self.opacity if _moves(says) else opacity,
             is_visible=_is_visible(says.get("visibility", ""), self.is_visible),
             font_px=_font_px(says.get("font-size", ""), self.font_px),
             is_indented_away=_is_indented_away(says, self),
@@ -130,7 +136,8 @@ def _is_indented_away(says: Mapping[str, str], around: Look) -> bool:
 
 def _coloured(look: Look, says: Mapping[str, str], *, is_sure_of_sheets: bool) -> Look:
     colour, is_sure, backdrop = look.colour, look.is_sure, look.backdrop
-    ink = says.get("-webkit-text-fill-color") or says.get("color", "")
+    fill = says.get("-webkit-text-fill-color", "")
+    ink = fill or ("" if look.is_filled else says.get("color", ""))
     if ink and ink not in ("inherit", "currentcolor", "unset"):
         colour = try_colour(ink)
         is_sure = is_sure and is_sure_of_sheets
@@ -148,24 +155,37 @@ def _coloured(look: Look, says: Mapping[str, str], *, is_sure_of_sheets: bool) -
     is_painted = look.is_painted_by_backdrop or "text" in says.get("background-clip", "")
     if says.get("background-image") == "some":
         backdrop = None
-    return replace(look, colour=colour, is_sure=is_sure, backdrop=backdrop, is_painted_by_backdrop=is_painted)
+    return replace(
+        look,
+        colour=colour,
+        is_sure=is_sure,
+        backdrop=backdrop,
+        is_painted_by_backdrop=is_painted,
+        is_filled=look.is_filled or bool(fill),
+    )
 
 
-def _gone(says: Mapping[str, str], em: float) -> Sight:
+def _gone(says: Mapping[str, str], em: float, *, is_see_through: bool) -> Sight:
     """What hides the element and all that stands in it."""
     if says.get("display") == "none" or says.get("content-visibility") == "hidden":
         return Sight.HIDDEN
-    moves = any(name.startswith(("animation", "transition")) for name in says)
-    if _is_see_through(says) or _is_shrunk(says):
+    moves = _moves(says)
+    if is_see_through or _is_shrunk(says):
         return Sight.DOUBTFUL if moves else Sight.HIDDEN
     return max(_off_screen(says, em), _cut_away(says, em, moves=moves))
 
 
-def _is_see_through(says: Mapping[str, str]) -> bool:
+def _moves(says: Mapping[str, str]) -> bool:
+    """Whether the look may end as another."""
+    return any(name.startswith(("animation", "transition")) for name in says)
+
+
+def _opacity(says: Mapping[str, str]) -> float:
+    """How much of the element itself is seen, 0 to 1."""
+    if _NO_OPACITY.search(says.get("filter", "")):
+        return 0.0
     opacity = _try_share(says.get("opacity", ""))
-    return (opacity is not None and opacity <= _OPAQUE_ENOUGH) or bool(
-        re.search(r"opacity\(\s*(?:0?\.0\d*|0+)%?\s*\)", says.get("filter", ""))
-    )
+    return 1.0 if opacity is None else min(max(opacity, 0.0), 1.0)
 
 
 def _is_shrunk(says: Mapping[str, str]) -> bool:
@@ -180,14 +200,14 @@ def _off_screen(says: Mapping[str, str], em: float) -> Sight:
         return Sight.HIDDEN
     if any(_px(says, side, em) >= _VERY_FAR_PX for side in sides[:1] + sides[2:3]):
         return Sight.HIDDEN
-    farthest = max((abs(_move_px(one, em)) for one in _moves(says)), default=0.0)
+    farthest = max((abs(_move_px(one, em)) for one in _translations(says)), default=0.0)
     if farthest >= _VERY_FAR_PX:
         return Sight.HIDDEN
     is_behind = says.get("position") in _MOVED and _negative(says, "z-index")
     return Sight.DOUBTFUL if farthest >= _FAR_PX or is_behind else Sight.SHOWN
 
 
-def _moves(says: Mapping[str, str]) -> list[str]:
+def _translations(says: Mapping[str, str]) -> list[str]:
     inner = [one for found in _MOVE.findall(says.get("transform", "")) for one in found.split(",")]
     return [*inner, *says.get("translate", "").split(" ")]
 

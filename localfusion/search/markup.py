@@ -62,8 +62,9 @@ def tokens(page: str, *, raw: frozenset[str] = RAW) -> Iterator[Token]:
                 text, at = _raw_text(page, tag.name, at)
                 yield text
         elif found:
-            has_cdata_end = has_cdata_end and page.find("]]>", start) >= 0
-            comment, at = _comment(page, start, has_cdata_end=has_cdata_end)
+            is_cdata = has_cdata_end and page.startswith("<![CDATA[", start)
+            has_cdata_end = has_cdata_end and (not is_cdata or page.find("]]>", start) >= 0)
+            comment, at = _comment(page, start, closes="]]>" if is_cdata and has_cdata_end else ">")
             yield comment
         else:
             return
@@ -79,6 +80,8 @@ def resolved(text: str) -> str:
 def _tag(page: str, name: re.Match[str]) -> tuple[Tag | None, int]:
     """The tag whose name was found and where it ends; None for one that does not end."""
     at = name.end()
+    if page.startswith(">", at):
+        return _plain_tag(name[2].lower(), ends=bool(name[1])), at + 1
     attributes: dict[str, str] = {}
     while found := _ATTRIBUTE.match(page, at):
         at = found.end()
@@ -94,6 +97,11 @@ def _tag(page: str, name: re.Match[str]) -> tuple[Tag | None, int]:
     return Tag(name[2].lower(), attributes, ends=ends, closed=page[end.end() - 2] == "/"), end.end()
 
 
+@lru_cache(maxsize=512)
+def _plain_tag(name: str, *, ends: bool) -> Tag:
+    return Tag(name, ends=ends)
+
+
 def _raw_text(page: str, name: str, at: int) -> tuple[str, int]:
     end = _end_of(name).search(page, at)
     stop = end.start() if end else len(page)
@@ -106,10 +114,9 @@ def _end_of(name: str) -> re.Pattern[str]:
     return re.compile(rf"</{name}(?=[ \t\n\r\f/>])", re.IGNORECASE)
 
 
-def _comment(page: str, start: int, *, has_cdata_end: bool) -> tuple[Comment, int]:
+def _comment(page: str, start: int, *, closes: str) -> tuple[Comment, int]:
     if found := _COMMENT.match(page, start):
         return Comment(found[1] or ""), found.end()
-    mark = "]]>" if has_cdata_end and page.startswith("<![CDATA[", start) else ">"
-    end = page.find(mark, start)
+    end = page.find(closes, start)
     stop = end if end >= 0 else len(page)
-    return Comment(page[start + 2 : stop]), stop + len(mark)
+    return Comment(page[start + 2 : stop]), stop + len(closes)

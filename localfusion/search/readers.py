@@ -77,9 +77,10 @@ def title_of(path: Path) -> str:
 
 
 def decode(content: bytes, *, named: str | None = None) -> str:
-    """The text of bytes by mark, by the charset that a server `named`, as declared or UTF-8, then by guess.
+    """The text of bytes by mark, by the charset that a server `named`, as declared, then by guess.
 
-    Raises Unreadable for what is not text; a charset that is wrong or that nobody knows is passed over.
+    A charset that is wrong or that nobody knows is passed over; sound UTF-8 is not taken for a charset that has a
+    letter for each byte. Raises Unreadable for what is not text.
     """
     for bom, encoding in _BOMS:
         if content.startswith(bom):
@@ -89,7 +90,7 @@ def decode(content: bytes, *, named: str | None = None) -> str:
     if b"\0" in content:
         raise Unreadable("it is not text")
     charsets = [known for name in (named or "", _declared(content)) if (known := _try_charset(name))]
-    for encoding in (*charsets, "utf-8"):
+    for encoding in (*filter(_can_be_wrong, charsets), "utf-8", *charsets):
         if (text := _try_decode(content, encoding)) is not None:
             return text
     for encoding in (*_guessed(content), "cp1252"):
@@ -133,6 +134,14 @@ def _try_charset(name: str) -> str | None:
         return name if _ASCII.decode(name) == _ASCII.decode("ascii") else None
     except (UnicodeError, LookupError, ValueError):
         return None
+
+
+def _can_be_wrong(encoding: str) -> bool:
+    """Whether decoding can show that it is another charset: not so for those that have a letter for each byte."""
+    try:
+        return bool("中".encode(encoding))
+    except UnicodeError:
+        return False
 
 
 def _guessed(content: bytes) -> tuple[str, ...]:

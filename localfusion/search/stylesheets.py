@@ -1,8 +1,8 @@
 """The style sheets that stand in a page: which declarations they have for an element. Fetches no sheet.
 
-Selectors of tags, classes, ids and attributes, and combinations of these, where an element that must be around is looked
-for among all open ones. What depends on what a reader does (`:hover`), on a place among others (`:nth-child`) or on
-another element not being there (`:not`) never matches.
+Selectors of tags, classes, ids and attributes, and combinations of these, where an element that must be around is
+looked for among all open ones. What depends on what a reader does (`:hover`), on a place among others (`:nth-child`) or
+on another element not being there (`:not`) never matches.
 """
 
 import re
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from localfusion.search.blocks import Unreadable
 from localfusion.search.declarations import declare, merged, unescaped, without_comments
+from localfusion.search.embedded_sheets import TOO_MANY
 from localfusion.search.media import applies
 
 _MARK = re.compile(r"\"(?:[^\"\\\n]|\\.)*\"?|'(?:[^'\\\n]|\\.)*'?|\\.|[{};]", re.DOTALL)
@@ -19,9 +20,11 @@ _COMPOUND = re.compile(rf"(\*|{_NAME})?((?:[.#]{_NAME}|\[[^\]]*\])*)$")
 _SIMPLE = re.compile(rf"([.#]){_NAME}|\[[^\]]*\]")
 _COMBINATOR = re.compile(r"\s*([>+~])\s*|\s+")
 _ATTRIBUTE = re.compile(r"\[\s*([\w-]+)\s*(?:([~|^$*]?=)\s*[\"']?(.*?)[\"']?\s*(?:[is]\s*)?)?\]$", re.DOTALL)
+_HEX_ESCAPE = re.compile(r"\\[0-9a-fA-F]{1,6}[ \t\n]?")
 _RARITY = {"#": 0, ".": 1}
 _LONGEST_SELECTOR = 300
-_MOST_SELECTORS = 40_000
+_MOST_SELECTORS = 100_000
+"""Blocks and selectors of all sheets."""
 _DEEPEST_NESTING = 8
 _LONGEST_CAREFUL_LIST = 20_000
 _MOST_CHECKS = 2_000_000
@@ -79,15 +82,15 @@ class StyleSheet:
     ) -> dict[str, str]:
         """What the rules say of an element with these keys, the weightiest over the others.
 
-        `around` holds the keys of the elements that it stands in, `before` those of all that were seen. Raises Unreadable
-        where there is no end of rules.
+        `around` holds the keys of the elements that it stands in, `before` those of all that were seen. Raises
+        Unreadable where there is no end of rules.
         """
         if not self._rules:
             return {}
         rules = self._candidates(keys)
         self._n_checks += len(rules)
         if self._n_checks > _MOST_CHECKS:
-            raise Unreadable("its styles are too many to tell what it shows")
+            raise Unreadable(TOO_MANY)
         found: dict[str, str] = {}
         for rule in rules:
             if (
@@ -97,6 +100,12 @@ class StyleSheet:
             ):
                 found = merged(found, rule.says)
         return found
+
+    def _count(self) -> None:
+        """One more block or selector; an end to those that have none."""
+        self._n_selectors += 1
+        if self._n_selectors > _MOST_SELECTORS:
+            raise Unreadable(TOO_MANY)
 
     def _candidates(self, keys: tuple[str, ...]) -> list[_Rule]:
         """The rules whose own part fits, the lightest first."""
@@ -119,6 +128,7 @@ class StyleSheet:
             piece = sheet[start : mark.start()].strip()
             start = mark.end()
             if mark[0] == "{":
+                self._count()
                 above.append(_inner(above[-1] if above else _ANY, piece, len(above)))
             elif above:
                 above[-1].say(piece)
@@ -133,9 +143,7 @@ class StyleSheet:
         if not context.is_active or not context.says:
             return
         for text in context.selectors:
-            self._n_selectors += 1
-            if self._n_selectors > _MOST_SELECTORS:
-                raise Unreadable("its styles are too many to tell what it shows")
+            self._count()
             if _is_root(text):
                 self.variables |= {name: value for name, value in context.says.items() if name.startswith("--")}
             rule = _try_rule(text, context.says, self._n_selectors)
@@ -190,7 +198,8 @@ def _try_rule(text: str, says: Mapping[str, str], order: int) -> _Rule | None:
     """The rule of one selector; None for one that this module does not follow."""
     if not 0 < len(text) <= _LONGEST_SELECTOR:
         return None
-    pieces = _COMBINATOR.split(re.sub(r"\[[^\]]*\]", _packed, text.replace(":root", "html")).strip())
+    text = _HEX_ESCAPE.sub(_escaped_plainly, text.replace(":root", "html"))
+    pieces = _COMBINATOR.split(re.sub(r"\[[^\]]*\]", _packed, text).strip())
     compounds = [_try_compound(piece) for piece in pieces[::2]]
     if any(compound is None for compound in compounds):
         return None
@@ -207,6 +216,12 @@ def _try_rule(text: str, says: Mapping[str, str], order: int) -> _Rule | None:
     n_classes = sum(key.startswith(".") for key in every) + sum(len(found) for _, found in known)
     weight = (n_ids, n_classes, len(every) - n_ids - n_classes, order)
     return _Rule(own, attributes, frozenset(around), frozenset(beside), weight, says)
+
+
+def _escaped_plainly(found: re.Match[str]) -> str:
+    """A character that was escaped by its number, without the space that ends the number."""
+    character = unescaped(found[0])
+    return character if character.isalnum() or character in "-_" else f"\\{character}"
 
 
 def _packed(found: re.Match[str]) -> str:

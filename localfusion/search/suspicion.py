@@ -7,13 +7,24 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from localfusion.search.blocks import word_set
 from localfusion.search.control_tokens import has_control_token
 
 _MOST_CHARACTERS = 1_000_000
 """Of a text, so much is looked at."""
-_MODEL = r"(?:ai|a\.i\.|llms?|gpt|chatgpt|claude|gemini|copilot|(?:large )?language models?|chat ?bots?|ki|ia)"
-_READER = rf"(?:{_MODEL}(?: (?:assistants?|agents?|models?|systems?|crawlers?|readers?|bots?))?|assistants?(?! \w{{0,9}}(?:professor|manager|director|coach|editor))|(?:the|this) model)"
-_OTHER = r"(?:previous|prior|above|earlier|preceding|foregoing|former|all|any|your|system|every|the user'?s?|other|initial|original)"
+_MODEL = (
+    r"(?:ai|a\.i\.|llms?|gpt|chatgpt|claude|gemini|copilot|(?:large )?language models?|chat ?bots?|ki|ia)"
+    r"(?: (?:assistants?|agents?|models?|systems?|crawlers?|readers?|bots?))?"
+)
+_READER = rf"(?:{_MODEL}|assistants?(?! \w{{0,9}}(?:professor|manager|director|coach|editor))|(?:the|this) model)"
+_OTHER = (
+    r"(?:previous|prior|above|earlier|preceding|foregoing|former|all|any|your|system|every|the user'?s?|other|initial"
+    r"|original)"
+)
+_KNOWN = (
+    r"(?:conversation|users?'?s? (?:question|data|query|message|name|email)|system prompt|chat history"
+    r"|your (?:instructions|context|memory|answer|prompt)|the question)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +41,67 @@ class _Sign:
 
 
 def _sign(clause: str, words: str, *patterns: str) -> _Sign:
-    return _Sign(clause, tuple(words.split()), tuple(map(re.compile, patterns)))
+    """A sign whose words and patterns are written as `_folded` writes text."""
+    same = (unicodedata.normalize("NFKC", pattern) for pattern in patterns)
+    return _Sign(clause, tuple(unicodedata.normalize("NFKC", words).split(",")), tuple(map(re.compile, same)))
+
+
+def _dismissal(verbs: str, others: str, nouns: str) -> str:
+    """A pattern of one language: to ignore all, or what came before, of some instructions, in either order."""
+    gap = "[^.!?]{0,40}"
+    return rf"{verbs}(?:{gap}(?:{others}){gap}(?:{nouns})|{gap}(?:{nouns})[^.!?]{{0,20}}(?:{others}))"
 
 
 _SIGNS = (
     _sign(
         "it says to ignore instructions",
-        "ignor disregard forget overrid bypass follow miss verg oubli tiens tenez olvid omiso sigas esque desconsider "
-        "diment neg игнор забуд внимани zapomnij zignor talimat 忽略 无视 無視 忘 무시 잊 تجاهل निर्देश",
-        rf"\b(?:ignore|disregard|forget|override|bypass|(?:do not|don't|stop) follow(?:ing)?)\b[^.!?]{{0,30}}\b{_OTHER}\b"
-        r"[^.!?]{0,30}\b(?:instructions?|prompts?|directions|directives|guidelines|commands|orders|messages)\b",
-        r"\b(?:ignore|disregard|forget)\b[^.!?]{0,20}\b(?:previous|prior|above|earlier|preceding)\b[^.!?]{0,20}\b(?:rules|context|text)\b",
-        r"\b(?:ignore|disregard|forget) (?:absolutely )?everything (?:above|before|you (?:were|have been) told|prior|that came)",
-        r"\b(?:ignorier\w{0,3}|missachte\w{0,2}|vergiss|vergessen sie)\b[^.!?]{0,50}(?:anweisung|instruktion|vorgabe|befehle|prompt)",
-        r"\b(?:ignore[zr]?|ignorer|oublie[zr]?|ne (?:tiens|tenez) pas compte)\b[^.!?]{0,50}\b(?:instructions|consignes|directives|ordres)",
-        r"\b(?:ignor[ae]\w{0,2}|olvid[ae]\w{0,2}|haz caso omiso|no sigas)\b[^.!?]{0,50}(?:instruccion|indicacion|órdenes|directrices)",
-        r"\b(?:ignor[ea]\w{0,2}|esque[cç]a\w{0,2}|desconsidere\w{0,2})\b[^.!?]{0,50}(?:instruç|instruco|ordens|comandos)",
-        r"\b(?:ignora\w{0,2}|dimentica\w{0,2})\b[^.!?]{0,50}(?:istruzion|direttive|comandi)",
-        r"\b(?:negeer|vergeet)\b[^.!?]{0,50}(?:instructies|aanwijzingen|opdrachten)",
-        r"(?:игнорируй|игнорировать|проигнорируй|забудь|не обращай внимания)[^.!?]{0,50}(?:инструкци|указани|команд)",
-        r"\b(?:zignoruj|ignoruj|zapomnij)\w{0,3}\b[^.!?]{0,50}(?:instrukcj|polece)",
-        r"talimat\w{0,10}[^.!?]{0,30}(?:yok say|görmezden|unut)",
+        "ignor,disregard,forget,overrid,bypass,follow,miss,verg,oubli,tiens,tenez,"
+        "olvid,omiso,sigas,esque,desconsider,diment,neg,игнор,забуд,внимани,zapomnij,zignor,talimat"
+        ",忽略,无视,無視,忘,무시,잊,تجاهل,निर्देश",
+        rf"\b(?:ignore|disregard|forget|override|bypass|(?:do not|don't|stop) follow(?:ing)?)\b"
+        rf"[^.!?]{{0,30}}\b{_OTHER}\b[^.!?]{{0,30}}"
+        r"\b(?:instructions?|prompts?|directions|directives|guidelines|commands|orders|messages)\b",
+        r"\b(?:ignore|disregard|forget)\b[^.!?]{0,20}\b(?:previous|prior|above|earlier|preceding)\b[^.!?]{0,20}"
+        r"\b(?:rules|context|text)\b",
+        r"\b(?:ignore|disregard|forget) (?:absolutely )?everything (?:above|before|prior|that came"
+        r"|you (?:were|have been) told)",
+        _dismissal(
+            r"\b(?:ignorier\w{0,3}|missachte\w{0,2}|vergiss|vergessen sie)\b(?! nicht)",
+            "alle|bisherig|vorherig|vorig|obig|dein",
+            "anweisung|instruktion|vorgabe|befehle|prompt",
+        ),
+        _dismissal(
+            r"(?<!n')\b(?:ignore[zr]?|ignorer|oublie[zr]?|ne (?:tiens|tenez) pas compte)\b",
+            "toutes|précédent|antérieur|ci-dessus|tes |vos ",
+            "instructions|consignes|directives|ordres",
+        ),
+        _dismissal(
+            r"(?<!no )\b(?:ignor[ae]\w{0,2}|olvid[ae]\w{0,2}|haz caso omiso|no sigas)\b",
+            "todas|anterior|previ|tus ",
+            "instruccion|indicacion|órdenes|directrices",
+        ),
+        _dismissal(
+            r"(?<!não )\b(?:ignor[ea]\w{0,2}|esque[cç]a\w{0,2}|desconsidere\w{0,2})\b",
+            "todas|todos|anterior|prévi|suas ",
+            "instruç|instruco|ordens|comandos",
+        ),
+        _dismissal(
+            r"(?<!non )\b(?:ignora\w{0,2}|dimentica\w{0,2})\b",
+            "tutt|precedent|tue ",
+            "istruzion|direttive|comandi",
+        ),
+        _dismissal(
+            r"\b(?:negeer|vergeet)\b(?! niet)",
+            "alle |eerdere|vorige|bovenstaande",
+            "instructies|aanwijzingen|opdrachten",
+        ),
+        _dismissal(
+            r"(?:игнорируй|игнорировать|проигнорируй|(?<!не )забудь|не обращай внимания)",
+            "все |всё |предыдущ|прежн|свои",
+            "инструкци|указани|команд",
+        ),
+        _dismissal(r"\b(?:zignoruj|ignoruj|zapomnij)", "wszystk|poprzedn|wcześniejsz", "instrukcj|polece"),
+        r"(?:önceki|tüm)[^.!?]{0,20}talimat\w{0,10}[^.!?]{0,30}(?:yok say|görmezden|unut)",
         r"(?:忽略|无视|無視|忘记|忘記)[^。!?]{0,15}(?:指令|指示|提示|说明|說明|规则|規則)",
         r"(?:指示|命令|プロンプト)[^。!?]{0,15}(?:無視|忘れ)",
         r"(?:지시|명령|프롬프트)[^.!?]{0,20}(?:무시|잊)",
@@ -59,92 +110,110 @@ _SIGNS = (
     ),
     _sign(
         "it gives a model a new role",
-        "now mode pretend new jetzt maintenant ahora agora ora теперь 现在 現在 今から 이제 act",
-        rf"\byou are now\b[^.!?]{{0,60}}\b(?:{_READER}|unrestricted|dan|persona|jailbroken|developer|admin|evil|free of)\b",
-        rf"\bfrom now on,? you (?:are|will|must|shall|only)\b[^.!?]{{0,60}}\b(?:{_READER}|answer|respond|reply|obey|say|ignore)\b",
+        "you are now,from now on,pretend,act as,mode,new instr,new syst,new prompt,new role,new direct,new object,jetzt"
+        ",maintenant,ahora eres,agora você,ora sei,теперь,现在,現在,今から,이제",
+        rf"\byou are now\b[^.!?]{{0,60}}"
+        rf"\b(?:{_READER}|unrestricted|dan|persona|jailbroken|developer|admin|evil|free of)\b",
+        rf"\bfrom now on,? you (?:are|will|must|shall|only)\b[^.!?]{{0,60}}"
+        rf"\b(?:{_READER}|answer|respond|reply|obey|say|ignore)\b",
         rf"\bpretend (?:to be|that you are|you are|you're)\b[^.!?]{{0,40}}\b(?:{_READER}|unrestricted|no rules)\b",
-        r"\bact as (?:an? )?(?:unrestricted|jailbroken|uncensored|dan)\b|\b(?:developer|dan|god|jailbreak) mode (?:is )?(?:enabled|on|activated)\b",
-        r"\bnew (?:system )?(?:instructions?|prompt|role|directive|objective)s? ?(?::|for (?:you|the (?:ai|model|assistant)))",
+        r"\bact as (?:an? )?(?:unrestricted|jailbroken|uncensored|dan)\b",
+        r"\b(?:developer|dan|god|jailbreak) mode (?:is )?(?:enabled|on|activated)\b",
+        r"\bnew (?:system )?(?:instructions?|prompt|role|directive|objective)s? ?"
+        r"(?::|for (?:you|the (?:ai|model|assistant)))",
         r"\b(?:du bist jetzt|jetzt bist du|sie sind jetzt)\b[^.!?]{0,50}\b(?:ki|assistent|modell|bot|agent)",
         r"\b(?:tu es maintenant|vous êtes maintenant)\b[^.!?]{0,50}\b(?:ia|assistant|modèle|bot|agent)",
         r"\b(?:ahora eres|agora você é|ora sei)\b[^.!?]{0,50}\b(?:ia|asistente|assistente|modelo|modello|bot|agente?)",
         r"(?:ты теперь|теперь ты)[^.!?]{0,50}(?:ии|ассистент|модель|помощник|бот)",
-        r"(?:你现在是|你現在是|从现在起你是)[^。]{0,30}(?:ai|助手|模型|机器人)|(?:今からあなたは|あなたは今から)|이제부터 (?:너는|당신은)",
+        r"(?:你现在是|你現在是|从现在起你是)[^。]{0,30}(?:ai|助手|模型|机器人)",
+        r"(?:今からあなたは|あなたは今から)[^。]{0,40}(?:ai|アシスタント|モデル)",
+        r"이제부터 (?:너는|당신은)[^.]{0,40}(?:ai|모델|비서)",
     ),
     _sign(
         "it asks for a system prompt",
-        "prompt système",
-        r"\b(?:your|reveal|print|repeat|show|leak|output|new|override|ignore|disclose|quote|recite)\b[^.!?]{0,30}\bsystem[ -]?prompt",
+        "system prompt,system-prompt,systemprompt,prompt système,prompt del,prompt do",
+        r"\b(?:your|reveal|print|repeat|show|leak|output|new|override|ignore|disclose|quote|recite)\b[^.!?]{0,30}"
+        r"\bsystem[ -]?prompt",
         r"\bsystem[ -]?prompt ?(?::|override|update|below)",
-        r"(?:zeige?|verrate|wiederhole)\w{0,3}\b[^.!?]{0,30}system-?prompt|\bprompt (?:système|del sistema|do sistema)\b",
+        r"(?:zeige?|verrate|wiederhole)\w{0,3}\b[^.!?]{0,30}system-?prompt",
+        r"\bprompt (?:système|del sistema|do sistema)\b",
     ),
     _sign(
         "it imitates the turns of a chat",
-        "### system: human: assistant: [system <system",
+        "##,system:,message:,developer:,admin:,human:,assistant:,[system,<system,</system",
         r"#{2,4} ?(?:instructions?|system(?: message| prompt)?|response|human|assistant|user) ?:",
         r"(?:^| )#{3} ?(?:instruction|response|system)s?(?: |$)",
-        r"\b(?:system|developer|admin) ?(?:message)?: .{0,80}\b(?:you (?:are|must|will|should)|ignore|instructions?|assistant|comply|obey)\b",
+        r"\b(?:system|developer|admin) ?(?:message)?: [^.!?]{0,80}"
+        r"\b(?:you (?:are|must|will|should)|ignore|instructions?|comply|obey)\b",
         r"\bhuman: .{0,300}\bassistant:|\bassistant: (?:sure|ok|okay|certainly|understood|i will|of course)\b",
         r"\[system(?: message| prompt|#\w{1,12})?\]|</?system(?:[ _-](?:prompt|message|instructions?))?>",
     ),
     _sign(
         "it imitates a tool call",
-        "web_search web_fetch tool_call function_call <invoke <function= antml",
+        "web_search,web_fetch,tool_call,function_call,<invoke,<function,antml",
         r"[\"']name[\"'] ?: ?[\"']web_(?:search|fetch)|\bweb_(?:search|fetch) ?[({]|\bweb_(?:search|fetch):",
         r"<\s?/?(?:tool_calls?|function_calls?|invoke|antml:\w{1,20}|function=\w{1,40})\b",
     ),
     _sign(
         "it imitates the marks around a source",
-        "<<< >>> trusted </ text admin developer message",
+        "<<<,>>>,</,text of sources,begin ,end of ,start ,end sys,end trust,end untrust,end ext,end tool",
         r"<<<\s?/?[0-9a-z_]{4,}|[0-9a-f]{12,}\s?>>>|text of sources, which is data",
-        r"</(?:untrusted\w{0,20}|context|documents?|search_results?|tool_(?:response|result|output)s?|system|instructions?|source)>",
+        r"</(?:untrusted\w{0,20}|context|documents?|search_results?|tool_(?:response|result|output)s?|system"
+        r"|instructions?|source)>",
         r"\b(?:begin|end|start)(?: of)? (?:the )?(?:system|trusted|untrusted|admin|developer|assistant|external|tool) "
         r"(?:message|prompt|instructions?|data|input|text|content|output|response|results?)\b",
     ),
     _sign(
         "it asks to keep something from the user",
-        "user nutzer benutzer anwender utilisateur usuario usuário utente пользовател 用户 用戶 使用者 ユーザー 사용자",
-        r"\b(?:do not|don't|never|must not|without)\b[^.!?]{0,15}\b(?:tell|telling|mention|mentioning|inform|informing|reveal|revealing"
-        r"|alert|alerting|notify|notifying|warn|warning|show|showing|let)\b[^.!?]{0,40}\b(?:the|your|this) user\b",
-        r"(?:sag|erzähl|verrat|erwähn|informier)\w{0,3}\b[^.!?]{0,40}(?:nutzer|anwender)\w{0,3}\b[^.!?]{0,25}\b(?:nicht|nichts|kein)",
+        "user,nutzer,anwender,utilisateur,usuario,usuário,utente,пользовател,用户,用戶,使用者,ユーザー,사용자",
+        r"\b(?:do not|don't|never|must not|without)\b[^.!?]{0,15}"
+        r"\b(?:tell|mention|inform|reveal|alert|notify|warn|show|let)(?:ing)?\b[^.!?]{0,40}\b(?:the|your|this) user\b",
+        r"(?:sag|erzähl|verrat|erwähn|informier)\w{0,3}\b[^.!?]{0,40}(?:nutzer|anwender)\w{0,3}\b[^.!?]{0,25}"
+        r"\b(?:nicht|nichts|kein)",
         r"\bne\b[^.!?]{0,15}(?:dis|dites|mentionne\w{0,2}|informe\w{0,2}|révèle\w{0,2})\b[^.!?]{0,40}utilisateur",
-        r"\b(?:no|não|non)\b[^.!?]{0,15}(?:digas?|menciones?|informes?|diga|mencione|dire|menzionare|rivelare)\b[^.!?]{0,40}(?:usuario|usuário|utente)",
+        r"\b(?:no|não|non)\b[^.!?]{0,15}(?:digas?|menciones?|informes?|diga|mencione|dire|menzionare|rivelare)\b"
+        r"[^.!?]{0,40}(?:usuario|usuário|utente)",
         r"не (?:говори|сообщай|рассказывай|упоминай)[^.!?]{0,40}пользовател",
-        r"(?:不要|别|勿)[^。]{0,6}(?:告诉|告訴|向|通知|提醒)[^。]{0,6}(?:用户|用戶|使用者)|ユーザーに[^。]{0,15}(?:言わない|伝えない|知らせない)|사용자에게[^.]{0,15}(?:말하지|알리지)",
+        r"(?:不要|别|勿)[^。]{0,6}(?:告诉|告訴|向|通知|提醒)[^。]{0,6}(?:用户|用戶|使用者)",
+        r"ユーザーに[^。]{0,15}(?:言わない|伝えない|知らせない)|사용자에게[^.]{0,15}(?:말하지|알리지)",
     ),
     _sign(
         "it asks to send what a model knows to an address",
-        "http url address link query webhook",
-        r"\b(?:append|include|add|put|encode|attach|send|leak|exfiltrate|post|insert|pass)\w{0,4}\b[^.!?]{0,60}"
-        r"\b(?:conversation|users?'?s? (?:question|data|query|message|name|email)|system prompt|chat history|your (?:instructions|context|memory"
-        r"|answer|prompt)|(?:the )?question|secrets?|passwords?|api keys?|documents?)\b[^!?]{0,80}(?:https?://|\burl\b|\bquery string\b|\bwebhook\b)",
-        r"\b(?:fetch|visit|open|request|get|call|load|navigate to|browse to|go to|read|retrieve|web_fetch)\b[^!?\n]{0,80}https?://\S{0,150}"
-        r"(?:[{\[<$]|%7b|=)\W{0,3}(?:conversation|question|prompt|answer|chat|history|context|secret|memory|user|your|summary|data|the)",
-        rf"https?://\S{{0,150}}[=/?](?:[{{\[<$]|%7b)[^\s]{{0,40}}[^!?]{{0,60}}\breplac\w{{1,4}}\b[^!?]{{0,60}}\b(?:conversation|question|prompt|answer)",
+        "conversation,user,prompt,history,your ,question,answer,context,secret,memory,summary",
+        rf"\b(?:append|include|add|put|encode|attach|send|leak|exfiltrate|post|insert|pass)(?:s|es|ed|ing)?\b[^.!?]{{0,60}}"
+        rf"\b{_KNOWN}\b[^!?]{{0,80}}(?:https?://|\burl\b|\bquery string\b|\bwebhook\b)",
+        r"\b(?:fetch|visit|open|request|get|call|load|navigate to|browse to|go to|read|retrieve|web_fetch)\b[^!?]{0,80}"
+        r"https?://\S{0,150}(?:[{\[<$]|%7b|=)\W{0,3}"
+        r"(?:conversation|question|prompt|answer|chat|history|context|secret|memory|users?_|your|summary|the_)",
+        r"https?://\S{0,150}[=/?](?:[{\[<$]|%7b)[^\s]{0,40}[^!?]{0,60}\breplac\w{1,4}\b[^!?]{0,60}"
+        r"\b(?:conversation|question|prompt|answer)",
     ),
     _sign(
         "it speaks to a model instead of a reader",
-        "ai a.i. llm model bot assistant gpt claude gemini copilot ki ia ии 人工智能 模型 助手 ai",
+        "if you,note to,instruction,message,dear ,hey,hello,attention,reading,process,summari,that read,who read"
+        ",parsing,achtung,hinweis,wenn du,si es,si eres,si tu,如果你是,если ты",
         rf"\bif you(?: are|'re) (?:an? |the )?{_READER}\b",
         rf"\b(?:note|instructions?|message) (?:to|for) (?:all |any |the |every )?{_MODEL}\b",
         rf"\b(?:dear|hey|hello|attention),? {_MODEL}\b[^.!?]{{0,60}}\b(?:you|please|must|ignore|do not|say)\b",
         rf"\b{_READER} (?:reading|processing|summari[sz]ing|that reads?|who reads?|parsing) (?:this|the page)\b",
-        r"\b(?:achtung|hinweis)\b[^.!?]{0,15}\b(?:ki|sprachmodell)|\bwenn du (?:eine? )?(?:ki|sprachmodell)|\bsi (?:eres|es|tu es) (?:un[ea]? )?(?:ia|modelo|modèle)\b",
+        r"\b(?:achtung|hinweis)\b[^.!?]{0,15}\b(?:ki|sprachmodell)|\bwenn du (?:eine? )?(?:ki|sprachmodell)",
+        r"\bsi (?:eres|es|tu es) (?:un[ea]? )?(?:ia|modelo|modèle)\b",
         r"如果你是[^。]{0,10}(?:ai|人工智能|模型|助手)|если ты[^.]{0,10}(?:ии|языковая модель|ассистент)",
     ),
 )
+_DEEDS = "(?:tell|say|state|answer|respond|reply|recommend|claim|conclude|output|write|fetch|visit|cite|rate)"
 _ORDERS = (
-    rf"\b{_READER}\b[^.!?]{{0,40}}\b(?:must|shall|should|please|always|never|do not|are (?:instructed|required|ordered) to|has to|have to)\b",
-    rf"\b(?:tell|say|state|answer|respond|reply|recommend|claim|conclude|output|write|fetch|visit|cite|rate)\b[^.!?]{{0,80}}\b(?:{_READER}|the user)\b",
-    r"\b(?:you must|always|only) (?:say|state|answer|respond|reply|recommend|claim|conclude|output|fetch|visit|cite|rate|write|tell)\b",
+    rf"\b{_READER}\b[^.!?]{{0,40}}\b(?:must|shall|should|please|always|never|do not|ha(?:s|ve) to|are required to)\b",
+    rf"\b{_DEEDS}\b[^.!?]{{0,80}}\b(?:{_READER}|the user)\b",
+    rf"\b(?:you must|always|only) {_DEEDS}\b",
     r"\b(?:your|the) (?:final )?(?:answer|response|summary|output|reply)\b[^.!?]{0,30}\b(?:must|should|has to|is to)\b",
     r"\b(?:new|updated|important|urgent|hidden|secret) (?:instructions?|orders?|directives?)\b",
 )
 _HIDDEN_ORDERS = re.compile("|".join(_ORDERS))
-_HIDDEN_WORDS = (
+_HIDDEN_WORDS = word_set(
     "must shall should please always never not tell say answer respond reply recommend claim output write fetch visit "
     "cite rate only instruct order directive conclude"
-).split()
+)
 
 
 def signs(text: str, hidden_text: str) -> tuple[str, ...]:

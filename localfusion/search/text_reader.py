@@ -11,7 +11,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from localfusion.search.blocks import Block, Readable, first_heading, is_heading, join_wrapped, readable
-from localfusion.search.html_reader import BLOCKS, visible_blocks
+from localfusion.search.html_reader import read_html_page, visible_blocks
+from localfusion.search.nesting import BLOCKS
+from localfusion.search.visible_page import FoundLink
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*\n", re.DOTALL)
 _UNDERLINE = re.compile(r"([=\-~_*#])\1{2,}$")
@@ -42,6 +44,11 @@ def read_markdown(text: str) -> Readable:
     tokens = MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", text))
     found = visible_blocks(_without_placeholders("".join(_html(tokens))))
     return replace(readable(first_heading(found.blocks), found.blocks), hidden=found.hidden)
+
+
+def markdown_links(text: str) -> tuple[FoundLink, ...]:
+    """The visible links of a Markdown text, those of its HTML included."""
+    return read_html_page(MarkdownIt("commonmark").render(_FRONT_MATTER.sub("", text))).links
 
 
 def _paragraphs(lines: list[str]) -> list[list[str]]:
