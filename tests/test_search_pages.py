@@ -91,6 +91,7 @@ ORDINARY = (
     ("details", "<details><summary>Mind</summary><p>It is wet.</p></details>", "Mind\nIt is wet."),
     ("open dialog", "<dialog open>Mind</dialog>", "Mind"),
     ("accordion", "<h2><button>Is it wet?</button></h2><div>It is.</div>", "Is it wet?\nIt is."),
+    ("accordion, deeper", "<h2><span><button>Is it wet?</button></span></h2><div>It is.</div>", "Is it wet?\nIt is."),
     ("form around it all", "<form id=aspnet><input type=hidden value=x><p>Mind the rope.</p></form>", "Mind the rope."),
     ("a table", "<table><tr><th>Tower<th>Height<tr><td>Skerry<td>40</table>", "Tower\nHeight\nSkerry\n40"),
     ("lists in lists", "<ul><li>a<ul><li>b</ul><li>c</ul>", "a\nb\nc"),
@@ -199,7 +200,7 @@ def test_the_links_of_a_page() -> None:
         "<a href='/ü ö?q=ä b'>Ü</a><a href=/pic><img src=x alt=secret></a><a href=/none></a>"
         "<a hidden href=/h1>no</a><div style='display:none'><a href=/h2>no</a></div><!-- <a href=/h3>no</a> -->"
         "<a href=/h4 style='font-size:0'>no</a><a href=/h5><span hidden>no</span></a>"
-        "<a href=/part>a <i hidden>no</i>b</a>"
+        "<a href=/part>a <i hidden>no</i>b</a><a href=/faint><b style='color:#fff;position:relative'>x</b></a>"
         "<a href='HTTPS://Other.Example:443/X'>x</a><a href=/token>[INST] x</a></p>"
     )
     assert [(link.url, link.text) for link in found.links] == [
@@ -208,6 +209,7 @@ def test_the_links_of_a_page() -> None:
         ("https://site.example/%C3%BC%20%C3%B6?q=%C3%A4%20b", "Ü"),
         ("https://site.example/pic", ""),
         ("https://site.example/part", "a b"),
+        ("https://site.example/faint", ""),
         ("https://other.example:443/X", "x"),
         ("https://site.example/token", "[ INST] x"),
         ("https://site.example/menu", "Menu"),
@@ -389,8 +391,9 @@ PIECES = st.sampled_from(
 
 @given(st.lists(PIECES, max_size=60))
 def test_no_page_breaks_the_reader(pieces: list[str]) -> None:
-    with suppress(Unreadable):
-        assert read("".join(pieces)).text
+    for page in ("".join(pieces), f"<p>{LONG}</p>{''.join(pieces)}"):
+        with suppress(Unreadable):
+            assert read(page).text
 
 
 WORDS = st.text(st.characters(categories=("Lu", "Ll", "Nd", "Lo")), min_size=1, max_size=12).map(squeeze).filter(bool)

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 from localfusion.search.blocks import word_set
 from localfusion.search.colours import try_colour
 
-Declarations = Mapping[str, str]
-"""Property -> value, in lower case; an important one has " !" at its end."""
-
 _IMPORTANT = " !"
+"""At the end of a value that was marked as important."""
 _COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _ESCAPE = re.compile(r"\\(?:([0-9a-fA-F]{1,6})[ \t\n\r\f]?|([^\n]))")
 _VARIABLE = re.compile(r"var\(\s*(--[\w-]{1,60})\s*(?:,([^()]*))?\)")
@@ -51,7 +49,7 @@ _ALIASES = {
 
 
 def declarations(text: str) -> dict[str, str]:
-    """The declarations of a style attribute, or of what stands between the braces of a rule."""
+    """The declarations of a style attribute: property -> value, in lower case, an important one with a mark."""
     found: dict[str, str] = {}
     if "/*" in text:
         text = without_comments(text)

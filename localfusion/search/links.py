@@ -6,7 +6,7 @@ from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from localfusion.analysis import Link
 from localfusion.search.control_tokens import broken_up
-from localfusion.search.html_reader import FoundLink
+from localfusion.search.visible_page import FoundLink
 
 _MOST_LINKS = 200
 _LONGEST_ADDRESS = 2000

@@ -12,7 +12,7 @@ _HELD = re.compile(
     r"(?:orientation\s*:\s*landscape|(?:any-)?hover\s*:\s*hover|(?:any-)?pointer\s*:\s*fine|color|hover|pointer"
     r"|prefers-color-scheme\s*:\s*light|prefers-reduced-motion\s*:\s*no-preference|scripting\s*:\s*enabled)$"
 )
-_GROUPS = ("@supports", "@layer", "@scope", "@starting-style", "@-moz-document")
+_GROUPS = ("@supports", "@layer", "@scope")
 
 
 def applies(prelude: str) -> bool:
@@ -20,7 +20,7 @@ def applies(prelude: str) -> bool:
     prelude = prelude.lower()
     if prelude.startswith("@media"):
         return media_matches(prelude.removeprefix("@media"))
-    return prelude.startswith(_GROUPS[:3]) and not prelude.startswith("@supports not")
+    return prelude.startswith(_GROUPS) and not prelude.startswith("@supports not")
 
 
 def media_matches(query: str) -> bool:

@@ -9,12 +9,13 @@ from urllib.parse import unquote, urlsplit
 from localfusion.analysis import Link
 from localfusion.search.blocks import Readable, Unreadable, squeeze
 from localfusion.search.control_tokens import broken_up
-from localfusion.search.html_reader import FoundLink, HtmlPage, read_html_page
+from localfusion.search.html_reader import HtmlPage, read_html_page
 from localfusion.search.links import absolute_links
 from localfusion.search.pdf_reader import read_pdf
 from localfusion.search.readers import decode
 from localfusion.search.suspicion import signs
 from localfusion.search.text_reader import markdown_links, read_markdown, read_plain
+from localfusion.search.visible_page import FoundLink
 from localfusion.search.walls import wall_before
 
 _ADDRESS = re.compile(r"https?://[^\s<>\"'“”‘’\])}]{3,2000}", re.IGNORECASE)

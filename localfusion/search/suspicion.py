@@ -190,8 +190,8 @@ _SIGNS = (
     ),
     _sign(
         "it speaks to a model instead of a reader",
-        "if you,note to,instruction,message,dear ,hey,hello,attention,reading,process,summari,that read,who read,parsing"
-        ",achtung,hinweis,wenn du,si es,si eres,si tu,如果你是,если ты",
+        "if you,note to,instruction,message,dear ,hey,hello,attention,reading,process,summari,that read,who read"
+        ",parsing,achtung,hinweis,wenn du,si es,si eres,si tu,如果你是,если ты",
         rf"\bif you(?: are|'re) (?:an? |the )?{_READER}\b",
         rf"\b(?:note|instructions?|message) (?:to|for) (?:all |any |the |every )?{_MODEL}\b",
         rf"\b(?:dear|hey|hello|attention),? {_MODEL}\b[^.!?]{{0,60}}\b(?:you|please|must|ignore|do not|say)\b",

@@ -11,17 +11,17 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from localfusion.search.blocks import Block, Readable, first_heading, is_heading, join_wrapped, readable
-from localfusion.search.html_reader import FoundLink, read_html_page, visible_blocks
+from localfusion.search.html_reader import read_html_page, visible_blocks
 from localfusion.search.nesting import BLOCKS
+from localfusion.search.visible_page import FoundLink
 
+_MARKDOWN = MarkdownIt("commonmark").enable("table")
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*\n", re.DOTALL)
 _UNDERLINE = re.compile(r"([=\-~_*#])\1{2,}$")
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
 _NEVER_CLOSED = ("br", "hr")
 _PLACEHOLDERS = ("title", "button")
 _MAX_WIDTH = 200
-_MARKDOWN = MarkdownIt("commonmark").enable("table")
-"""Parsing changes nothing of it."""
 
 
 def read_plain(text: str) -> Readable:
