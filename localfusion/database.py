@@ -108,14 +108,14 @@ class Database:
             if durable != self._waits_for_disk:
                 self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._waits_for_disk = durable
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield Transaction(self._connection)
-                self._connection.execute("COMMIT")
-            except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
+            with self._within("BEGIN IMMEDIATE") as transaction:
+                yield transaction
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Transaction]:
+        """A transaction that only reads: all queries see one state, while others write. Does not nest."""
+        with self._lock, self._mapped(), self._within("BEGIN") as transaction:
+            yield transaction
 
     def rows(self, kind: Callable[..., T], query: str, parameters: Sequence[Value] = ()) -> list[T]:
         """What a query outside of any transaction finds, see `Transaction.rows`."""
@@ -131,6 +131,17 @@ class Database:
         """Close the connection; closing twice does nothing."""
         with self._lock, self._mapped():
             self._connection.close()
+
+    @contextmanager
+    def _within(self, begin: str) -> Iterator[Transaction]:
+        self._connection.execute(begin)
+        try:
+            yield Transaction(self._connection)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
 
     def _prepare(self, timeout_s: float) -> None:
         self._connection.set_busy_timeout(int(timeout_s * 1000))

@@ -131,6 +131,19 @@ def test_a_locked_file_is_named_after_the_timeout(tmp_path: Path) -> None:
         write(waiting, "now")
 
 
+def test_a_snapshot_sees_one_state_and_waits_for_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with closing(Database(path, NOTES)) as writer, closing(Database(path, NOTES, timeout_s=0.01)) as reader:
+        write(writer, "old")
+        with reader.snapshot() as snapshot:
+            assert snapshot.rows(str, "SELECT text FROM note") == ["old"]
+            with writer.transaction() as transaction:
+                transaction.execute("INSERT INTO note (text) VALUES ('new')")
+                assert notes(reader) == ["old"]
+            assert notes(reader) == ["old"]
+        assert notes(reader) == ["old", "new"]
+
+
 def test_a_place_that_is_no_folder_is_the_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be opened"):

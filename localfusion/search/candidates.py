@@ -104,11 +104,12 @@ class Candidates:
             pool[id_] = pool.get(id_, 0.0) + weight
 
     def _count(self, forms: tuple[str, ...]) -> int:
-        if forms not in self._known:
+        count = self._known.get(forms)
+        if count is None:
             if len(self._known) >= _MAX_FREQUENCIES:
                 self._known.clear()
-            self._known[forms] = self._counted(forms)
-        return self._known[forms]
+            count = self._known[forms] = self._counted(forms)
+        return count
 
     def _counted(self, forms: tuple[str, ...]) -> int:
         if self._within:

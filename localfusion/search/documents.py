@@ -128,7 +128,7 @@ class DocumentIndex:
 
     def roots(self) -> tuple[Root, ...]:
         """What is registered, by path."""
-        with self._database.transaction() as transaction:
+        with self._database.snapshot() as transaction:
             rows = transaction.rows(lambda *row: row, "SELECT path, refreshed FROM root ORDER BY path")
             return tuple(_root(path, refreshed, known_under(transaction, path)) for path, refreshed in rows)
 
@@ -181,7 +181,7 @@ class DocumentIndex:
 
     def _known(self, found: FoundFiles) -> dict[str, Known]:
         """What is known of the files that were found, and of those that were under the same paths before."""
-        with self._database.transaction() as transaction:
+        with self._database.snapshot() as transaction:
             known = {file.path: file for root in found.roots for file in known_under(transaction, root)}
             linked = (file.path for file in found.files if not any(is_below(file.path, root) for root in found.roots))
             known |= {path: file for path in linked if (file := known_at(transaction, path))}
@@ -217,7 +217,7 @@ class DocumentIndex:
     def _scope(self, found: FoundFiles, known: Mapping[str, Known]) -> Scope:
         readable = [(stored, file.url) for file in found.files if (stored := _readable(known.get(file.path)))]
         documents = {stored.id: url for stored, url in readable}
-        with self._database.transaction() as transaction:
+        with self._database.snapshot() as transaction:
             n_readable = transaction.rows(int, "SELECT count(*) FROM document WHERE problem IS NULL")[0]
             is_all = n_readable == len(documents)
             places = () if is_all else _places(found, known, lambda path: place_of_folder(transaction, path))

@@ -115,8 +115,8 @@ def _measure(name: str, docs: Path, sizes: Sizes) -> Iterator[Figure]:
 
 def _indexing(name: str, docs: Path, seconds: float, added: Added) -> Iterator[Figure]:
     n_bytes = sum(found.size for found in find_files([docs]).files)
-    yield Figure(f"{name}: files to index", added.read / seconds, "files/s")
-    yield Figure(f"{name}: files to index", n_bytes / 2**20 / seconds, "MB/s")
+    yield Figure(f"{name}: files indexed", added.read / seconds, "files/s")
+    yield Figure(f"{name}: bytes of files indexed", n_bytes / 2**20 / seconds, "MB/s")
 
 
 def _asking(name: str, systems: Sequence[System], items: Sequence[KnownItem]) -> Iterator[Figure]:
@@ -128,7 +128,7 @@ def _asking(name: str, systems: Sequence[System], items: Sequence[KnownItem]) ->
         ours, *peers = [_answers(system, queries, items) for system in systems]
         for system, peer in zip(systems[1:], peers, strict=True):
             ratio = peer.quantile(0.5) / ours.quantile(0.5)
-            yield Figure(f"{kind}, p50, times as fast", ratio, "times", system.name)
+            yield Figure(f"{kind}, p50, as fast as {system.name}", ratio, "times")
         for system, found in zip(systems, (ours, *peers), strict=True):
             wanted = P50_MS if found is ours and "words" in kind else None
             yield Figure(f"{kind}, p50, {system.name}", found.quantile(0.5), "ms", None, wanted, is_limit=True)
