@@ -34,9 +34,9 @@ from localfusion.search.extractor_protocol import (
     to_page,
     write_frame,
 )
-from localfusion.search.page_reader import ReadPage
 from localfusion.search.page_readers import PageReaders
 from localfusion.search.passages import Piece, cut_passages
+from localfusion.search.read_page import ReadPage
 from localfusion.search.readers import read
 from tests.breaking_extractor import COMMAND
 

@@ -18,6 +18,7 @@ from localfusion.messages import JudgeSpec, PanelistSpec
 from localfusion.search.addresses import is_public
 from localfusion.search.fetcher import Fetcher
 from localfusion.search.guard import Guard
+from localfusion.search.page_reader import read_in_thread
 from localfusion.search.shared import Shared
 from localfusion.search.snapshots import RememberedPages, Snapshots
 from localfusion.search.source import Fetched, Found, Search
@@ -90,7 +91,9 @@ async def resolve(host: str, port: int) -> Sequence[str]:
 async def _deliberate(run: Run, question: str, answers: dict[str, bytes]) -> None:
     async with web_of(answers) as (outside, inside):
         question = question.replace("PORT", str(outside.port)).replace("INSIDE", str(inside.port))
-        fetcher = Fetcher(Guard(resolver=resolve, is_public=is_public_or_open), spacing=HostSpacing(0))
+        fetcher = Fetcher(
+            Guard(resolver=resolve, is_public=is_public_or_open), spacing=HostSpacing(0), read=read_in_thread
+        )
         pages = RememberedPages(fetcher, Snapshots(None))
         panel = panel_of(max_tool_calls=60, judge_calls=8)
         source = Shared(Pages(pages))

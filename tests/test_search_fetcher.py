@@ -17,9 +17,10 @@ from localfusion.analysis import Link
 from localfusion.domains import ANYWHERE, Domains, parse_domains
 from localfusion.errors import WebError
 from localfusion.search.blocks import Unreadable
-from localfusion.search.fetcher import USER_AGENT, Fetcher, Limits, PageReader, retry_after_s, utc_time
+from localfusion.search.fetcher import USER_AGENT, Fetcher, Limits, retry_after_s, utc_time
 from localfusion.search.guard import Guard
-from localfusion.search.page_reader import ReadPage
+from localfusion.search.page_reader import read_in_thread
+from localfusion.search.read_page import PageReader, ReadPage
 from localfusion.search.source import Fetched
 from localfusion.search.spacing import HostSpacing
 from tests.web_server import Answer, WebServer, endless, page, redirect, serve
@@ -133,7 +134,7 @@ def test_a_page_comes_with_its_hash_its_time_its_links_and_warnings() -> None:
 
 def test_a_page_is_read_by_the_readers_of_files() -> None:
     async def fetched() -> Fetched:
-        fetcher = Fetcher(Guard(resolver=all_on_loopback, is_public=is_loopback))
+        fetcher = Fetcher(Guard(resolver=all_on_loopback, is_public=is_loopback), read=read_in_thread)
         html = "<title>Skerry</title><p>The height of Skerry is 40 metres.</p>"
         async with web({"/": page(html, content_type="text/html")}, fetcher) as server:
             return await fetcher.fetch(f"http://a.test:{server.port}/", ANYWHERE)

@@ -21,8 +21,9 @@ from pptx.util import Emu
 
 from localfusion.search.blocks import Block, Unreadable
 from localfusion.search.extraction import extract
+from localfusion.search.formats import BINARY, SUFFIXES, TEXT
 from localfusion.search.pdf_reader import read_pdf
-from localfusion.search.readers import SUFFIXES, read
+from localfusion.search.readers import BINARY_READERS, TEXT_READERS, read
 from localfusion.search.rst_reader import read_rst
 from localfusion.search.table_reader import MAX_CELLS, read_csv
 
@@ -613,4 +614,5 @@ def test_damaged_workbooks_are_read_or_refused(tmp_path: Path) -> None:
 
 def test_every_suffix_has_a_reader() -> None:
     assert {".rst", ".docx", ".pptx", ".xlsx", ".xls", ".ods", ".csv", ".tsv", ".epub", ".eml", ".pdf"} <= SUFFIXES
+    assert (TEXT_READERS.keys(), BINARY_READERS.keys()) == (TEXT, BINARY)
     assert Block("Light", 1) in read(Path("A.RST"), RST.encode()).blocks

@@ -18,6 +18,7 @@ from localfusion.errors import WebError
 from localfusion.search.addresses import is_public
 from localfusion.search.fetcher import Fetcher, Limits
 from localfusion.search.guard import FOREIGN, Guard, Resolver, named
+from localfusion.search.page_reader import read_in_thread
 from localfusion.search.source import Fetched
 from localfusion.search.spacing import HostSpacing
 from tests.hostile_addresses import HOSTILE
@@ -49,7 +50,7 @@ def hosts(**names: Sequence[str]) -> Resolver:
 
 @asynccontextmanager
 async def guarded(guard: Guard) -> AsyncIterator[Fetcher]:
-    fetcher = Fetcher(guard, limits=SOON, spacing=HostSpacing(0))
+    fetcher = Fetcher(guard, limits=SOON, spacing=HostSpacing(0), read=read_in_thread)
     try:
         yield fetcher
     finally:
@@ -209,7 +210,9 @@ def test_a_host_that_cannot_be_reached_is_named(resolver: Resolver, says: str) -
     async def told() -> str:
         async with serve({}) as gone:
             pass
-        fetcher = Fetcher(Guard(resolver=resolver, is_public=is_loopback), limits=Limits(connect_s=0.2))
+        fetcher = Fetcher(
+            Guard(resolver=resolver, is_public=is_loopback), limits=Limits(connect_s=0.2), read=read_in_thread
+        )
         message = await refusal(fetcher.fetch(f"http://a.test:{gone.port}/", ANYWHERE))
         await fetcher.close()
         return message

@@ -9,6 +9,7 @@ import pytest
 from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import ConfigError, NotHere, WebError
 from localfusion.search.kiwix import KiwixServer
+from localfusion.search.page_reader import read_in_thread
 from localfusion.search.source import Fetched, Found, Search, Source
 from tests.recorded_server import Answer, Asked, Recorded, serve
 
@@ -56,12 +57,12 @@ SKERRY = results(
 def search(
     url: str, words: str = "skerry", n: int = 5, allowed: Sequence[str] = (), barred: Sequence[str] = ()
 ) -> Found:
-    source: Source = KiwixServer(url, timeout_s=5)
+    source: Source = KiwixServer(url, timeout_s=5, read=read_in_thread)
     return asyncio.run(source.search(Search(words, max_results=n, domains=parse_domains(allowed, barred))))
 
 
 def fetch(url: str, base: str, barred: Sequence[str] = ()) -> Fetched:
-    source = KiwixServer(base, timeout_s=5, now=lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    source = KiwixServer(base, timeout_s=5, now=lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), read=read_in_thread)
     return asyncio.run(source.fetch(url, parse_domains((), barred)))
 
 
@@ -157,7 +158,7 @@ def test_the_catalog_is_read_once() -> None:
         await source.search(Search("skerry"))
 
     with serve(served()) as server:
-        asyncio.run(twice(KiwixServer(server.url)))
+        asyncio.run(twice(KiwixServer(server.url, read=read_in_thread)))
         assert [asked.path for asked in server.asked].count("/catalog/v2/entries") == 1
 
 
@@ -169,7 +170,7 @@ def test_a_catalog_that_is_out_of_date_is_read_again() -> None:
 
     answers = iter([Recorded("no-such-book", 400), SKERRY])
     with serve(served(lambda _: next(answers))) as server:
-        assert len(asyncio.run(twice(KiwixServer(server.url))).results) == 2
+        assert len(asyncio.run(twice(KiwixServer(server.url, read=read_in_thread))).results) == 2
         assert [asked.path for asked in server.asked].count("/catalog/v2/entries") == 2
 
 
@@ -301,18 +302,18 @@ def test_an_article_that_cannot_be_had(answer: Answer, message: str) -> None:
 
 
 def test_a_barred_server_is_not_asked() -> None:
-    source = KiwixServer("http://kiwix.example")
+    source = KiwixServer("http://kiwix.example", read=read_in_thread)
     with pytest.raises(WebError, match="not allowed"):
         asyncio.run(source.fetch("http://kiwix.example/content/w/A", parse_domains((), ("kiwix.example",))))
 
 
 def test_an_address_that_is_no_servers_is_refused() -> None:
     with pytest.raises(ConfigError, match="no address of kiwix"):
-        KiwixServer("kiwix.example:8080")
+        KiwixServer("kiwix.example:8080", read=read_in_thread)
 
 
 def test_a_server_that_does_not_go_on_is_left() -> None:
     with serve({"/content/w/A": Recorded(ARTICLE, wait=True)}) as server:
-        source = KiwixServer(server.url, timeout_s=0.2)
+        source = KiwixServer(server.url, timeout_s=0.2, read=read_in_thread)
         with pytest.raises(WebError, match="did not answer within"):
             asyncio.run(source.fetch(f"{server.url}/content/w/A", ANYWHERE))

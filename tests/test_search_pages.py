@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localfusion.search.blocks import Unreadable, squeeze
-from localfusion.search.page_reader import ReadPage, read_page
+from localfusion.search.page_reader import read_page
+from localfusion.search.read_page import ReadPage
 from localfusion.search.suspicion import signs
 from localfusion.search.walls import wall_before
 from tests.hostile_pages import HOSTILE_PAGES, HostilePage

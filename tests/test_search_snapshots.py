@@ -16,6 +16,7 @@ from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import WebError
 from localfusion.search.fetcher import Fetcher, utc_time
 from localfusion.search.guard import Guard
+from localfusion.search.page_reader import read_in_thread
 from localfusion.search.snapshots import FILE_NAME, RememberedPages, Snapshots
 from localfusion.search.source import Fetched
 from localfusion.search.spacing import HostSpacing
@@ -134,7 +135,7 @@ async def web(
 ) -> AsyncIterator[Web]:
     clock = Clock()
     guard = Guard(resolver=all_on_loopback, is_public=is_loopback)
-    fetcher = Fetcher(guard, spacing=HostSpacing(0), clock=clock)
+    fetcher = Fetcher(guard, spacing=HostSpacing(0), clock=clock, read=read_in_thread)
     pages = RememberedPages(fetcher, snapshots or Snapshots(None, clock=clock))
     async with serve(answers) as server:
         try:

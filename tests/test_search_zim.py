@@ -18,6 +18,7 @@ from libzim.writer import ContentProvider, Creator, Hint, Item, StringProvider
 from localfusion.analysis import Link
 from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import ConfigError, NotHere, WebError
+from localfusion.search.page_reader import read_in_thread
 from localfusion.search.source import Fetched, Found, Search, Source
 from localfusion.search.zim import ZimArchives, links_within
 
@@ -105,7 +106,7 @@ def titles_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def coast(whole: Path) -> Iterator[ZimArchives]:
-    with ZimArchives([whole]) as opened:
+    with ZimArchives([whole], read=read_in_thread) as opened:
         yield opened
 
 
@@ -158,7 +159,7 @@ def test_a_passage_is_within_its_limit(coast: ZimArchives) -> None:
 
 
 def test_without_a_full_text_index_titles_are_searched_and_a_warning_says_so(titles_only: Path) -> None:
-    with ZimArchives([titles_only]) as source:
+    with ZimArchives([titles_only], read=read_in_thread) as source:
         found = search(source, "where is the Skerry light")
         assert [result.url for result in found.results] == ["zim://titles/A/Skerry_light"]
         assert found.warnings == ("zim: titles has no full-text index, only its titles were searched",)
@@ -175,7 +176,7 @@ def test_several_archives_are_told_apart_and_fused(whole: Path, titles_only: Pat
         Entry("S", "S", html("S", "Skerry once more")),
         redirects={},
     )
-    with ZimArchives([whole, other, titles_only]) as source:
+    with ZimArchives([whole, other, titles_only], read=read_in_thread) as source:
         assert source.archives == ("coast_en", "coast_en-2", "titles")
         found = search(source, "Skerry", n=4)
         assert {result.url.split("/")[2] for result in found.results} == {"coast_en", "coast_en-2", "titles"}
@@ -246,7 +247,7 @@ def test_what_cannot_be_fetched(coast: ZimArchives, url: str, message: str) -> N
 def test_redirects_are_followed_so_far_and_no_further(tmp_path: Path) -> None:
     chain = {f"r{i}": f"r{i + 1}" for i in range(12)} | {"r12": "home"}
     archive = write(tmp_path / "chain.zim", Entry("home", "Home", html("Home", "Here.")), redirects=chain)
-    with ZimArchives([archive]) as source:
+    with ZimArchives([archive], read=read_in_thread) as source:
         assert fetch(source, "zim://chain/r4").page.url == "zim://chain/home"
         with pytest.raises(WebError, match="without end"):
             fetch(source, "zim://chain/r0")
@@ -255,7 +256,7 @@ def test_redirects_are_followed_so_far_and_no_further(tmp_path: Path) -> None:
 def test_an_article_that_is_too_large(tmp_path: Path) -> None:
     huge = Entry("huge", "Huge", html("Huge", "word " * 4_000_000))
     archive = write(tmp_path / "huge.zim", Entry("home", "Home", html("Home", "Here.")), huge, full_text=False)
-    with ZimArchives([archive]) as source, pytest.raises(WebError, match="larger than 16 MiB"):
+    with ZimArchives([archive], read=read_in_thread) as source, pytest.raises(WebError, match="larger than 16 MiB"):
         fetch(source, "zim://huge/huge")
 
 
@@ -286,7 +287,7 @@ def test_an_archive_that_is_cut_short_is_named(whole: Path, tmp_path: Path, leng
     cut = tmp_path / "cut.zim"
     cut.write_bytes(whole.read_bytes()[:length])
     with pytest.raises(ConfigError, match=r"cut\.zim is (no ZIM archive|cut short)") as caught:
-        ZimArchives([whole, cut])
+        ZimArchives([whole, cut], read=read_in_thread)
     assert "download it again" in caught.value.hint
 
 
@@ -304,14 +305,14 @@ def test_a_file_that_is_no_archive_is_named(tmp_path: Path, content: bytes, mess
     path = tmp_path / "wrong.zim"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"wrong\.zim {message}|wrong\.zim.*{message}"):
-        ZimArchives([path])
+        ZimArchives([path], read=read_in_thread)
 
 
 def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.zim")
     for path in (tmp_path / "missing.zim", tmp_path, tmp_path / "pipe.zim"):
         with pytest.raises(ConfigError, match=r"cannot be opened|is no file"):
-            ZimArchives([path])
+            ZimArchives([path], read=read_in_thread)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -323,7 +324,7 @@ def test_a_damaged_archive_is_refused_by_its_checksum(whole: Path, tmp_path: Pat
     path = tmp_path / "damaged.zim"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"damaged\.zim (cannot be opened: )"):
-        ZimArchives([path])
+        ZimArchives([path], read=read_in_thread)
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -336,7 +337,7 @@ def test_a_forged_archive_ends_in_errors_and_never_in_a_crash(whole: Path, tmp_p
     path = tmp_path / "forged.zim"
     path.write_bytes(content + hashlib.md5(content, usedforsecurity=False).digest())
     try:
-        source = ZimArchives([path], timeout_s=10)
+        source = ZimArchives([path], timeout_s=10, read=read_in_thread)
     except ConfigError:
         return
     with source:
@@ -348,7 +349,7 @@ def test_a_forged_archive_ends_in_errors_and_never_in_a_crash(whole: Path, tmp_p
 def test_damage_that_is_met_later_is_told_and_the_rest_goes_on(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "coast.zim"
     shutil.copy(whole, path)
-    with ZimArchives([path, whole]) as source:
+    with ZimArchives([path, whole], read=read_in_thread) as source:
         content = path.read_bytes()
         with path.open("r+b") as file:  # libzim maps the file: this reaches what it has open
             file.seek(80)
@@ -363,7 +364,7 @@ def test_damage_that_is_met_later_is_told_and_the_rest_goes_on(whole: Path, tmp_
 def test_an_archive_that_is_gone_while_it_is_read(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "gone.zim"
     shutil.copy(whole, path)
-    with ZimArchives([path]) as source:
+    with ZimArchives([path], read=read_in_thread) as source:
         with path.open("r+b") as file:
             file.truncate(100)  # a read of mapped pages behind the end ends a process by a signal
         with pytest.raises(WebError, match="gone"):
@@ -375,20 +376,20 @@ def test_an_archive_that_is_gone_while_it_is_read(whole: Path, tmp_path: Path) -
 def test_a_file_name_is_utf_8(whole: Path, tmp_path: Path) -> None:
     path = tmp_path / "Küste 100%?#.zim"
     shutil.copy(whole, path)
-    with ZimArchives([path]) as source:
+    with ZimArchives([path], read=read_in_thread) as source:
         (result,) = search(source, "height Skerry", n=1).results
         assert result.url == "zim://K%C3%BCste%20100%25%3F%23/A/Skerry_light"
         assert fetch(source, result.url).page == result.page
     other = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.zim"))
     shutil.copy(whole, other)
     with pytest.raises(ConfigError, match="its name is not UTF-8"):
-        ZimArchives([other])
+        ZimArchives([other], read=read_in_thread)
 
 
 def test_a_missing_libzim_is_told_with_the_line_that_installs_it(whole: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     with pytest.raises(ConfigError, match="libzim, which is missing") as caught:
-        ZimArchives([whole], python=str(tmp_path / "bare" / "bin" / "python"))
+        ZimArchives([whole], python=str(tmp_path / "bare" / "bin" / "python"), read=read_in_thread)
     assert "pip install 'localfusion[zim]'" in caught.value.hint
 
 
@@ -397,11 +398,11 @@ def test_an_archive_that_takes_too_long_is_left(whole: Path, tmp_path: Path) -> 
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o755)
     with pytest.raises(ConfigError, match=r"coast_en\.zim cannot be opened|missing"):
-        ZimArchives([whole], python=str(slow), timeout_s=0.1)
+        ZimArchives([whole], python=str(slow), timeout_s=0.1, read=read_in_thread)
 
 
 def test_a_closed_source_is_of_no_use_and_leaves_no_process(whole: Path) -> None:
-    source = ZimArchives([whole])
+    source = ZimArchives([whole], read=read_in_thread)
     source.close()
     source.close()
     with pytest.raises(WebError, match="coast_en gave nothing: it is closed"):

@@ -12,6 +12,7 @@ from localfusion.domains import ANYWHERE
 from localfusion.errors import WebError
 from localfusion.search.fetcher import Fetcher, Limits
 from localfusion.search.guard import Guard
+from localfusion.search.page_reader import read_in_thread
 from localfusion.search.spacing import HostSpacing
 from tests.hostile_addresses import HOSTILE
 from tests.web_server import page, redirect, serve
@@ -44,7 +45,7 @@ async def outcome(fetcher: Fetcher, url: str) -> str:
 
 async def outcomes() -> dict[str, object]:
     """What every address comes to, asked for itself and behind a redirect, and how many came to loopback."""
-    fetcher = Fetcher(Guard(resolver=hosts), limits=Limits(connect_s=2), spacing=HostSpacing(0))
+    fetcher = Fetcher(Guard(resolver=hosts), limits=Limits(connect_s=2), spacing=HostSpacing(0), read=read_in_thread)
     answers = {"/": page("open")}
     async with (
         serve({"/": page("secret")}, host="127.0.0.1", port=80) as inside,

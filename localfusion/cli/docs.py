@@ -48,7 +48,7 @@ def add_command(*, paths: tuple[str, ...]) -> None:
       localfusion docs add ~/notes
       localfusion docs add report.pdf minutes.docx
     """
-    wanted = check_paths(paths)
+    wanted = check_paths(paths, "docs add")
     with _open_index() as index:
         with _progress() as on_progress:
             added = index.add(wanted, on_progress=on_progress)
@@ -88,7 +88,7 @@ def refresh_command(*, paths: tuple[str, ...]) -> None:
       localfusion docs refresh ~/notes
     """
     with _open_index() as index, _progress() as on_progress:
-        added = index.refresh(check_paths(paths), on_progress=on_progress)
+        added = index.refresh(check_paths(paths, "docs refresh"), on_progress=on_progress)
     _tell(added)
 
 

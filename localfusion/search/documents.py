@@ -29,9 +29,9 @@ from localfusion.search.document_tables import (
 )
 from localfusion.search.extraction import extract
 from localfusion.search.folders import FoundFile, FoundFiles, find_files, is_below, real_path
+from localfusion.search.formats import SUFFIXES
 from localfusion.search.languages import DEFAULT
 from localfusion.search.local_documents import LocalDocuments, Scope
-from localfusion.search.readers import SUFFIXES
 
 OnProgress = Callable[[int, int, str], None]
 """Is told how many files were read, how many there are to read, and the name of the last."""

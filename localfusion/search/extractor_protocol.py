@@ -15,8 +15,8 @@ from typing import BinaryIO
 
 from localfusion.analysis import Link
 from localfusion.search.blocks import MAX_CHARACTERS
-from localfusion.search.page_reader import ReadPage
 from localfusion.search.passages import Piece
+from localfusion.search.read_page import ReadPage
 
 _HEAD = struct.Struct(">II")
 """The number of parts and the bytes of all; the length of each part follows, then the parts."""
@@ -157,7 +157,8 @@ def page_frame(found: ReadPage | str) -> Frame:
     """The answer to ReadFetched: a page, or why it cannot be read."""
     if isinstance(found, str):
         return (_encoded(found),)
-    texts = [found.title, found.text, *(text for link in found.links for text in (link.url, link.text))]
+    around = (found.title, found.text, found.author, found.published, found.site)
+    texts = [*around, *(text for link in found.links for text in (link.url, link.text))]
     return (f"{len(found.warnings)}".encode(), *map(_encoded, found.warnings), *map(_encoded, texts))
 
 
@@ -167,11 +168,11 @@ def to_page(frame: Frame) -> ReadPage | str:
         return _texts(frame)[0]
     n_warnings = _integer(frame[0]) if frame else 0
     texts = _texts(frame[1:])
-    if not 0 <= n_warnings <= len(texts) - 2:
+    if not 0 <= n_warnings <= len(texts) - 5:
         raise Malformed("it is no page")
-    title, text, *rest = texts[n_warnings:]
+    title, text, author, published, site, *rest = texts[n_warnings:]
     links = tuple(Link(url, words) for url, words in _pairs(rest))
-    return ReadPage(title, text, links, tuple(texts[:n_warnings]))
+    return ReadPage(title, text, links, tuple(texts[:n_warnings]), author, published, site)
 
 
 def write_frame(stream: BinaryIO, frame: Frame) -> None:

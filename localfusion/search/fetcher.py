@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Protocol
 
 import httpx
 
@@ -23,7 +22,7 @@ from localfusion.search.addresses import Address, follow, parse_address, require
 from localfusion.search.blocks import Unreadable
 from localfusion.search.body import ACCEPTED, ACCEPTED_ENCODINGS, Body, charset, media_type, sniff
 from localfusion.search.guard import CONNECT_S, Guard
-from localfusion.search.page_reader import ReadPage, read_page
+from localfusion.search.read_page import PageReader
 from localfusion.search.source import Fetched
 from localfusion.search.spacing import HostSpacing
 
@@ -63,17 +62,6 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-class PageReader(Protocol):
-    """Makes text of the bytes of a page; raises Unreadable with a reason."""
-
-    async def __call__(self, content: bytes, *, media_type: str, charset: str | None, url: str) -> ReadPage: ...
-
-
-async def read_in_thread(content: bytes, *, media_type: str, charset: str | None, url: str) -> ReadPage:
-    """`read_page` in a thread of this process."""
-    return await asyncio.to_thread(read_page, content, media_type=media_type, charset=charset, url=url)
-
-
 @dataclass(frozen=True, slots=True)
 class _Document:
     """The decompressed body of an answer, and as what it is to be read."""
@@ -105,7 +93,7 @@ class Fetcher:
         *,
         limits: Limits = DEFAULT_LIMITS,
         spacing: HostSpacing | None = None,
-        read: PageReader = read_in_thread,
+        read: PageReader,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`clock` gives the time of day in seconds since 1970."""

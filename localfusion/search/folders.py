@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from localfusion.errors import ConfigError
-from localfusion.search.readers import SUFFIXES
+from localfusion.search.formats import SUFFIXES
 
 _PATHS_HINT = "--docs takes files and folders"
 

@@ -19,8 +19,8 @@ from localfusion.errors import NotHere, WebError
 from localfusion.search.blocks import Unreadable
 from localfusion.search.fusion import fuse
 from localfusion.search.named_server import Answer, NamedServer
-from localfusion.search.page_reader import read_page
 from localfusion.search.query import parse_query
+from localfusion.search.read_page import PageReader
 from localfusion.search.source import Fetched, Found, Search
 from localfusion.search.web_results import Row, canonical, web_results
 
@@ -54,11 +54,16 @@ class KiwixServer:
         self,
         address: str,
         *,
+        read: PageReader,
         timeout_s: float = 10.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`address` is where the server's start page is. Raises ConfigError for no such address."""
+        """`address` is where the server's start page is, `read` makes text of articles.
+
+        Raises ConfigError for no such address.
+        """
         self._server = NamedServer(address, kind="kiwix", timeout_s=timeout_s)
+        self._read_page = read
         self._now = now
         self._books: tuple[_Book, ...] = ()
 
@@ -111,8 +116,8 @@ class KiwixServer:
 
     async def _read_article(self, answer: Answer) -> Fetched:
         try:
-            read = await asyncio.to_thread(
-                read_page, answer.body, media_type=answer.media_type, charset=answer.charset, url=answer.url
+            read = await self._read_page(
+                answer.body, media_type=answer.media_type, charset=answer.charset, url=answer.url
             )
         except Unreadable as error:
             raise WebError(answer.url, f"{answer.url} cannot be read: {error.message}") from error

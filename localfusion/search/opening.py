@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from localfusion.domains import Domains
@@ -61,7 +62,7 @@ class Sources:
         self._documents = documents
         self._home = home
         self._keep_pages_s = keep_pages_s
-        self._readers: PageReaders | None = None
+        self._readers = PageReaders()
         self._pages: RememberedPages | None = None
         self._engines: dict[tuple[str, ...], EngineSearch] = {}
 
@@ -90,7 +91,7 @@ class Sources:
                     warnings += more
                 searched.append(documents)
             if spec.zim:
-                archives = await asyncio.to_thread(ZimArchives, spec.zim)
+                archives = await asyncio.to_thread(partial(ZimArchives, spec.zim, read=self._readers.read))
                 stack.callback(archives.close)
                 searched.append(archives)
             if not spec.offline:
@@ -107,8 +108,7 @@ class Sources:
             engines.close()
         if self._pages is not None:
             await self._pages.close()
-        if self._readers is not None:
-            await self._readers.close()
+        await self._readers.close()
 
     async def _by_meaning(
         self, documents: LocalDocuments, embedders: Embedders, stack: AsyncExitStack, on_progress: OnProgress
@@ -125,7 +125,7 @@ class Sources:
         return documents.by_meaning(file, embedders.asking), ()
 
     def _on_network(self, spec: SourcesSpec) -> list[Source]:
-        sources: list[Source] = [KiwixServer(address) for address in spec.kiwix]
+        sources: list[Source] = [KiwixServer(address, read=self._readers.read) for address in spec.kiwix]
         if spec.searxng:
             sources.append(SearXNG(spec.searxng))
         if spec.web:
@@ -137,7 +137,6 @@ class Sources:
 
     def _web_pages(self) -> RememberedPages:
         if self._pages is None:
-            self._readers = PageReaders()
             snapshots = Snapshots(None if self._home is None else self._home / FILE_NAME)
             snapshots.remove_older_than(self._keep_pages_s)
             fetcher = Fetcher(Guard(), read=self._readers.read)

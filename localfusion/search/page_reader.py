@@ -1,17 +1,17 @@
 """The bytes of a fetched page as readable text, with what it links to and what is odd about it. Fetches nothing."""
 
-import hashlib
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from localfusion.analysis import Link
 from localfusion.search.blocks import Readable, Unreadable, squeeze
 from localfusion.search.control_tokens import broken_up
 from localfusion.search.html_reader import HtmlPage, read_html_page
 from localfusion.search.links import absolute_links
 from localfusion.search.pdf_reader import read_pdf
+from localfusion.search.read_page import ReadPage
 from localfusion.search.readers import decode
 from localfusion.search.suspicion import signs
 from localfusion.search.text_reader import markdown_links, read_markdown, read_plain
@@ -27,28 +27,6 @@ _MOST_HTML = 10_000_000
 _MOST_PLAIN = 5_000_000
 _MOST_MARKDOWN = 500_000
 """Characters of a page; what is behind them is not read."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadPage:
-    """What a reader sees of a page; `links` are absolute, in its order, each once; `warnings` are for the user.
-
-    `author`, `published` and `site` are what the page says about itself without showing it: no part of `text`, so that
-    they cannot be quoted, and "" where it says nothing.
-    """
-
-    title: str
-    text: str
-    links: tuple[Link, ...] = ()
-    warnings: tuple[str, ...] = ()
-    author: str = ""
-    published: str = ""
-    site: str = ""
-
-    @property
-    def sha256(self) -> str:
-        """Of the text, in hexadecimal."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +60,11 @@ def read_page(content: bytes, *, media_type: str, charset: str | None, url: str)
         published=about.get("article:published_time") or about.get("date", ""),
         site=about.get("og:site_name", ""),
     )
+
+
+async def read_in_thread(content: bytes, *, media_type: str, charset: str | None, url: str) -> ReadPage:
+    """`read_page` in a thread of this process: for pages that are trusted."""
+    return await asyncio.to_thread(read_page, content, media_type=media_type, charset=charset, url=url)
 
 
 def _read_html(content: bytes, charset: str | None) -> _Content:

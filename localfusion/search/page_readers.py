@@ -8,7 +8,7 @@ from localfusion.errors import LocalFusionError
 from localfusion.search.blocks import Unreadable
 from localfusion.search.extractor_client import COMMAND, Broken, ReaderProcess
 from localfusion.search.extractor_protocol import DEFAULT, Limits, ReadFetched, to_page
-from localfusion.search.page_reader import ReadPage
+from localfusion.search.read_page import ReadPage
 
 _N_PROCESSES = 2
 """How many pages are read at once; others wait."""

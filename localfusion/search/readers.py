@@ -23,7 +23,7 @@ from localfusion.search.text_reader import read_markdown, read_plain
 
 MAX_FILE_BYTES = 64 * 2**20
 
-_TEXT_READERS: Mapping[str, Callable[[str], Readable]] = {
+TEXT_READERS: Mapping[str, Callable[[str], Readable]] = {
     ".md": read_markdown,
     ".markdown": read_markdown,
     ".txt": read_plain,
@@ -35,7 +35,7 @@ _TEXT_READERS: Mapping[str, Callable[[str], Readable]] = {
     ".csv": read_csv,
     ".tsv": read_tsv,
 }
-_READERS: Mapping[str, Callable[[bytes], Readable]] = {
+BINARY_READERS: Mapping[str, Callable[[bytes], Readable]] = {
     ".pdf": read_pdf,
     ".docx": read_docx,
     ".pptx": read_pptx,
@@ -47,8 +47,6 @@ _READERS: Mapping[str, Callable[[bytes], Readable]] = {
     ".epub": lambda content: read_epub(content, decode),
     ".eml": lambda content: read_eml(content, decode),
 }
-SUFFIXES = frozenset(_TEXT_READERS) | frozenset(_READERS)
-"""What a folder is searched for; a file that is named itself may have any suffix and is then plain text."""
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -95,8 +93,8 @@ def read(path: Path, content: bytes) -> Readable:
 
 
 def _read(suffix: str, content: bytes) -> Readable:
-    read_bytes = _READERS.get(suffix)
-    return read_bytes(content) if read_bytes else _TEXT_READERS.get(suffix, read_plain)(decode(content))
+    read_bytes = BINARY_READERS.get(suffix)
+    return read_bytes(content) if read_bytes else TEXT_READERS.get(suffix, read_plain)(decode(content))
 
 
 def title_of(path: Path) -> str:

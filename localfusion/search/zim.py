@@ -26,8 +26,8 @@ from localfusion.domains import Domains
 from localfusion.errors import ConfigError, LocalFusionError, NotHere, WebError
 from localfusion.search.blocks import Unreadable
 from localfusion.search.fusion import fuse
-from localfusion.search.page_reader import ReadPage, read_page
 from localfusion.search.query import Query, parse_query
+from localfusion.search.read_page import PageReader, ReadPage
 from localfusion.search.sentences import select
 from localfusion.search.source import Fetched, Found, Search, SearchResult
 from localfusion.search.tokens import terms
@@ -93,11 +93,14 @@ class _Gone(LocalFusionError):
 class ZimArchives:
     """Some archives as one `Source`. To be closed, which ends their processes; or a `with` block does."""
 
-    def __init__(self, paths: Sequence[Path], *, timeout_s: float = TIMEOUT_S, python: str = sys.executable) -> None:
-        """Open the archives; `python` is the interpreter that has libzim. Blocks for a moment.
+    def __init__(
+        self, paths: Sequence[Path], *, read: PageReader, timeout_s: float = TIMEOUT_S, python: str = sys.executable
+    ) -> None:
+        """Open the archives; `read` makes text of articles, `python` is what has libzim. Blocks for a moment.
 
         Raises ConfigError for a file that is not there or no whole archive, and where libzim is missing.
         """
+        self._read_page = read
         self._readers: dict[str, _Reader] = {}
         try:
             for path in paths:
@@ -153,7 +156,7 @@ class ZimArchives:
         ]
         found = {name: answer for name, answer in answers.items() if not isinstance(answer, str)}
         ranked = fuse([[(name, path) for path in answer.paths] for name, answer in found.items()])
-        read = await asyncio.to_thread(self._results, ranked, search, query, _weights(query, found.values()))
+        read = await self._results(ranked, search, query, _weights(query, found.values()))
         return Found(read.results, (*warnings, *read.warnings))
 
     async def fetch(self, url: str, domains: Domains) -> Fetched:
@@ -168,9 +171,9 @@ class ZimArchives:
         if scheme.lower() != "zim" or reader is None:
             known = ", ".join(_address(archive, "") for archive in self._readers)
             raise NotHere(url, f"the archives have only what is below {known}", hint=_FETCH_FOUND)
-        return await asyncio.to_thread(self._fetch, reader, unquote(path), url)
+        return await self._fetch(reader, unquote(path), url)
 
-    def _results(
+    async def _results(
         self,
         ranked: Iterable[tuple[tuple[str, str], float]],
         search: Search,
@@ -184,7 +187,7 @@ class ZimArchives:
             if len(results) >= search.max_results:
                 break
             try:
-                fetched = self._fetch(self._readers[name], path, _address(name, path))
+                fetched = await self._fetch(self._readers[name], path, _address(name, path))
             except WebError:
                 continue
             page = fetched.page
@@ -194,17 +197,26 @@ class ZimArchives:
                 warnings += [f"{page.url}: {warning}" for warning in fetched.warnings]
         return Found(tuple(results.values()), tuple(warnings))
 
-    def _fetch(self, reader: "_Reader", path: str, url: str) -> Fetched:
+    async def _fetch(self, reader: "_Reader", path: str, url: str) -> Fetched:
+        request: dict[str, object] = {"path": path, "max_bytes": MAX_ARTICLE_BYTES}
         try:
-            article, content = reader.ask(_Article, {"path": path, "max_bytes": MAX_ARTICLE_BYTES})
+            article, content = await asyncio.to_thread(reader.ask, _Article, request)
         except _Gone as error:
             raise WebError(url, f"{url} cannot be read: {error.message}", hint=_REPAIR) from error
         if article.problem:
             problem = _NO_ARTICLE.get(article.problem, f"cannot be read: {article.reason or article.problem}")
             raise WebError(url, f"{url} {problem}", hint=_FETCH_FOUND)
-        read = _read(article, content, url)
+        read = await self._read(article, content, url)
         page = Page(_address(reader.name, article.path), read.title or article.title, read.text, read.sha256)
         return Fetched(page, links_within(read.links, reader.name), read.warnings)
+
+    async def _read(self, article: _Article, content: bytes, url: str) -> ReadPage:
+        media_type = article.media_type.partition(";")[0].strip().lower()
+        inside = _INSIDE + quote(article.path, safe="/")
+        try:
+            return await self._read_page(content, media_type=media_type, charset="utf-8", url=inside)
+        except Unreadable as error:
+            raise WebError(url, f"{url} cannot be read: {error.message}", hint="try another address") from error
 
 
 class _Reader:
@@ -329,14 +341,6 @@ def links_within(links: Iterable[Link], archive: str) -> tuple[Link, ...]:
 
 def _address(archive: str, path: str) -> str:
     return f"zim://{quote(archive, safe='')}/{quote(path, safe='/')}"
-
-
-def _read(article: _Article, content: bytes, url: str) -> ReadPage:
-    media_type = article.media_type.partition(";")[0].strip().lower()
-    try:
-        return read_page(content, media_type=media_type, charset="utf-8", url=_INSIDE + quote(article.path, safe="/"))
-    except Unreadable as error:
-        raise WebError(url, f"{url} cannot be read: {error.message}", hint="try another address") from error
 
 
 def _weights(query: Query, answers: Iterable[_Matching]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from localfusion.search.readers import SUFFIXES
+from localfusion.search.formats import SUFFIXES
 
 MAX_FILE_BYTES = 2**20
 FILES_OF_A_FOLDER = 100
