@@ -19,7 +19,7 @@ from localfusion.search.tokens import terms
 
 SOURCE_NAME = "documents"
 _MAX_TERMS = 32
-_SHOWN = 3
+_SHOWN = 2
 """Passages of a document, the best, whose sentences a result is made of."""
 
 
