@@ -3,7 +3,6 @@
 import asyncio
 import resource
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import apsw
 import pytest
 
 from localfusion.errors import ConfigError
@@ -96,9 +96,9 @@ def n_documents(path: Path) -> int:
     if not path.exists():
         return 0
     try:
-        with closing(sqlite3.connect(path)) as connection:
-            return int(connection.execute("SELECT count(*) FROM document").fetchone()[0])
-    except sqlite3.OperationalError:  # it has no tables yet
+        with closing(apsw.Connection(str(path))) as connection:
+            return int(next(connection.execute("SELECT count(*) FROM document"))[0])
+    except apsw.SQLError:  # it has no tables yet
         return 0
 
 
@@ -136,13 +136,12 @@ def test_a_disk_that_takes_no_more_is_one_error_and_loses_nothing(tmp_path: Path
 def test_an_older_index_is_read_again_and_said_so(tmp_path: Path) -> None:
     path = tmp_path / "index.db"
     folder = write_files(tmp_path / "docs", 3)
-    with closing(sqlite3.connect(path)) as connection:
+    with closing(apsw.Connection(str(path))) as connection:
         for statement in (*MIGRATIONS[0], *MIGRATIONS[1], "PRAGMA user_version = 2"):
             connection.execute(statement)
         for number in range(3):
             row = (number + 1, str(folder / f"{number:04d}.txt"), 1, 1, "", "old", "old words", "", None)
             connection.execute("INSERT INTO document VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-        connection.commit()
     (folder / "0002.txt").unlink()
     with closing(DocumentIndex(path)) as index:
         added = index.add([folder])

@@ -1,7 +1,6 @@
 """Kept pages: served while they are fresh and admitted, each text kept once, one request for all who ask at once."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field, replace
@@ -9,15 +8,17 @@ from hashlib import sha256
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+import apsw
 import pytest
 
 from localfusion.analysis import Link, Page
+from localfusion.database import Database
 from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import WebError
 from localfusion.search.fetcher import Fetcher, utc_time
 from localfusion.search.guard import Guard
 from localfusion.search.page_reader import read_in_thread
-from localfusion.search.snapshots import FILE_NAME, RememberedPages, Snapshots
+from localfusion.search.snapshots import FILE_NAME, MIGRATIONS, RememberedPages, Snapshots
 from localfusion.search.source import Fetched
 from localfusion.search.spacing import HostSpacing
 from tests.web_server import Answer, WebServer, page, redirect, serve
@@ -78,8 +79,8 @@ def test_a_newer_page_takes_the_place_of_the_older(snapshots: Snapshots) -> None
 
 
 def texts(path: Path) -> list[str]:
-    with closing(sqlite3.connect(path)) as connection:
-        return [text for (text,) in connection.execute("SELECT text FROM content ORDER BY text")]
+    with closing(Database(path, MIGRATIONS)) as database:
+        return database.rows(str, "SELECT text FROM content ORDER BY text")
 
 
 def test_a_text_is_kept_once_and_as_long_as_a_page_has_it(tmp_path: Path) -> None:
@@ -268,7 +269,7 @@ def test_what_is_no_address_is_refused() -> None:
 
 
 def spoil(path: Path, statement: str) -> None:
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(apsw.Connection(str(path))) as connection, connection:
         connection.execute(statement)
 
 

@@ -25,7 +25,7 @@ SOURCE_NAME = "documents"
 _MAX_TERMS = 32
 _NEIGHBOURS = 60
 """Passages that are found by meaning: as many as are ranked by their words."""
-_SHOWN = 3
+_SHOWN = 2
 """Passages of a document, the best, whose sentences a result is made of."""
 
 

@@ -11,8 +11,8 @@ from localfusion.search.sentences import Weights, coverage
 _SATURATION = 1.2  # bm25's k1
 _LENGTH_SHARE = 0.6  # bm25's b
 _TYPICAL_CHARACTERS = 1200
-_TITLE_WEIGHT = 2
-_HEADINGS_WEIGHT = 1
+_TITLE_WEIGHT = 3
+_HEADINGS_WEIGHT = 2
 _SENTENCE_SHARE = 1.0
 _MAX_READ = 24
 """Passages whose sentences are looked at."""
