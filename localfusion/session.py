@@ -28,7 +28,7 @@ from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from localfusion.scheduler.embedding import embedder_of
 from localfusion.search.documents import DocumentIndex
 from localfusion.search.meaning import closest_sentence
-from localfusion.search.opening import NOTHING_NAMED, Embedders, Opened, Sources, in_words
+from localfusion.search.opening import NOTHING_NAMED, Embedders, OnProgress, Opened, Sources, in_words
 from localfusion.search.source import Source
 from localfusion.store import RunRequest, Store
 from localfusion.tools import CountTokens, Toolbox, named_addresses
@@ -146,6 +146,13 @@ class Session:
         async with opening as opened:
             step = await _toolbox(sources, opened.source, question, options, 1, lambda _: None).run(call)
         return replace(step, warnings=(*opened.warnings, *step.warnings))
+
+    async def prepare(self, sources: SourcesSpec, *, on_progress: OnProgress) -> tuple[str, ...]:
+        """Read and embed what of the documents is new, for later runs; returns what keeps them from being embedded."""
+        embedders = await self._embedders(sources)
+        opening = self.sources.open(sources, names_pages=False, on_progress=on_progress, embedders=embedders)
+        async with opening as opened:
+            return opened.not_embedded
 
     def searched(self, sources: SourcesSpec) -> SourcesSpec:
         """What is searched: what was named, else the folders that are registered, else the web."""

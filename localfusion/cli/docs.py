@@ -1,5 +1,6 @@
 """`localfusion docs`: the folders and files that are indexed ahead, listed, refreshed and forgotten."""
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,11 +13,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from localfusion.cli.options import check_paths
+from localfusion.cli.sources import embedding_of
 from localfusion.cli.terminal import printable, tail
-from localfusion.config import Surroundings, make_home
-from localfusion.messages import Json
+from localfusion.config import Surroundings, load_settings, make_home
+from localfusion.messages import Json, SourcesSpec
 from localfusion.search.documents import Added, DocumentIndex, OnProgress, Root
-from localfusion.session import DOCUMENTS_FILE
+from localfusion.search.opening import VECTORS_FILE
+from localfusion.search.vectors import keep_only
+from localfusion.session import DOCUMENTS_FILE, open_session
 
 _NAME_WIDTH = 40
 _paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True)
@@ -26,7 +30,7 @@ _paths = click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 def docs() -> None:
     """Index folders and files ahead, list, refresh and forget them.
 
-    What is indexed here is read once; `ask --docs` finds it there.
+    What is added here is searched by an `ask` that names no sources, and read only once.
 
     \b
     Examples:
@@ -55,6 +59,7 @@ def add_command(*, paths: tuple[str, ...]) -> None:
         index.register(wanted)
         index.refresh(wanted)
     _tell(added)
+    _embed(wanted)
 
 
 @docs.command("list")
@@ -89,7 +94,9 @@ def refresh_command(*, paths: tuple[str, ...]) -> None:
     """
     with _open_index() as index, _progress() as on_progress:
         added = index.refresh(check_paths(paths, "docs refresh"), on_progress=on_progress)
+        roots = tuple(root.path for root in index.roots() if root.path.exists())
     _tell(added)
+    _embed(roots)
 
 
 @docs.command("remove")
@@ -106,6 +113,24 @@ def remove_command(*, paths: tuple[str, ...]) -> None:
     with _open_index() as index:
         for path in paths:
             click.echo(f"{printable(path)}: {_count(index.unregister(Path(path)))} forgotten", err=True)
+        keep_only(make_home(Surroundings.of_this_process()) / VECTORS_FILE, index.passage_ids())
+
+
+def _embed(paths: tuple[Path, ...]) -> None:
+    """Make the vectors of new passages, where config.yaml names an embedding model."""
+    surroundings = Surroundings.of_this_process()
+    embedding = embedding_of(load_settings(surroundings), surroundings)
+    if embedding is None or not paths:
+        return
+
+    async def prepare(on_progress: OnProgress) -> tuple[str, ...]:
+        async with open_session(surroundings) as session:
+            return await session.prepare(SourcesSpec(docs=paths, embedding=embedding), on_progress=on_progress)
+
+    with _progress() as on_progress:
+        warnings = asyncio.run(prepare(on_progress))
+    for warning in warnings:
+        click.echo(f"warning: {printable(warning)}", err=True)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class NamedSources:
             excluded_domains=(*settings.excluded_domains, *_split(self.excluded_domains)),
             blocked_domains=(*settings.blocked_domains, *_split(self.blocked_domains)),
             offline=offline,
-            embedding=_embedding(file, surroundings),
+            embedding=embedding_of(file, surroundings),
         )
         parse_domains(spec.allowed_domains, (*spec.excluded_domains, *spec.blocked_domains))
         return spec
@@ -130,7 +130,8 @@ def _of_settings(file: SettingsFile, surroundings: Surroundings, *, offline: boo
     )
 
 
-def _embedding(file: SettingsFile, surroundings: Surroundings) -> ModelSpec | None:
+def embedding_of(file: SettingsFile, surroundings: Surroundings) -> ModelSpec | None:
+    """The embedding model that config.yaml names. Raises ConfigError where its file is not there."""
     named = file.settings.search.embedding
     if named is None:
         return None

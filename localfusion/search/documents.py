@@ -175,6 +175,10 @@ class DocumentIndex:
         self._database.empty_log()
         return len(gone)
 
+    def passage_ids(self) -> tuple[int, ...]:
+        """The ids of all passages, for what is kept of them elsewhere."""
+        return tuple(self._database.rows(int, "SELECT id FROM passage"))
+
     def close(self) -> None:
         """Close the file; sources made from it are of no use after."""
         self._database.close()

@@ -48,10 +48,11 @@ class Embedders:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The sources of one run as one; `warnings` say what of them cannot be used."""
+    """The sources of one run as one; `warnings` say what of them cannot be used, `not_embedded` is part of that."""
 
     source: Source
     warnings: tuple[str, ...]
+    not_embedded: tuple[str, ...] = ()
 
 
 class Sources:
@@ -83,12 +84,13 @@ class Sources:
         async with AsyncExitStack() as stack:
             searched: list[Source] = []
             warnings: tuple[str, ...] = ()
+            not_embedded: tuple[str, ...] = ()
             if spec.docs:
                 added = await _read(self._documents, spec.docs, on_progress)
                 documents, warnings = added.source, added.warnings
                 if embedders is not None:
-                    documents, more = await self._by_meaning(documents, embedders, stack, on_progress)
-                    warnings += more
+                    documents, not_embedded = await self._by_meaning(documents, embedders, stack, on_progress)
+                    warnings += not_embedded
                 searched.append(documents)
             if spec.zim:
                 archives = await asyncio.to_thread(partial(ZimArchives, spec.zim, read=self._readers.read))
@@ -100,7 +102,7 @@ class Sources:
                 warnings = (*warnings, NOTHING_NAMED)
             source: Source = searched[0] if len(searched) == 1 else Combined(searched)
             reaches = bool(spec.web or spec.searxng or spec.kiwix or names_pages) and not spec.offline
-            yield Opened(Shared(_WithPages(source, self._web_pages()) if reaches else source), warnings)
+            yield Opened(Shared(_WithPages(source, self._web_pages()) if reaches else source), warnings, not_embedded)
 
     async def aclose(self) -> None:
         """End what was made for the network."""
