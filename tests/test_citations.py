@@ -1,5 +1,7 @@
 """Grounding: marks, quotations, and what counts as verified."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from localfusion import citations
 from localfusion.analysis import Citation, Passage, Response
 from localfusion.citations import Claim, StoredText
+from localfusion.search.meaning import Match
 
 PAGE = (
     "Skerry stands on a rock. The height of Skerry is 40 metres.\n"
@@ -123,3 +126,34 @@ def test_every_run_of_words_of_the_page_is_found(start: int, length: int) -> Non
     run = " ".join(PAGE.split()[start : start + length])
     (citation,) = citations.check(f"“{run}” [1]", SOURCES)
     assert citation.support == "verified"
+
+
+def by_meaning(answer: str, similarity: float) -> tuple[Citation, ...]:
+    """The citations of an answer where the second sentence of a source is always the closest."""
+
+    async def closest(claim: str, sentences: Sequence[str]) -> Match | None:
+        asked.append((claim, tuple(sentences)))
+        return Match(len(sentences) - 1, similarity) if sentences else None
+
+    asked: list[tuple[str, tuple[str, ...]]] = []
+    checked = citations.check(answer, SOURCES)
+    return asyncio.run(citations.check_meaning(answer, checked, SOURCES, closest))
+
+
+@pytest.mark.parametrize(
+    ("answer", "similarity", "support", "quote"),
+    [
+        ("Its tower rises from a cliff [1].", 0.9, "weak", "The light costs 1,250 crowns."),
+        ("Its tower rises from a cliff [1].", 0.7, "not_found", "Its tower rises from a cliff"),
+        ("One pays 1,250 of them [1].", 0.9, "weak", "The light costs 1,250 crowns."),
+        ("One pays 1,251 of them [1].", 0.99, "not_found", "One pays 1,251 of them"),
+        ("“Its tower rises” [1]", 0.99, "not_found", "Its tower rises"),
+        ("“Skerry stands on a rock.” [1]", 0.99, "verified", "Skerry stands on a rock."),
+        ("Its tower rises from a cliff [9].", 0.99, "not_found", "Its tower rises from a cliff"),
+    ],
+)
+def test_what_no_words_support_may_be_supported_by_meaning(
+    answer: str, similarity: float, support: str, quote: str
+) -> None:
+    (citation,) = by_meaning(answer, similarity)
+    assert (citation.support, citation.quote.rstrip(".")) == (support, quote.rstrip("."))
