@@ -56,7 +56,8 @@ class Page:
     """The whole readable text of a source as it was when it was read; `sha256` is of that text, in hexadecimal.
 
     White space is normalised: words are parted by one space, paragraphs by one newline. `retrieved_at` is the time
-    when it came from the network (ISO 8601, UTC), "" for what lies on this machine.
+    when it came from the network (ISO 8601, UTC), "" for what lies on this machine. `byline` is what a page says of
+    its author, site and date without showing it.
     """
 
     url: str
@@ -64,6 +65,7 @@ class Page:
     text: str
     sha256: str
     retrieved_at: str = ""
+    byline: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Passage:
     url: str
     title: str
     text: str
+    byline: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,11 @@ class Web:
         if url not in self.pages:
             raise NotHere(url, f"there is no {url}")
         links = tuple(Link(target, f"to {target}") for target in self.links.get(url, ()))
-        return Fetched(Page(url, "a page", self.pages[url], "", "2026-11-24T10:00:00Z"), links, (f"{url} is odd",))
+        return Fetched(
+            Page(url, "a page", self.pages[url], "", "2026-11-24T10:00:00Z", "A. Uthor, 2020"),
+            links,
+            (f"{url} is odd",),
+        )
 
 
 TEN = {f"https://{name}.example/": f"The height of {name} is 4 metres. " * 40 for name in "abcdefghij"}
@@ -166,3 +170,8 @@ def test_warnings_are_for_the_user_alone() -> None:
     assert (found.warnings, read.warnings) == (("one engine refused",), ("https://a.example/ is odd",))
     for step in (found, read):
         assert result_message(step) == result_message(replace(step, warnings=()))
+
+
+def test_who_wrote_a_page_and_when_is_told() -> None:
+    step = call(toolbox(Web(TEN), question="https://a.example/"), "web_fetch", "https://a.example/")
+    assert "\n[1] a page (https://a.example/), A. Uthor, 2020\n" in result_message(step).content

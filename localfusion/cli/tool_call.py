@@ -5,6 +5,7 @@ import json
 
 import click
 
+from localfusion import codec
 from localfusion.analysis import ToolStep
 from localfusion.cli.terminal import printable, printable_text
 from localfusion.config import Surroundings
@@ -47,8 +48,8 @@ def _document(step: ToolStep) -> Json:
     return {
         "tool": step.call.name,
         "arguments": dict(step.call.arguments),
-        "results": [{"number": p.number, "url": p.url, "title": p.title, "text": p.text} for p in step.passages],
-        "links": [{"url": link.url, "text": link.text} for link in step.links],
+        "results": [codec.to_json(passage) for passage in step.passages],
+        "links": [codec.to_json(link) for link in step.links],
         "warnings": list(step.warnings),
         "content": result_message(step).content,
     }

@@ -119,7 +119,8 @@ class Fetcher:
             )
         except Unreadable as error:
             raise _unreadable(address, error) from error
-        return Fetched(Page(address.url, page.title, page.text, page.sha256, retrieved_at), page.links, page.warnings)
+        kept = Page(address.url, page.title, page.text, page.sha256, retrieved_at, page.byline)
+        return Fetched(kept, page.links, page.warnings)
 
     async def close(self) -> None:
         """Close the guard; what is under way ends with who waits for it."""

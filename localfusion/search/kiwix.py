@@ -122,7 +122,7 @@ class KiwixServer:
         except Unreadable as error:
             raise WebError(answer.url, f"{answer.url} cannot be read: {error.message}") from error
         time = self._now().isoformat(timespec="seconds")
-        page = Page(answer.url, read.title, read.text, read.sha256, retrieved_at=time)
+        page = Page(answer.url, read.title, read.text, read.sha256, time, read.byline)
         return Fetched(page, read.links, read.warnings)
 
     async def _read_catalog(self) -> tuple[_Book, ...]:

@@ -24,6 +24,11 @@ class ReadPage:
     site: str = ""
 
     @property
+    def byline(self) -> str:
+        """Who says it, where and when, as far as the page tells."""
+        return ", ".join(dict.fromkeys(part for part in (self.author, self.site, self.published) if part))
+
+    @property
     def sha256(self) -> str:
         """Of the text, in hexadecimal."""
         return hashlib.sha256(self.text.encode()).hexdigest()

@@ -45,6 +45,7 @@ class _Extras:
 
     links: tuple[Link, ...]
     warnings: tuple[str, ...]
+    byline: str
 
 
 class Snapshots:
@@ -73,7 +74,7 @@ class Snapshots:
     def put(self, url: str, fetched: Fetched) -> None:
         """Keep the page that `url` came to, in place of an older one; a text that several pages have is kept once."""
         page = fetched.page
-        extras = codec.to_text(_Extras(fetched.links, fetched.warnings))
+        extras = codec.to_text(_Extras(fetched.links, fetched.warnings, page.byline))
         with self._database.transaction() as transaction:
             before = transaction.rows(str, "SELECT sha256 FROM page WHERE url = ?", (page.url,))
             transaction.execute("INSERT OR IGNORE INTO content VALUES (?, ?)", (page.sha256, page.text))
@@ -108,7 +109,7 @@ class Snapshots:
 
 def _fetched(url: str, title: str, text: str, sha256: str, retrieved_at: str, extras: str) -> Fetched:
     kept = codec.from_text(_Extras, extras)
-    return Fetched(Page(url, title, text, sha256, retrieved_at), kept.links, kept.warnings)
+    return Fetched(Page(url, title, text, sha256, retrieved_at, kept.byline), kept.links, kept.warnings)
 
 
 def _drop_unused(transaction: Transaction, texts: Iterable[str]) -> None:
