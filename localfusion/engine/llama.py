@@ -42,7 +42,7 @@ _NEVER_BEGUN = -1
 _log_callbacks: list[Any] = []
 """ctypes callbacks must outlive their registration."""
 
-VocabularyPointer = Any
+VocabularyPointer = ContextPointer = Any
 """llama_cpp gives pointers no type of their own."""
 
 
@@ -274,17 +274,7 @@ class Context:
         params.swa_full = False
         self.n_threads = 1 if spec.n_threads == "auto" else spec.n_threads
         params.n_threads = params.n_threads_batch = self.n_threads
-        params.flash_attn_type = (
-            llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if spec.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
-        params.type_k = params.type_v = KV_TYPES[spec.kv_type]
-        self.pointer = llama_cpp.llama_init_from_model(weights.pointer, params)
-        if not self.pointer:
-            raise LoadError(
-                "llama.cpp could not make a context of these settings for it",
-                "choose kv_type f16, flash_attn true, or a smaller n_ctx, and free some memory"
-                + (f"; {LESS_ON_GPU}" if weights.is_on_gpu else ""),
-            )
+        self.pointer = _make_context(weights, spec, params, smaller="n_ctx")
         self._memory = llama_cpp.llama_get_memory(self.pointer)
         if not self._memory:
             raise LoadError(
@@ -430,6 +420,24 @@ class Context:
         return bool(llama_cpp.llama_state_seq_set_data_ext(self.pointer, window, size, sequence, flags))
 
 
+def _make_context(
+    weights: Weights, spec: ModelSpec, params: llama_cpp.llama_context_params, *, smaller: str
+) -> ContextPointer:
+    """A context of these parameters and the spec's attention and cache. Raises LoadError; `smaller` may help then."""
+    params.flash_attn_type = (
+        llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if spec.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    )
+    params.type_k = params.type_v = KV_TYPES[spec.kv_type]
+    pointer = llama_cpp.llama_init_from_model(weights.pointer, params)
+    if not pointer:
+        raise LoadError(
+            "llama.cpp could not make a context of these settings for it",
+            f"choose kv_type f16, flash_attn true, or a smaller {smaller}, and free some memory"
+            + (f"; {LESS_ON_GPU}" if weights.is_on_gpu else ""),
+        )
+    return pointer
+
+
 class EmbeddingContext:
     """Vectors of texts: pooled as the file says, with the attention that the file says, a batch of whole texts at once.
 
@@ -449,17 +457,7 @@ class EmbeddingContext:
         params.swa_full = False
         self.n_threads = 1 if spec.n_threads == "auto" else spec.n_threads
         params.n_threads = params.n_threads_batch = self.n_threads
-        params.flash_attn_type = (
-            llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if spec.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
-        params.type_k = params.type_v = KV_TYPES[spec.kv_type]
-        self.pointer = llama_cpp.llama_init_from_model(weights.pointer, params)
-        if not self.pointer:
-            raise LoadError(
-                "llama.cpp could not make a context of these settings for it",
-                "choose kv_type f16, flash_attn true, or a smaller n_batch, and free some memory"
-                + (f"; {LESS_ON_GPU}" if weights.is_on_gpu else ""),
-            )
+        self.pointer = _make_context(weights, spec, params, smaller="n_batch")
         pooling = int(llama_cpp.llama_pooling_type(self.pointer))
         if pooling in UNPOOLED:
             is_ranker = pooling == llama_cpp.LLAMA_POOLING_TYPE_RANK
