@@ -42,7 +42,8 @@ _NEVER_BEGUN = -1
 _log_callbacks: list[Any] = []
 """ctypes callbacks must outlive their registration."""
 
-VocabularyPointer = ContextPointer = Any
+VocabularyPointer = Any
+ContextPointer = Any
 """llama_cpp gives pointers no type of their own."""
 
 
@@ -428,7 +429,7 @@ def _make_context(
         llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if spec.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
     )
     params.type_k = params.type_v = KV_TYPES[spec.kv_type]
-    pointer = llama_cpp.llama_init_from_model(weights.pointer, params)
+    pointer: ContextPointer = llama_cpp.llama_init_from_model(weights.pointer, params)
     if not pointer:
         raise LoadError(
             "llama.cpp could not make a context of these settings for it",
