@@ -102,7 +102,7 @@ class Citation:
 class ToolStep:
     """One finished tool call of a panelist: what was asked and what came back (or why not).
 
-    `links` are what a fetched page links to; `warnings` are for the user, the model is not told.
+    `links` are what a fetched page links to; `warnings`, and the `hint` of an error, are for the user alone.
     """
 
     call: ToolCall
@@ -110,6 +110,7 @@ class ToolStep:
     error: str | None = None
     links: tuple[Link, ...] = ()
     warnings: tuple[str, ...] = ()
+    hint: str = ""
 
     @property
     def ok(self) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from rapidfuzz import fuzz, process
 
 from localfusion.analysis import Citation, Passage, Response, Support
+from localfusion.search.languages import STOP_WORDS
 from localfusion.search.meaning import Match
 
 _QUOTED = re.compile("\u201c(?P<quote>[^\u201c]*?)\u201d \\[(?P<number>\\d{1,4})\\]")
@@ -122,7 +123,8 @@ async def _by_meaning(citation: Citation, sources: Mapping[int, StoredText], clo
 def renumber(responses: Sequence[Response]) -> tuple[Response, ...]:
     """The responses with run-wide numbers: the same address has the same number, counted in the order given.
 
-    Only addresses that an answer cites get a number; a mark without one is removed, with its citation.
+    Only addresses that an answer cites get a number; a mark without one is removed, and what it was cited for has the
+    number 0.
     """
     numbers: dict[str, int] = {}
     return tuple(_renumber_one(response, numbers) for response in responses)
@@ -173,9 +175,8 @@ def _renumber_one(response: Response, numbers: dict[str, int]) -> Response:
     content = drop_unknown_marks(response.content, mapping)
     content = _change_marks(content, lambda mark, number: mark.replace(mark.strip(), f"[{mapping[number]}]"))
     citations = tuple(
-        replace(citation, number=mapping[citation.number])
+        replace(citation, number=0 if citation.support == "not_found" else mapping[citation.number])
         for citation in response.citations
-        if citation.number in mapping
     )
     return replace(response, content=content, citations=citations)
 
@@ -186,7 +187,8 @@ def _support(claim: Claim, stored: str) -> tuple[str, Support]:
         quote = _squeeze(claim.quote)
         if not quote or not _stands_in(quote, text):
             return _nearly(quote, text)
-        whole = _names_and_numbers(claim.text) <= _terms(quote)
+        needed = _names_and_numbers(claim.text) | _opening_name(claim.text, quote, text)
+        whole = needed <= _terms(quote)
         return quote, "verified" if whole else "weak"
     sentence = _squeeze(claim.text)
     if sentence and _stands_in(sentence, text):
@@ -272,6 +274,19 @@ def _names_and_numbers(sentence: str) -> set[str]:
     """Numbers, and capitalised words that do not begin the sentence."""
     names = {word.lower() for word in _words(sentence)[1:] if word[0].isupper()}
     return names | {number.lower() for number in _NUMBER.findall(sentence)}
+
+
+def _opening_name(sentence: str, quote: str, text: str) -> set[str]:
+    """The capitalised word that begins a sentence around a quotation, unless it is known for a plain word.
+
+    Known are words of the grammar, and those that the source writes in lower case.
+    """
+    words = _words(sentence)
+    if not words or not words[0][0].isupper() or sentence.startswith(quote):
+        return set()
+    first = words[0].lower()
+    is_plain = first in _STOP_WORDS | STOP_WORDS["english"] or first in _WORD.findall(text)
+    return set() if is_plain else {first}
 
 
 def _terms(text: str) -> set[str]:

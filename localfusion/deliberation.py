@@ -220,7 +220,8 @@ async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
         run.say(PanelistCompleted(checked))
         for citation in checked.citations:
             if citation.support == "not_found":
-                run.warn(f"{seat.id} cites [{citation.number}] for what it does not say: {citation.quote}")
+                source = citation.title or citation.url or f"[{citation.number}], which there is not,"
+                run.warn(f"{seat.id} cites {source} for what it does not say: {citation.quote}")
 
 
 async def _count_tokens(model: Model, text: str) -> int:
@@ -345,7 +346,7 @@ class Desk:
 async def _at_desk(run: Run, model: Model) -> Desk:
     tools = _judge_tools(run, model)
     if tools is not None:
-        tools.know({c.url: c.number for response in run.responses for c in response.citations})
+        tools.know({c.url: c.number for response in run.responses for c in response.citations if c.number})
         tools.restore(_looked_up(run))
     return Desk(model, tools, await _prompt(run, model, tools))
 
@@ -476,8 +477,9 @@ async def _write(run: Run, desk: Desk) -> None:
     if completion.finish_reason == "length":
         run.warn(f"the answer was cut short: {spec.model.name} had no room left")
     sources = _run_sources(run)
-    content = citations.drop_unknown_marks(completion.content.strip(), sources)
-    checked = await _citations(run, content, sources)
+    written = completion.content.strip()
+    checked = await _citations(run, written, sources)
+    content = citations.drop_unknown_marks(written, sources)
     for citation in checked:
         if citation.support == "not_found":
             run.warn(f"[{citation.number}] is not supported by its source: {citation.quote}")

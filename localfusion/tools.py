@@ -38,8 +38,9 @@ NEARLY_THE_SAME = 0.8
 """The share of words that two queries have in common from which on the second is not run."""
 
 _NUMBER = re.compile(r"\[?\s*(\d{1,4})\s*\]?$")
-_ADDRESS = re.compile(r"(?:https?|doc|zim)://[^\s<>\"'“”‘’]+", re.IGNORECASE)
-_AFTER_ADDRESS = ".,;:!?)]}"
+_ADDRESS = re.compile(r"(?:https?|doc|zim)://[^\s<>\"“”‘’]+", re.IGNORECASE)
+_AFTER_ADDRESS = ".,;:!?'"
+_BRACKETS = {")": "(", "]": "[", "}": "{"}
 _CHARACTERS_A_TOKEN = 8
 
 CountTokens = Callable[[str], Awaitable[int]]
@@ -110,8 +111,10 @@ class Toolbox:
         """Carry out a call. Only `remember` may raise."""
         try:
             step = await self._carry_out(call)
-        except LocalFusionError as error:
+        except _Refused as error:
             return ToolStep(call, error=error.message)
+        except LocalFusionError as error:
+            return ToolStep(call, error=error.message, warnings=(f"{call.name}: {error.message}",), hint=error.hint)
         self._note(step)
         return step
 
@@ -228,7 +231,19 @@ class Toolbox:
 
 def named_addresses(text: str) -> tuple[str, ...]:
     """The addresses that stand in a text, in order, each once."""
-    return tuple(dict.fromkeys(found.rstrip(_AFTER_ADDRESS) for found in _ADDRESS.findall(text)))
+    return tuple(dict.fromkeys(map(_trimmed, _ADDRESS.findall(text))))
+
+
+def _trimmed(address: str) -> str:
+    """An address without what a sentence puts behind it; a bracket that opens in it closes in it."""
+    while address and (address[-1] in _AFTER_ADDRESS or _closes_nothing(address)):
+        address = address[:-1]
+    return address
+
+
+def _closes_nothing(address: str) -> bool:
+    opening = _BRACKETS.get(address[-1])
+    return opening is not None and address.count(address[-1]) > address.count(opening)
 
 
 def result_message(step: ToolStep) -> Message:

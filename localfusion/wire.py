@@ -64,6 +64,7 @@ class ToolCallPart(Part):
     name: str
     arguments: dict[str, str]
     ok: bool
+    error: str | None
 
 
 class ResponsePart(Part):
@@ -173,7 +174,10 @@ def _response(response: Response) -> ResponsePart:
 
 
 def _tool_calls(steps: Iterable[ToolStep]) -> list[ToolCallPart]:
-    return [ToolCallPart(name=step.call.name, arguments=dict(step.call.arguments), ok=step.ok) for step in steps]
+    return [
+        ToolCallPart(name=step.call.name, arguments=dict(step.call.arguments), ok=step.ok, error=step.error)
+        for step in steps
+    ]
 
 
 def _usage(usage: Usage) -> UsagePart:

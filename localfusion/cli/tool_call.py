@@ -30,11 +30,14 @@ def call_tool(
         close_network()
     step = asyncio.run(_call(surroundings, sources, options, call, question))
     for warning in step.warnings:
-        click.echo(f"warning: {printable(warning)}", err=True)
+        if step.error is None or not warning.endswith(step.error):
+            click.echo(f"warning: {printable(warning)}", err=True)
+    if as_json:
+        click.echo(json.dumps(_document(step), ensure_ascii=False, indent=2))
     if step.error is not None:
-        raise WebError(next(iter(call.arguments.values())), step.error)
-    text = json.dumps(_document(step), ensure_ascii=False, indent=2) if as_json else result_message(step).content
-    click.echo(printable_text(text))
+        raise WebError(next(iter(call.arguments.values())), step.error, hint=step.hint)
+    if not as_json:
+        click.echo(printable_text(result_message(step).content))
 
 
 async def _call(
@@ -48,6 +51,7 @@ def _document(step: ToolStep) -> Json:
     return {
         "tool": step.call.name,
         "arguments": dict(step.call.arguments),
+        "error": step.error,
         "results": [codec.to_json(passage) for passage in step.passages],
         "links": [codec.to_json(link) for link in step.links],
         "warnings": list(step.warnings),

@@ -58,12 +58,18 @@ def read_file(path: Path, what: str, hint: str) -> Located:
 
 def checked(located: Located, kind: type[Checked], entry_at: EntryAt) -> Checked:
     """The values of a file as `kind`; the first complaint by line is a ConfigError."""
-    if not isinstance(located.value, dict):
+    value = {} if located.value is None and not _required(kind) else located.value
+    if not isinstance(value, dict):
         raise located.error((), "the file must be a mapping", hint=_keys_hint(kind))
     try:
-        return kind.model_validate(located.value)
+        return kind.model_validate({key: entry for key, entry in value.items() if entry is not None or _required(kind)})
     except ValidationError as error:
         raise _first_error(located, error, entry_at) from error
+
+
+def _required(kind: type[Entry]) -> bool:
+    """Whether a file of this kind must say anything; one that need not may be empty, or have keys with nothing below."""
+    return any(field.is_required() for field in kind.model_fields.values())
 
 
 def _first_error(located: Located, error: ValidationError, entry_at: EntryAt) -> ConfigError:

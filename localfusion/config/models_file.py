@@ -100,8 +100,8 @@ class ToolsEntry(Entry):
     enabled: tuple[Literal["web_search", "web_fetch"], ...] = Field(
         ("web_search", "web_fetch"), max_length=2, description="The tools; `[]` means none."
     )
-    web_search: SearchEntry = Field(SearchEntry(), description="See below.")
-    web_fetch: FetchEntry = Field(FetchEntry(), description="See below.")
+    web_search: SearchEntry = Field(SearchEntry(), description="Limits of `web_search`; its keys are below.")
+    web_fetch: FetchEntry = Field(FetchEntry(), description="Limits of `web_fetch`; its keys are below.")
 
 
 class SeatEntry(Entry):
@@ -128,7 +128,7 @@ class SeatEntry(Entry):
     max_tool_calls: Annotated[int, Field(ge=1, le=16)] | None = Field(
         None, description="By default the preset's `max_tool_calls`."
     )
-    tools: ToolsEntry = Field(ToolsEntry(), description="See below.")
+    tools: ToolsEntry = Field(ToolsEntry(), description="Its tools and their limits; its keys are below.")
 
 
 class JudgeEntry(Entry):
@@ -141,7 +141,7 @@ class JudgeEntry(Entry):
     )
     tools: ToolsEntry = Field(
         ToolsEntry(web_search=SearchEntry(max_results=3, max_characters=800)),
-        description="See below; by default 3 results of 800 characters, since the answers need the room.",
+        description="As a seat's; by default 3 results of 800 characters, since the answers need the room.",
     )
     max_tokens: int = Field(4096, ge=1, le=1_048_576, description="Tokens of the analysis, and of the answer, at most.")
     n_ctx: Annotated[int, Field(ge=256, le=1_048_576)] | Literal["auto"] | None = Field(
@@ -202,11 +202,11 @@ def _entry_at(location: Location) -> type[Entry]:
             return JudgeEntry
         case ("presets", _, "panel", _):
             return SeatEntry
-        case (*_, "tools", "web_search"):
+        case (*_, "tools", "web_search") | (*_, "tools", "web_search", str()):
             return SearchEntry
-        case (*_, "tools", "web_fetch"):
+        case (*_, "tools", "web_fetch") | (*_, "tools", "web_fetch", str()):
             return FetchEntry
-        case (*_, "tools"):
+        case (*_, "tools") | (*_, "tools", "enabled"):
             return ToolsEntry
         case _:
             return Contents

@@ -1,5 +1,6 @@
 """config.yaml: what holds for every run of this home unless the command line says otherwise. Knows no model."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +45,7 @@ class Settings(Entry):
     """The whole file."""
 
     offline: bool = Field(False, description="No run of this home uses a network.")
-    search: SearchSettings = Field(SearchSettings(), description="See below.")
+    search: SearchSettings = Field(SearchSettings(), description="Where runs search; its keys are below.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def load(surroundings: Surroundings) -> SettingsFile:
     path = surroundings.working_directory / expanded(named, surroundings) if named else None
     if path is None:
         path = home_directory(surroundings) / FILE_NAME
-        if not path.is_file():
+        if not os.path.lexists(path):  # anything else of that name that cannot be read must not count as no settings
             return SettingsFile(path.parent)
     located = read_file(path, "settings file", "set LOCALFUSION_CONFIG to a file that is there, or unset it")
     return SettingsFile(path.resolve().parent, checked(located, Settings, _entry_at))
