@@ -78,13 +78,17 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A run of text of one source, as a search or a fetch returned it; `number` is the [n] it is cited by."""
+    """A run of text of one source, as a search or a fetch returned it; `number` is the [n] it is cited by.
+
+    `is_snippet`: a search engine says so, and the page itself was not seen.
+    """
 
     number: int
     url: str
     title: str
     text: str
     byline: str = ""
+    is_snippet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,11 +52,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class StoredText:
-    """What one source number stands for: its address, its title and the whole stored text."""
+    """What one source number stands for: its address, its title and the whole stored text.
+
+    `snippets` is what search engines say that it says: it supports weakly, since nobody has seen it there.
+    """
 
     url: str
     title: str
     text: str
+    snippets: str = ""
 
 
 def find_claims(answer: str) -> tuple[Claim, ...]:
@@ -89,6 +93,9 @@ def check(answer: str, sources: Mapping[int, StoredText]) -> tuple[Citation, ...
             citation = Citation(claim.number, "", "", claim.quote or claim.text, "not_found")
         else:
             quote, support = _support(claim, source.text)
+            if support == "not_found" and source.snippets:
+                quote, support = _support(claim, source.snippets)
+                support = "weak" if support == "verified" else support
             citation = Citation(claim.number, source.url, source.title, quote, support)
         found.setdefault((citation.number, citation.quote), citation)
     return tuple(found.values())

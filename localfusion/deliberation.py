@@ -134,7 +134,7 @@ async def deliberate(question: Question, world: World, *, run_id: str) -> Outcom
 async def resume(question: Question, world: World, *, state: RunState) -> Outcome:
     """Go on with a stored run that has no answer yet: what is finished is kept, what failed or is missing is done."""
     run = Run(question, world, state)
-    run.say(RunResumed(state.run_id, tuple(state.responses)))
+    run.say(RunResumed(state.run_id, tuple(state.responses), question.sources))
     return await _carry_on(run)
 
 
@@ -232,7 +232,7 @@ async def _checked(run: Run, response: Response) -> Response:
     sources: dict[int, StoredText] = {}
     for passage in read_passages(response.steps):
         known = sources.get(passage.number) or StoredText(passage.url, passage.title, _page(run, passage.url))
-        sources[passage.number] = _with(known, passage.text)
+        sources[passage.number] = _with(known, passage.text, is_seen=not passage.is_snippet)
     return replace(response, citations=await _citations(run, response.content, sources))
 
 
@@ -252,10 +252,18 @@ def _page(run: Run, url: str) -> str:
     return run.world.stored_text(url) or ""
 
 
-def _with(source: StoredText, read: str) -> StoredText:
-    """`source` with the lines of `read` that it lacks: a page that changed during the run is kept as it was first."""
-    new = [line for line in read.splitlines() if line not in source.text]
-    return replace(source, text="\n".join([source.text, *new])) if new else source
+def _with(source: StoredText, read: str, *, is_seen: bool) -> StoredText:
+    """`source` with the lines of `read` that it lacks: a page that changed during the run is kept as it was first.
+
+    What was not seen in the page itself is a snippet.
+    """
+    known = source.text if is_seen else f"{source.text}\n{source.snippets}"
+    new = [line for line in read.splitlines() if line not in known]
+    if not new:
+        return source
+    if is_seen:
+        return replace(source, text="\n".join([source.text, *new]))
+    return replace(source, snippets="\n".join([source.snippets, *new]))
 
 
 # The judge and the final answer
@@ -492,10 +500,10 @@ def _run_sources(run: Run) -> Mapping[int, StoredText]:
         for citation in response.citations:
             if citation.support != "not_found":
                 known = found.get(citation.number) or StoredText(citation.url, citation.title, _page(run, citation.url))
-                found[citation.number] = _with(known, citation.quote)
+                found[citation.number] = _with(known, citation.quote, is_seen=citation.support == "verified")
     for passage in read_passages(_looked_up(run)):
         known = found.get(passage.number) or StoredText(passage.url, passage.title, _page(run, passage.url))
-        found[passage.number] = _with(known, passage.text)
+        found[passage.number] = _with(known, passage.text, is_seen=not passage.is_snippet)
     return found
 
 

@@ -26,19 +26,21 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class RunResumed:
-    """A stored run goes on; `finished` are the ids of panelists that are kept."""
+    """A stored run goes on; `finished` are the ids of panelists that are kept, `sources` says what is searched."""
 
     run_id: str
     finished: tuple[str, ...]
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentsRead:
     """Live only, not stored: files read so far, of those that are new or changed, and the last one's name.
 
-    Said before the run is said to have begun.
+    Said before the run is said to have begun, the first time before anything is read.
     """
 
+    run_id: str
     done: int
     of: int
     name: str

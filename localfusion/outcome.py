@@ -31,6 +31,7 @@ class Outcome:
     error: str | None = None
     judge_usage: Usage = field(default_factory=Usage)
     judge_steps: tuple[ToolStep, ...] = ()
+    searched: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

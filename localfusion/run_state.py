@@ -37,6 +37,7 @@ class RunState:
     panelists: Mapping[str, str] = field(default_factory=dict)
     judge: str = ""
     seed: int = 0
+    sources: tuple[str, ...] = ()
     steps: Mapping[str, tuple[ToolStep, ...]] = field(default_factory=dict)
     responses: Mapping[str, Response] = field(default_factory=dict)
     failed: Mapping[str, FailedModel] = field(default_factory=dict)
@@ -71,9 +72,10 @@ def apply(state: RunState, event: Event) -> RunState:
     """The state after one more event; events that change nothing that lasts leave it as it is."""
     match event:
         case RunStarted():
-            return RunState(event.run_id, event.question, event.panelists, event.judge, event.seed)
+            return RunState(event.run_id, event.question, event.panelists, event.judge, event.seed, event.sources)
         case RunResumed():
-            return replace(state, status=None, failure_reason=None, error=None, failed={})
+            sources = event.sources or state.sources
+            return replace(state, status=None, failure_reason=None, error=None, failed={}, sources=sources)
         case ToolReturned(id=id, result=result):
             return replace(state, steps={**state.steps, id: (*state.steps.get(id, ()), result)})
         case PanelistCompleted(response=response):
@@ -129,5 +131,6 @@ def to_outcome(state: RunState, responses: tuple[Response, ...]) -> Outcome:
         error=state.error,
         judge_usage=state.judge_usage,
         judge_steps=state.steps.get(JUDGE, ()),
+        searched=state.sources,
         warnings=state.warnings,
     )

@@ -14,7 +14,7 @@ from localfusion import deliberation, machine
 from localfusion.analysis import Page, ToolStep
 from localfusion.catalog import check_files
 from localfusion.citations import Closest
-from localfusion.config import Surroundings, load_settings, make_home
+from localfusion.config import Surroundings, home_directory, load_settings, make_home
 from localfusion.deliberation import Question, World
 from localfusion.domains import parse_domains
 from localfusion.engine import client
@@ -40,6 +40,7 @@ STATES_FOLDER = "states"
 
 Emit = Callable[[Event], None]
 Remember = Callable[[Page], None]
+Narrow = Callable[[SourcesSpec], SourcesSpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Session:
     documents: DocumentIndex
     sources: Sources
     scheduler: Scheduler
+    registered: Callable[[], tuple[Path, ...]] = tuple
 
     async def ask(self, request: RunRequest, *, emit: Emit) -> Outcome:
         """Deliberate on a new run; `emit` hears every event after it was stored.
@@ -63,28 +65,30 @@ class Session:
 
     async def _ask(self, request: RunRequest, emit: Emit) -> Outcome:
         panel, remarks = await self._fitted(request.panel)
-        request = replace(request, sources=self.searched(request.sources))
+        sources, missing = self.searched(request.sources)
+        request = replace(request, sources=sources)
         run_id = self.store.create_run(request)
         async with AsyncExitStack() as stack:
             try:
-                opened = await stack.enter_async_context(self._opened(request, emit))
+                opened = await stack.enter_async_context(self._opened(run_id, request, emit))
             except ConfigError:
                 self.store.discard(run_id)
                 raise
             except asyncio.CancelledError:
                 self.store.append(run_id, RunEnded("interrupted", "cancelled"))
                 raise
-            say = partial(_say, self.store, run_id, emit, (*remarks, *opened.warnings))
+            say = partial(_say, self.store, run_id, emit, (*remarks, *missing, *opened.warnings))
             return await self._run(run_id, replace(request, panel=panel), opened.source, say)
 
     @asynccontextmanager
-    async def _opened(self, request: RunRequest, emit: Emit) -> AsyncIterator[Opened]:
+    async def _opened(self, run_id: str, request: RunRequest, emit: Emit) -> AsyncIterator[Opened]:
         """The sources of a run; how far its documents are read is said, though nothing of it is stored."""
         loop = asyncio.get_running_loop()
 
         def progress(done: int, of: int, name: str) -> None:
-            loop.call_soon_threadsafe(emit, DocumentsRead(done, of, name))
+            loop.call_soon_threadsafe(emit, DocumentsRead(run_id, done, of, name))
 
+        emit(DocumentsRead(run_id, 0, 0, ""))
         async with self.sources.open(
             request.sources,
             names_pages=_names_pages(request.question),
@@ -104,16 +108,18 @@ class Session:
         asking = await asyncio.to_thread(embedder_of, self.scheduler, sources.embedding)
         return Embedders(reading=replace(asking, waits=True), asking=asking)
 
-    async def resume(self, run_id: str, *, emit: Emit) -> Outcome:
+    async def resume(self, run_id: str, *, emit: Emit, narrow: Narrow = lambda sources: sources) -> Outcome:
         """Go on with a stored run. Raises ConfigError where it has its answer or is still running, and as `ask`.
 
-        Documents are read again only where a panelist has yet to answer.
+        Documents are read again only where a panelist has yet to answer. `narrow` takes from its sources what must not
+        be reached any more.
         """
         async with self.scheduler.admitted():
-            return await self._resume(run_id, emit)
+            return await self._resume(run_id, emit, narrow)
 
-    async def _resume(self, run_id: str, emit: Emit) -> Outcome:
+    async def _resume(self, run_id: str, emit: Emit, narrow: Narrow) -> Outcome:
         request = self.store.request(run_id)
+        request = replace(request, sources=narrow(request.sources))
         if is_complete(self.store, run_id):
             raise ConfigError(f"{run_id} has its answer already", hint=f"localfusion runs show {run_id}")
         state = fold(self.store.events(run_id))
@@ -121,7 +127,7 @@ class Session:
         panel, remarks = await self._fitted(request.panel, state.responses)
         if not _needs_sources(request.panel, state.responses):
             request = replace(request, sources=replace(request.sources, docs=(), zim=()))
-        async with self._opened(request, emit) as opened:
+        async with self._opened(run_id, request, emit) as opened:
             self.store.claim(run_id)
             known = fold(self.store.events(run_id)).warnings
             fresh = tuple(warning for warning in (*remarks, *opened.warnings) if warning not in (*known, NOTHING_NAMED))
@@ -140,12 +146,12 @@ class Session:
 
     async def call_tool(self, sources: SourcesSpec, options: ToolOptions, call: ToolCall, *, question: str) -> ToolStep:
         """One tool call as a panelist would make it who was asked `question`; the step holds what it would be told."""
-        sources = self.searched(sources)
+        sources, missing = self.searched(sources)
         embedders = await self._embedders(sources)
         opening = self.sources.open(sources, names_pages=_names_pages(question), embedders=embedders)
         async with opening as opened:
             step = await _toolbox(sources, opened.source, question, options, 1, lambda _: None).run(call)
-        return replace(step, warnings=(*opened.warnings, *step.warnings))
+        return replace(step, warnings=(*missing, *opened.warnings, *step.warnings))
 
     async def prepare(self, sources: SourcesSpec, *, on_progress: OnProgress) -> tuple[str, ...]:
         """Read and embed what of the documents is new, for later runs; returns what keeps them from being embedded."""
@@ -154,12 +160,21 @@ class Session:
         async with opening as opened:
             return opened.not_embedded
 
-    def searched(self, sources: SourcesSpec) -> SourcesSpec:
-        """What is searched: what was named, else the folders that are registered, else the web."""
+    def searched(self, sources: SourcesSpec) -> tuple[SourcesSpec, tuple[str, ...]]:
+        """What is searched: what was named, else the folders that are registered, else the web; and what is missing.
+
+        Raises ConfigError where folders are registered and none of them is there: it is not the web then.
+        """
         if sources.docs or sources.zim or sources.searxng or sources.kiwix or sources.web:
-            return sources
-        registered = tuple(root.path for root in self.documents.roots())
-        return replace(sources, docs=registered, web=not registered and not sources.offline)
+            return sources, ()
+        registered = self.registered()
+        there = tuple(path for path in registered if path.exists())
+        if registered and not there:
+            raise ConfigError(
+                f"{registered[0]} was added and is not there now", hint=f"localfusion docs remove {registered[0]}"
+            )
+        missing = tuple(f"{path} was added and is not there now" for path in registered if path not in there)
+        return replace(sources, docs=there, web=not there and not sources.offline), missing
 
     async def _run(self, run_id: str, request: RunRequest, source: Source, emit: Emit) -> Outcome:
         question = Question(request.question, request.panel, request.seed, in_words(request.sources))
@@ -201,7 +216,15 @@ async def open_session(
             aclosing(Sources(documents, home, keep_pages_s=keep_pages_s)) as sources,
             open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler,
         ):
-            yield Session(store, documents, sources, scheduler)
+            yield Session(store, documents, sources, scheduler, partial(_registered, home_directory(surroundings)))
+
+
+def _registered(home: Path) -> tuple[Path, ...]:
+    """The folders and files that `docs add` registered in a home, also for runs that store nothing there."""
+    if not (home / DOCUMENTS_FILE).exists():
+        return ()
+    with closing(DocumentIndex(home / DOCUMENTS_FILE)) as index:
+        return tuple(root.path for root in index.roots())
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from urllib.parse import unquote
 
 from localfusion.analysis import Link, Page, Passage, ToolStep
@@ -179,7 +180,8 @@ class Toolbox:
             if result.url not in passages:
                 if result.page is not None:
                     self._remember(result.page)
-                passages[result.url] = self._passage(result.url, result.title, result.passage)
+                passage = self._passage(result.url, result.title, result.passage)
+                passages[result.url] = replace(passage, is_snippet=result.page is None)
         return tuple(passages.values())
 
     async def _fetch(self, call: ToolCall, reference: str) -> ToolStep:
@@ -189,8 +191,6 @@ class Toolbox:
         fetched = await self._source.fetch(address, self._fetch_domains)
         page = fetched.page
         self._remember(page)
-        if address in self._numbers:  # a search or a link named it otherwise than the page does
-            self._numbers.setdefault(page.url, self._numbers[address])
         passage = self._passage(page.url, page.title, await self._beginning(page.text), page.byline)
         self._fetched[address] = passage.number
         return ToolStep(call, (passage,), links=self._followable(fetched), warnings=fetched.warnings)

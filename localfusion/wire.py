@@ -106,6 +106,7 @@ class RunDocument(Part):
     failed_models: list[FailedModelPart]
     failure_reason: FailureReason | None
     sources: list[SourcePart]
+    searched: list[str]
     judge: JudgePart
     usage: UsagePart
     seed: int
@@ -130,6 +131,7 @@ def _run(outcome: Outcome) -> RunDocument:
         failed_models=[FailedModelPart(id=f.id, model=f.model, error=f.error) for f in outcome.failed_models],
         failure_reason=outcome.failure_reason,
         sources=_sources(outcome),
+        searched=list(outcome.searched),
         judge=JudgePart(
             model=outcome.judge_model, tool_calls=_tool_calls(outcome.judge_steps), usage=_usage(outcome.judge_usage)
         ),

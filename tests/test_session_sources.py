@@ -36,7 +36,7 @@ def searched(home: Path, sources: SourcesSpec, *registered: Path) -> SourcesSpec
     async def scenario() -> SourcesSpec:
         async with open_session(surroundings(home)) as session:
             session.documents.register(registered)
-            return session.searched(sources)
+            return session.searched(sources)[0]
 
     return asyncio.run(scenario())
 

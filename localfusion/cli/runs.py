@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import click
 from localfusion.cli.live import Emit
 from localfusion.cli.options import file_option, json_option, memory_option, vram_option
 from localfusion.cli.running import Output, carry_out, check_writable, hand_over
+from localfusion.cli.sources import narrowed
 from localfusion.cli.terminal import head
 from localfusion.config import Surroundings, make_home
 from localfusion.errors import ConfigError
@@ -98,12 +100,13 @@ def resume_command(*, run: str, memory: int | None, vram: int | None, as_json: b
     with _open_store() as store:
         run_id = _find(store, run)
         history = store.events(run_id)
-        if store.request(run_id).sources.offline:
+        if narrowed(store.request(run_id).sources, surroundings).offline:
             close_network()
 
     async def start(emit: Emit) -> Outcome:
         async with open_session(surroundings, memory_bytes=memory, vram_bytes=vram) as session:
-            return await session.resume(run_id, emit=emit)
+            narrow = partial(narrowed, surroundings=surroundings)
+            return await session.resume(run_id, emit=emit, narrow=narrow)
 
     carry_out(start, Output(as_json, file), stored=True, history=history)
 

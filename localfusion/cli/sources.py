@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -127,6 +127,17 @@ def _of_settings(file: SettingsFile, surroundings: Surroundings, *, offline: boo
         searxng="" if offline else settings.searxng or "",
         kiwix=() if offline else settings.kiwix,
         web=settings.web and not offline,
+    )
+
+
+def narrowed(sources: SourcesSpec, surroundings: Surroundings) -> SourcesSpec:
+    """The sources of a stored run within what config.yaml allows today."""
+    settings = load_settings(surroundings).settings
+    return replace(
+        sources,
+        excluded_domains=tuple(dict.fromkeys((*sources.excluded_domains, *settings.search.excluded_domains))),
+        blocked_domains=tuple(dict.fromkeys((*sources.blocked_domains, *settings.search.blocked_domains))),
+        offline=sources.offline or settings.offline,
     )
 
 

@@ -74,10 +74,11 @@ def advance(view: RunView, event: Event, *, now_s: float) -> RunView:
             view = replace(view, run_id=event.run_id, question=event.question, reading="", sources=event.sources)
             return replace(view, rows=(*rows, Row(JUDGE, event.judge)))
         case DocumentsRead():
-            return replace(view, reading=f"{event.done} of {event.of} documents read: {event.name}")
+            said = f"{event.done} of {event.of} documents read: {event.name}" if event.of else ""
+            return replace(view, reading=said)
         case RunResumed():
             kept = [row if row.id in event.finished else Row(row.id, row.model) for row in view.rows]
-            return replace(view, run_id=event.run_id, reading="", rows=tuple(kept))
+            return replace(view, run_id=event.run_id, reading="", sources=event.sources, rows=tuple(kept))
         case WarningRaised():
             return replace(view, warnings=(*view.warnings, event.message))
         case TextWritten(kind="answer"):
