@@ -26,6 +26,10 @@ _WEAK_SHARE = 0.6
 _SAME_WORD, _NEARLY = 85, 92
 """Of 100, as rapidfuzz counts: how alike two words, or a quotation and what stands in the text, have to be."""
 _LOOKED_AT = 8
+_PLAIN_WORDS = STOP_WORDS["english"] | frozenset(
+    ["according", "accounts", "another", "both", "documents", "each", "few", "however", "many", "one", "others", "records", "reports", "several", "sources", "three", "two", "yet"]
+)
+"""Words that open an English sentence and are no name; any other must stand in the source."""
 CLOSE = 0.8
 """The cosine from which on a sentence says what is cited. Not calibrated: that takes a real embedding model."""
 _MOST_COMPARED = 256
@@ -292,7 +296,7 @@ def _opening_name(sentence: str, quote: str, text: str) -> set[str]:
     if not words or not words[0][0].isupper() or sentence.startswith(quote):
         return set()
     first = words[0].lower()
-    is_plain = first in _STOP_WORDS | STOP_WORDS["english"] or first in _WORD.findall(text)
+    is_plain = first in _PLAIN_WORDS or first in _WORD.findall(text)
     return set() if is_plain else {first}
 
 

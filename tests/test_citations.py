@@ -81,7 +81,7 @@ def test_numbers_are_run_wide_and_unsupported_marks_go() -> None:
     a, b = citations.renumber((cited("a", "u", "v"), cited("b", "w", "u")))
     assert a.content == "q [1] q [2] x"
     assert b.content == "q [3] q [1] x"
-    assert [citation.number for citation in b.citations] == [3, 1]
+    assert [citation.number for citation in b.citations] == [3, 1, 0]
 
 
 def test_the_marks_of_a_source_are_its_own() -> None:
@@ -92,7 +92,7 @@ def test_the_marks_of_a_source_are_its_own() -> None:
     assert unknown.number == 7
     (response,) = citations.renumber([Response("a", "m", answer, citations=(replace(found, number=1), unknown))])
     assert response.content == f"“{source.text}” [1] So it is."
-    assert [citation.number for citation in response.citations] == [1]
+    assert [citation.number for citation in response.citations] == [1, 0]
     assert citations.drop_unknown_marks(answer, [1]) == f"“{source.text}” [1] So it is."
 
 
@@ -157,3 +157,29 @@ def test_what_no_words_support_may_be_supported_by_meaning(
 ) -> None:
     (citation,) = by_meaning(answer, similarity)
     assert (citation.support, citation.quote.rstrip(".")) == (support, quote.rstrip("."))
+
+
+def test_a_snippet_supports_weakly_and_never_against_the_page() -> None:
+    source = StoredText("https://e.com/", "E", "", snippets="The bridge is open.")
+    (citation,) = citations.check("“The bridge is open.” [1]", {1: source})
+    assert (citation.support, citation.quote) == ("weak", "The bridge is open.")
+    (citation,) = citations.check("The bridge is open [1].", {1: source})
+    assert citation.support == "weak"
+    (citation,) = citations.check("“The bridge is shut.” [1]", {1: source})
+    assert citation.support == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("answer", "support"),
+    [
+        ("Brannock is “the keeper of Skerry” [1].", "weak"),
+        ("Nobody is “the keeper of Skerry” [1].", "weak"),
+        ("The keeper: “Orrin Vey” [1]", "verified"),
+        ("According to it, “the keeper of Skerry is Orrin Vey” [1].", "verified"),
+        ("Skerry costs “1,250 crowns” [1].", "weak"),
+        ("Light costs “1,250 crowns” [1].", "verified"),
+    ],
+)
+def test_the_word_that_opens_a_sentence_may_be_a_name(answer: str, support: str) -> None:
+    (citation,) = citations.check(answer, SOURCES)
+    assert citation.support == support

@@ -47,7 +47,9 @@ def _sources(citations: tuple[Citation, ...]) -> Iterator[str]:
         yield "Sources\n" + "\n".join(
             line for source, found in sorted(quotes.items()) for line in _source_lines(*source, found)
         )
-    missing = dict.fromkeys(f"[{c.number}] {c.quote}" for c in citations if c.support == "not_found")
+    missing = dict.fromkeys(
+        f"[{c.number}] {c.quote}" if c.number else c.quote for c in citations if c.support == "not_found"
+    )
     if missing:
         yield _block("Not found where it was cited", tuple(missing))
 
