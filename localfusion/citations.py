@@ -27,7 +27,26 @@ _SAME_WORD, _NEARLY = 85, 92
 """Of 100, as rapidfuzz counts: how alike two words, or a quotation and what stands in the text, have to be."""
 _LOOKED_AT = 8
 _PLAIN_WORDS = STOP_WORDS["english"] | frozenset(
-    ["according", "accounts", "another", "both", "documents", "each", "few", "however", "many", "one", "others", "records", "reports", "several", "sources", "three", "two", "yet"]
+    [
+        "according",
+        "accounts",
+        "another",
+        "both",
+        "documents",
+        "each",
+        "few",
+        "however",
+        "many",
+        "one",
+        "others",
+        "records",
+        "reports",
+        "several",
+        "sources",
+        "three",
+        "two",
+        "yet",
+    ]
 )
 """Words that open an English sentence and are no name; any other must stand in the source."""
 CLOSE = 0.8

@@ -56,7 +56,7 @@ def test_nothing_of_a_network_is_built_offline(tmp_path: Path) -> None:
     assert found.warnings == ()
     assert {passage.url.partition("/")[0] for passage in found.passages} == {"doc:"}
     page = fetched(tmp_path, replace(sources, offline=True), "https://example.com/")
-    assert page.error == "there is no document https://example.com/"
+    assert page.error == "pages of the web need a network, and this run is offline"
 
 
 def test_offline_and_nothing_named_finds_nothing_and_says_so(tmp_path: Path) -> None:

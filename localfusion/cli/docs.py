@@ -16,7 +16,7 @@ from localfusion.cli.options import check_paths
 from localfusion.cli.sources import embedding_of
 from localfusion.cli.terminal import printable, tail
 from localfusion.config import Surroundings, load_settings, make_home
-from localfusion.messages import Json, SourcesSpec
+from localfusion.messages import Json, ModelSpec, SourcesSpec
 from localfusion.search.documents import Added, DocumentIndex, OnProgress, Root
 from localfusion.search.opening import VECTORS_FILE
 from localfusion.search.vectors import keep_only
@@ -53,13 +53,14 @@ def add_command(*, paths: tuple[str, ...]) -> None:
       localfusion docs add report.pdf minutes.docx
     """
     wanted = check_paths(paths, "docs add")
+    embedding = _embedding()
     with _open_index() as index:
         with _progress() as on_progress:
             added = index.add(wanted, on_progress=on_progress)
         index.register(wanted)
         index.refresh(wanted)
     _tell(added)
-    _embed(wanted)
+    _embed(wanted, embedding)
 
 
 @docs.command("list")
@@ -92,11 +93,12 @@ def refresh_command(*, paths: tuple[str, ...]) -> None:
       localfusion docs refresh
       localfusion docs refresh ~/notes
     """
+    embedding = _embedding()
     with _open_index() as index, _progress() as on_progress:
         added = index.refresh(check_paths(paths, "docs refresh"), on_progress=on_progress)
         roots = tuple(root.path for root in index.roots() if root.path.exists())
     _tell(added)
-    _embed(roots)
+    _embed(roots, embedding)
 
 
 @docs.command("remove")
@@ -116,10 +118,15 @@ def remove_command(*, paths: tuple[str, ...]) -> None:
         keep_only(make_home(Surroundings.of_this_process()) / VECTORS_FILE, index.passage_ids())
 
 
-def _embed(paths: tuple[Path, ...]) -> None:
-    """Make the vectors of new passages, where config.yaml names an embedding model."""
+def _embedding() -> ModelSpec | None:
+    """The embedding model that config.yaml names; asked for first, so that a mistake there costs no reading."""
     surroundings = Surroundings.of_this_process()
-    embedding = embedding_of(load_settings(surroundings), surroundings)
+    return embedding_of(load_settings(surroundings), surroundings)
+
+
+def _embed(paths: tuple[Path, ...], embedding: ModelSpec | None) -> None:
+    """Make the vectors of new passages, where there is a model for that."""
+    surroundings = Surroundings.of_this_process()
     if embedding is None or not paths:
         return
 

@@ -2,18 +2,52 @@
 
 import asyncio
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import click
 
 from localfusion import codec
 from localfusion.analysis import ToolStep
+from localfusion.catalog import Choice, resolve
+from localfusion.cli.options import models_option
 from localfusion.cli.terminal import printable, printable_text
-from localfusion.config import Surroundings
-from localfusion.errors import WebError
+from localfusion.config import Surroundings, find_models_file, load_models_file
+from localfusion.errors import ConfigError, WebError
 from localfusion.messages import Json, SourcesSpec, ToolCall, ToolOptions
 from localfusion.offline import close_network
 from localfusion.session import open_session
 from localfusion.tools import result_message
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def seat_options(command: Callable[P, R]) -> Callable[P, R]:
+    """--preset, --seat and --models: whose limits the tools have."""
+    for option in (
+        models_option,
+        click.option("--seat", metavar="ID", help="The panelist of --preset.  [default: its first]"),
+        click.option("--preset", metavar="NAME", help="Use the tools of a panelist of this preset, with its limits."),
+    ):
+        command = option(command)
+    return command
+
+
+def tools_of_seat(
+    surroundings: Surroundings, models: Path | None, preset: str | None, seat: str | None
+) -> ToolOptions | None:
+    """The tools of a panelist of a preset, None where none is named. Raises ConfigError for one that there is not."""
+    if preset is None:
+        if seat is not None:
+            raise ConfigError("--seat names a panelist of a preset", hint="name the preset with --preset")
+        return None
+    panel = resolve(load_models_file(find_models_file(surroundings, models)), Choice(preset))
+    seats = {panelist.id: panelist.tools for panelist in panel.panelists}
+    if seat is not None and seat not in seats:
+        raise ConfigError(f"the preset {preset} has no seat {seat}", hint=f"its seats are {', '.join(seats)}")
+    return seats[seat or next(iter(seats))]
 
 
 def call_tool(

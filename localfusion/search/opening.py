@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from localfusion.domains import Domains
-from localfusion.errors import ModelError, NotHere
+from localfusion.errors import ModelError, NotHere, WebError
 from localfusion.messages import SourcesSpec
+from localfusion.offline import HINT as OFFLINE_HINT
 from localfusion.search.combined import Combined
 from localfusion.search.ddgs_search import DEFAULT_ENGINES, EngineSearch
 from localfusion.search.documents import Added, DocumentIndex
@@ -101,6 +102,8 @@ class Sources:
             if not searched:
                 warnings = (*warnings, NOTHING_NAMED)
             source: Source = searched[0] if len(searched) == 1 else Combined(searched)
+            if spec.offline:
+                source = _Offline(source)
             reaches = bool(spec.web or spec.searxng or spec.kiwix or names_pages) and not spec.offline
             yield Opened(Shared(_WithPages(source, self._web_pages()) if reaches else source), warnings, not_embedded)
 
@@ -155,6 +158,25 @@ def in_words(spec: SourcesSpec) -> tuple[str, ...]:
         *spec.kiwix,
         *((f"the web ({engines})",) if spec.web else ()),
     )
+
+
+class _Offline:
+    """A source of a run that uses no network, and says so of addresses of the web."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @property
+    def name(self) -> str:
+        return self._source.name
+
+    async def search(self, search: Search) -> Found:
+        return await self._source.search(search)
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        if url.lower().startswith("http"):
+            raise WebError(url, "pages of the web need a network, and this run is offline", hint=OFFLINE_HINT)
+        return await self._source.fetch(url, domains)
 
 
 class _WithPages:
