@@ -1,6 +1,7 @@
 """What a session searches: named, registered, or the web; documents by meaning; nothing of a network where offline."""
 
 import asyncio
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 
 from localfusion.analysis import ToolStep
 from localfusion.cli.sources import NamedSources
+from localfusion.errors import ConfigError
 from localfusion.events import Event, RunStarted
 from localfusion.messages import ModelSpec, SourcesSpec, ToolCall, ToolOptions
+from localfusion.search.documents import DocumentIndex
 from localfusion.search.opening import NOTHING_NAMED, VECTORS_FILE, in_words
-from localfusion.session import open_session
+from localfusion.session import DOCUMENTS_FILE, open_session
 from localfusion.store import Store
 from tests.embedding_gguf import write_embedding_gguf
 from tests.harbour import HARBOUR, SHIPPED, request, surroundings
@@ -125,3 +128,38 @@ def test_a_run_says_what_it_searches_and_keeps_it(tmp_path: Path) -> None:
     run_id = asyncio.run(scenario())
     assert heard[0].sources == (str(HARBOUR.resolve()),)
     assert Store(tmp_path).request(run_id).sources.docs == (HARBOUR.resolve(),)
+
+
+def test_added_folders_are_searched_where_nothing_is_stored_too(tmp_path: Path) -> None:
+    async def scenario(*, stored: bool) -> tuple[SourcesSpec, tuple[str, ...]]:
+        async with open_session(surroundings(tmp_path), stored=stored) as session:
+            if stored:
+                session.documents.register([HARBOUR])
+            return session.searched(SourcesSpec())
+
+    for stored in (True, False):
+        assert asyncio.run(scenario(stored=stored)) == (SourcesSpec(docs=(HARBOUR.resolve(),)), ())
+
+
+def searched_without(home: Path, gone: Path, *others: Path) -> tuple[SourcesSpec, tuple[str, ...]]:
+    """What is searched where `gone` was registered and has gone since."""
+    gone.mkdir()
+    with closing(DocumentIndex(home / DOCUMENTS_FILE)) as index:
+        index.register([gone, *others])
+    gone.rmdir()
+
+    async def scenario() -> tuple[SourcesSpec, tuple[str, ...]]:
+        async with open_session(surroundings(home)) as session:
+            return session.searched(SourcesSpec())
+
+    return asyncio.run(scenario())
+
+
+def test_an_added_folder_that_is_gone_is_said_and_never_the_web_instead(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    sources, missing = searched_without(tmp_path, gone, HARBOUR)
+    assert (sources.docs, sources.web) == ((HARBOUR.resolve(),), False)
+    assert missing == (f"{gone.resolve()} was added and is not there now",)
+    with pytest.raises(ConfigError, match="is not there now") as refused:
+        searched_without(tmp_path / "other", gone)
+    assert "docs remove" in refused.value.hint

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from localfusion.cli.sources import NamedSources
+from localfusion.cli.sources import NamedSources, narrowed
 from localfusion.config import Surroundings, load_settings
 from localfusion.errors import ConfigError
+from localfusion.messages import SourcesSpec
 from tests.harbour import HARBOUR, surroundings
 
 NOTHING = NamedSources((), (), False, (), None, (), (), (), (), False)
@@ -101,3 +102,26 @@ def test_a_wrong_argument_is_refused(tmp_path: Path, named: dict[str, object]) -
     with pytest.raises(ConfigError) as refused:
         replace(NOTHING, **named).spec(surroundings(tmp_path))  # type: ignore[arg-type]
     assert refused.value.hint
+
+
+@pytest.mark.parametrize("text", ["", "# nothing yet\n", "search:\n", "offline:\nsearch:\n"])
+def test_a_file_that_says_nothing_changes_nothing(tmp_path: Path, text: str) -> None:
+    assert NOTHING.spec(with_settings(tmp_path, text)) == NOTHING.spec(surroundings(tmp_path / "none"))
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").symlink_to(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        NOTHING.spec(surroundings(tmp_path))
+    (tmp_path / "config.yaml").unlink()
+    (tmp_path / "config.yaml").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        NOTHING.spec(surroundings(tmp_path))
+
+
+def test_a_stored_run_keeps_to_what_is_allowed_today(tmp_path: Path) -> None:
+    stored = SourcesSpec(web=True, blocked_domains=("a.com",))
+    assert narrowed(stored, surroundings(tmp_path)) == stored
+    around = with_settings(tmp_path, "offline: true\nsearch: {blocked_domains: [b.com], excluded_domains: [c.com]}\n")
+    today = narrowed(stored, around)
+    assert (today.offline, today.blocked_domains, today.excluded_domains) == (True, ("a.com", "b.com"), ("c.com",))

@@ -175,3 +175,33 @@ def test_warnings_are_for_the_user_alone() -> None:
 def test_who_wrote_a_page_and_when_is_told() -> None:
     step = call(toolbox(Web(TEN), question="https://a.example/"), "web_fetch", "https://a.example/")
     assert "\n[1] a page (https://a.example/), A. Uthor, 2020\n" in result_message(step).content
+
+
+class Moved(Web):
+    """A web where every page is found at another address than it was asked for."""
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        fetched = await super().fetch(url, domains)
+        return replace(fetched, page=replace(fetched.page, url="https://evil.example/lies", title="Lies"))
+
+
+def test_a_page_is_never_cited_under_the_address_that_led_to_it() -> None:
+    tools = toolbox(Moved(TEN))
+    found = call(tools, "web_search", "height")
+    (read,) = call(tools, "web_fetch", "1").passages
+    assert read.url == "https://evil.example/lies"
+    assert read.number not in {passage.number for passage in found.passages}
+    assert "was read before" in (call(tools, "web_fetch", "1").error or "")
+
+
+def test_what_only_a_search_engine_says_is_a_snippet() -> None:
+    tools = toolbox(Web(TEN))
+    assert all(passage.is_snippet for passage in call(tools, "web_search", "height").passages)
+    assert not call(tools, "web_fetch", "1").passages[0].is_snippet
+
+
+def test_what_goes_wrong_with_a_source_is_for_the_user_too() -> None:
+    step = call(toolbox(Web({}), question="https://gone.example/"), "web_fetch", "https://gone.example/")
+    assert step.warnings == ("web_fetch: there is no https://gone.example/",)
+    refused = call(toolbox(Web({})), "web_fetch", "https://gone.example/")
+    assert (refused.ok, refused.warnings) == (False, ())

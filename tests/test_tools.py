@@ -18,7 +18,7 @@ from localfusion.messages import SearchLimits, ToolCall, ToolOptions
 from localfusion.search.documents import DocumentIndex
 from localfusion.search.local_documents import LocalDocuments
 from localfusion.search.source import Fetched, Found, Search
-from localfusion.tools import WEB_FETCH, WEB_SEARCH, Toolbox, result_message
+from localfusion.tools import WEB_FETCH, WEB_SEARCH, Toolbox, named_addresses, result_message
 
 HARBOUR = Path(__file__).parent.parent / "examples" / "harbour"
 SMALL = ToolOptions(search=SearchLimits(max_results=3, max_characters=260))
@@ -232,3 +232,18 @@ def test_a_source_that_fails_is_told_to_the_model() -> None:
     tools = Toolbox(Failing(), SMALL, question="see https://example.org", max_calls=3, remember=lambda _: None)
     assert search(tools, "x").error == "the search engine refused 3 results"
     assert fetch(tools, "https://example.org").error == "timed out"
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("see https://en.wikipedia.org/wiki/Mercury_(planet)", ("https://en.wikipedia.org/wiki/Mercury_(planet)",)),
+        ("(see https://en.wikipedia.org/wiki/Mercury_(planet)).", ("https://en.wikipedia.org/wiki/Mercury_(planet)",)),
+        ("https://e.org/Hall's_theorem, 'https://e.org/x'", ("https://e.org/Hall's_theorem", "https://e.org/x")),
+        ("[https://e.org/a] {zim://w/B_[c]}!", ("https://e.org/a", "zim://w/B_[c]")),
+        ("doc://h/a.md; doc://h/a.md", ("doc://h/a.md",)),
+        ("no address, http:// and ftp://e.org/", ()),
+    ],
+)
+def test_addresses_in_a_question(text: str, addresses: tuple[str, ...]) -> None:
+    assert named_addresses(text) == addresses
