@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+from localfusion.messages import GenerateRequest
 from scripts.engine_bench.prompts import sentence
 
 SUBJECTS = ("the lighthouse of Skerry", "the tide mill", "the salt market", "the old harbour wall", "the copper bell")
@@ -26,3 +27,10 @@ def write_documents(folder: Path) -> Path:
 def _paragraph(writer: random.Random, subject: str) -> str:
     facts = [f"The height of {subject} is {writer.randint(10, 99)} metres. {sentence(writer)}" for _ in range(8)]
     return " ".join(facts)
+
+
+def unasked(request: GenerateRequest) -> tuple[str, ...]:
+    """The queries that a conversation has not made yet; the tools refuse to make one twice."""
+    turns = [message for message in request.messages if message.role == "assistant"]
+    written = "\n".join(f"{turn.content}{turn.tool_calls}" for turn in turns)
+    return tuple(query for query in QUERIES if query not in written)

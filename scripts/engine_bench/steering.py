@@ -13,15 +13,13 @@ from pathlib import Path
 
 from localfusion.engine.interface import Embeddings, Resident
 from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress, TextKind, ToolSpec
-from scripts.engine_bench.documents import QUERIES
+from scripts.engine_bench.documents import unasked
 
 STRING_CHARACTERS = 60
 """About as many as STRING_TOKENS of a random model."""
 STRING_TOKENS = 16
-_NARROWER = (
-    (re.compile(r"^start: call_0 \|.*$", re.MULTILINE), "start: call_0"),
-    (re.compile(r"^argument\[.*$", re.MULTILINE), f"argument: {' | '.join(map(json.dumps, QUERIES))}"),
-)
+_START = re.compile(r"^start: call_0 \|.*$", re.MULTILINE)
+_ARGUMENT = re.compile(r"^argument\[.*$", re.MULTILINE)
 _SHORTER_QUOTES = (
     (re.compile(r"^STRING_INNER_FIRST: .*$", re.MULTILINE), "STRING_INNER_FIRST: /“/"),
     (re.compile(r"^STRING_INNER_NEXT: .*$", re.MULTILINE), "STRING_INNER_NEXT: / “/"),
@@ -102,7 +100,8 @@ def narrow(request: GenerateRequest, *, n_answer: int) -> GenerateRequest:
         return replace(request, grammar=smaller(request.grammar))
     if "call_0" not in request.grammar:
         return request
-    return replace(request, grammar=_change(request.grammar, _NARROWER))
+    queries = f"argument: {' | '.join(map(json.dumps, unasked(request)))}"
+    return replace(request, grammar=_change(request.grammar, ((_START, "start: call_0"), (_ARGUMENT, queries))))
 
 
 def smaller(grammar: str) -> str:
