@@ -10,6 +10,8 @@ SUBJECTS = ("the lighthouse of Skerry", "the tide mill", "the salt market", "the
 QUESTION = f"What do the sources say about {SUBJECTS[0]} and {SUBJECTS[1]}, and where do they differ?"
 QUERIES = tuple(f"height of {subject}" for subject in SUBJECTS[:3])
 """What panelists search for: a model of random weights would not think of it."""
+DISTINCT = 20
+"""Characters that tell the queries apart: a step may be too short for all of one."""
 N_DOCUMENTS, N_PARAGRAPHS = 12, 4
 
 
@@ -33,4 +35,4 @@ def unasked(request: GenerateRequest) -> tuple[str, ...]:
     """The queries that a conversation has not made yet; the tools refuse to make one twice."""
     turns = [message for message in request.messages if message.role == "assistant"]
     written = "\n".join(f"{turn.content}{turn.tool_calls}" for turn in turns)
-    return tuple(query for query in QUERIES if query not in written)
+    return tuple(query for query in QUERIES if query[:DISTINCT] not in written)
