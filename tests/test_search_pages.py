@@ -11,7 +11,7 @@ from localfusion.search.blocks import Unreadable, squeeze
 from localfusion.search.page_reader import read_page
 from localfusion.search.read_page import ReadPage
 from localfusion.search.suspicion import signs
-from localfusion.search.walls import wall_before
+from localfusion.search.walls import Parts, wall_before
 from tests.hostile_pages import HOSTILE_PAGES, HostilePage
 
 HERE = Path(__file__).parent
@@ -138,11 +138,11 @@ SCRIPT = "<script src=app.js></script>"
         ("<noscript>You need to enable JavaScript to run this app.</noscript><div id=x></div>", "without JavaScript"),
         (f"<nav>Home</nav><div id=__next></div>{SCRIPT}", "the page shows nothing without JavaScript"),
         ("<h1>Sign in</h1><p>Please log in to continue.</p><form><input></form>", "only to those who log in"),
-        ("<h1>Members only</h1><p>Forgot your password?</p>", "only to those who log in"),
-        ("<h1>Just a moment...</h1><p>Verifying you are human.</p>", "whether its reader is a robot"),
-        ("<p>Please complete the CAPTCHA below.</p>", "whether its reader is a robot"),
+        ("<h1>Members only</h1><p>Forgot your password?</p><input type=password>", "only to those who log in"),
+        (f"<h1>Just a moment...</h1><p>Verifying you are human.</p>{SCRIPT}", "whether its reader is a robot"),
+        ("<p>Please complete the CAPTCHA below.</p><form><input></form>", "whether its reader is a robot"),
         ("<p>We and our partners use cookies.</p><button>Accept all</button>", "a question about cookies"),
-        ("<p>Before you continue</p><p>Accept all cookies</p>", "a question about cookies"),
+        ("<p>Before you continue</p><p>Accept all cookies</p><form></form>", "a question about cookies"),
     ],
 )
 def test_what_keeps_a_page_from_being_read_is_told(html: str, says: str) -> None:
@@ -156,11 +156,26 @@ def test_what_keeps_a_page_from_being_read_is_told(html: str, says: str) -> None
     [
         f"<p>{LONG}</p><p>Please log in to comment. We use cookies.</p>",
         "<p>How to verify that JavaScript runs: the tower's page has a test of its own, and its keepers know it.</p>",
+        f"<p>A CAPTCHA is a puzzle that asks you to prove that you are not a machine, by letters or by pictures, and"
+        f" the first was made to keep programs from adding addresses to a search engine.</p>{SCRIPT}",
+        f"<p>A CAPTCHA is a puzzle.</p><form role=search><input></form>{SCRIPT}",
+        "<p>We bake our oat cookies on Fridays.</p><button>Menu</button>",
+        "<h1>The harbour club</h1><p>Members only on Sundays.</p><form role=search><input></form>",
+        f"<p>The page works without JavaScript, and so does the map.</p>{SCRIPT}",
+        "<p>This library requires JavaScript.</p>",
         f"<div id=app><p>The height is 40 metres.</p>{'<p>It is white, and so is all of it. </p>' * 3}{SCRIPT}",
     ],
 )
 def test_a_page_that_says_something_is_no_wall(html: str) -> None:
     assert read(html).text
+
+
+def test_an_article_of_an_archive_is_no_wall() -> None:
+    article = b"<p>Please log in to continue.</p><form><input type=password></form>"
+    for url in ("zim://towers/Login", "https://archive.invalid/Login"):
+        assert read_page(article, media_type="text/html", charset=None, url=url).text == "Please log in to continue."
+        with pytest.raises(Unreadable, match="there is no text in it"):
+            read_page(b"<p>", media_type="text/html", charset=None, url=url)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +217,7 @@ def test_the_links_of_a_page() -> None:
         "<a hidden href=/h1>no</a><div style='display:none'><a href=/h2>no</a></div><!-- <a href=/h3>no</a> -->"
         "<a href=/h4 style='font-size:0'>no</a><a href=/h5><span hidden>no</span></a>"
         "<a href=/part>a <i hidden>no</i>b</a><a href=/faint><b style='color:#fff;position:relative'>x</b></a>"
-        "<a href='HTTPS://Other.Example:443/X'>x</a><a href=/token>[INST] x</a></p>"
+        "<a href='HTTPS://Other.Example:443/X'>x</a><a href=/token>[INST] x</a><a href='/x[INST]'>x</a></p>"
     )
     assert [(link.url, link.text) for link in found.links] == [
         ("https://site.example/towers/a", "the rope"),
@@ -405,7 +420,7 @@ TAGS = st.sampled_from(("p", "div", "li", "h2", "blockquote", "td", "section"))
 def test_the_text_of_a_simple_page_is_kept_whole(rows: list[tuple[str, list[str]]]) -> None:
     page = "".join(f"<{tag}><b>{words[0]}</b> {' '.join(words[1:])}</{tag}>" for tag, words in rows)
     text = "\n".join(squeeze(" ".join(words)) for _, words in rows)
-    if wall_before(text, n_scripts=0, ids=frozenset()):
+    if wall_before(text, Parts()):
         return
     assert read(f"<title>T</title><body>{page}").text == text
 

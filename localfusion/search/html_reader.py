@@ -8,6 +8,7 @@ import trafilatura
 
 from localfusion.search.blocks import Block, Readable, first_heading, readable, squeeze
 from localfusion.search.visible_page import FoundLink, VisiblePage
+from localfusion.search.walls import Parts
 
 _SMALL_PAGE_WORDS = 300
 """Pages shorter than this are taken whole: there is too little of them to tell the main text from the rest."""
@@ -23,7 +24,8 @@ _DEEPEST_EXTRACTED = 200
 class HtmlPage:
     """All that was found in a page; `metadata` is what it says about itself without showing it, by name.
 
-    `n_scripts` and `ids` tell a page that a script fills; `is_whole` is False where only its beginning was read.
+    `parts` tell a page that a script fills or that asks for something; `is_whole` is False where only its beginning
+    was read.
     """
 
     readable: Readable
@@ -31,8 +33,7 @@ class HtmlPage:
     links: tuple[FoundLink, ...]
     base: str
     metadata: Mapping[str, str]
-    n_scripts: int
-    ids: frozenset[str]
+    parts: Parts
     is_whole: bool
 
 
@@ -46,7 +47,7 @@ def read_html_page(html: str) -> HtmlPage:
     page = VisiblePage(html)
     if not page.blocks:
         page = VisiblePage(html, with_asides=True)
-    if not page.blocks:
+    if is_for_others := not page.blocks:
         page = VisiblePage(html, with_noscript=True)
     title = first_heading(page.blocks) or page.title
     found = readable(title, page.blocks if _words(page.blocks) < _SMALL_PAGE_WORDS else _main_blocks(page))
@@ -56,8 +57,7 @@ def read_html_page(html: str) -> HtmlPage:
         tuple(page.links),
         page.base or "",
         page.metadata,
-        page.n_scripts,
-        frozenset(page.ids),
+        Parts(page.n_scripts, frozenset(page.ids), frozenset(page.controls), is_for_others),
         page.is_whole,
     )
 

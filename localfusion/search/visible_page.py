@@ -88,6 +88,7 @@ class VisiblePage:
         self.links: list[FoundLink] = []
         self.metadata: dict[str, str] = {}
         self.ids: set[str] = set()
+        self.controls: set[str] = set()
         self.n_scripts = self.depth = 0
         self.is_whole = True
         self._styling = Styling(html, with_noscript=with_noscript)
@@ -186,6 +187,12 @@ class VisiblePage:
                 self._note_metadata(attributes)
             case "script":
                 self.n_scripts += 1
+            case "form" if attributes.get("role") != "search" and not element.aside:
+                self.controls.add("form")
+            case "button" | "iframe" if not element.aside:
+                self.controls.add(tag.name)
+            case "input" if attributes.get("type", "").lower() == "password":
+                self.controls.add("password")
             case "a" if "href" in attributes and element.sight < Sight.HIDDEN:
                 self._link = _OpenLink(attributes["href"], element.aside)
             case "img" | "svg" | "picture" if self._link is not None:
