@@ -14,6 +14,10 @@ _SMALL_PAGE_WORDS = 300
 """Pages shorter than this are taken whole: there is too little of them to tell the main text from the rest."""
 _ENOUGH = 0.6
 """The share of a page's visible words that its main text must hold; below, the page is taken whole."""
+_NEARLY_NOTHING = 25
+_MUCH_HIDDEN = 100
+_MANY_TIMES = 8
+"""A page of fewer words than the first, where styles hide so many times as many, shows it all once a script has run."""
 _LARGEST_EXTRACTED = 1_500_000
 _MOST_EXTRACTED = 100_000
 _DEEPEST_EXTRACTED = 200
@@ -47,6 +51,8 @@ def read_html_page(html: str) -> HtmlPage:
     page = VisiblePage(html)
     if not page.blocks:
         page = VisiblePage(html, with_asides=True)
+    if _words(page.blocks) < _NEARLY_NOTHING and len(page.hidden) > _MUCH_HIDDEN:
+        page = _unless_styled_away(page, html)
     if is_for_others := not page.blocks:
         page = VisiblePage(html, with_noscript=True)
     title = first_heading(page.blocks) or page.title
@@ -60,6 +66,13 @@ def read_html_page(html: str) -> HtmlPage:
         Parts(page.n_scripts, frozenset(page.ids), frozenset(page.controls), is_for_others),
         page.is_whole,
     )
+
+
+def _unless_styled_away(page: VisiblePage, html: str) -> VisiblePage:
+    """The page with what its styles hide, where that is nearly all of it; else the page as it was."""
+    whole = VisiblePage(html, is_doubted=True)
+    is_more = _words(whole.blocks) > max(_MANY_TIMES * _words(page.blocks), _NEARLY_NOTHING)
+    return whole if is_more else page
 
 
 def visible_blocks(html: str) -> Readable:

@@ -57,7 +57,7 @@ def web_results(rows: Iterable[Row], search: Search, *, source: str) -> tuple[Se
 
 
 def suspicions(results: Iterable[SearchResult]) -> tuple[str, ...]:
-    """What the user should know of results of the web that have no page: a warning for each that looks like an attack."""
+    """A warning for the user for each result, of those that have no page, that looks like an attack."""
     found = ((one, signs(put_together(f"{one.title}\n{one.passage}"), "")) for one in results if one.page is None)
     return tuple(
         f"a search result of {urlsplit(one.url).hostname} looks like an attack on the model: {', '.join(clauses)}"
