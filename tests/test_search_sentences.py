@@ -189,6 +189,24 @@ def test_the_beginning_ends_with_a_sentence() -> None:
     assert leading_sentences("One is here. Two is here.\nThree is here.", 30) == "One is here. Two is here."
 
 
+@given(TEXTS, st.integers(0, 60), st.sampled_from(["", " ", "\n"]))
+def test_the_beginning_is_the_same_whatever_is_behind(text: str, room: int, gap: str) -> None:
+    known = text.strip() + gap + "the end of it. " * 100
+    sentences = split_sentences(known)
+    ends, start = [0], 0
+    for sentence in sentences:
+        start = known.index(sentence, start) + len(sentence)
+        ends.append(start)
+    end = max(one for one in ends if one <= room)
+    if end:
+        assert leading_sentences(known, room) == known[:end]
+
+
+def test_the_beginning_of_a_text_without_end_is_found_without_reading_it() -> None:
+    assert leading_sentences("One is here. " * 1_000_000, 26) == "One is here. One is here."
+    assert leading_sentences("x" * 10_000_000, 3) == "xxx"
+
+
 @given(st.lists(st.builds(Block, TEXTS.map(squeeze).filter(bool), st.integers(0, 2)), max_size=8), st.integers(1, 30))
 def test_passages_hold_every_sentence_whole_and_in_order(blocks: list[Block], target: int) -> None:
     pieces = cut_passages(blocks, target_words=target)

@@ -16,7 +16,7 @@ midnightblue 191970 darkblue 00008b darkgreen 006400 darkred 8b0000 darkslategra
 """
 _NAMES = dict(re.findall(r"([a-z]+) ([0-9a-f]{6})", _LISTED))
 _HEX = re.compile(r"#(?:[0-9a-f]{3,4}|[0-9a-f]{6}|[0-9a-f]{8})$")
-_FUNCTION = re.compile(r"(rgb|hsl)a?\(([^()]{1,80})\)$")
+_FUNCTION = re.compile(r"(rgba?|hsla?|hwb|lab|lch|oklab|oklch)\(([^()]{1,80})\)$")
 _NUMBER = re.compile(r"-?\d{0,6}\.?\d{1,6}%?")
 _NEAR = 20
 """Of 255, in every channel: closer colours cannot be told apart by a reader."""
@@ -86,13 +86,42 @@ def _of_function(name: str, numbers: list[str]) -> Colour | None:
     if len(numbers) not in (3, 4):
         return None
     alpha = _share(numbers[3], 1.0) if len(numbers) == 4 else 1.0
-    if name == "rgb":
+    if name == "hwb":
+        return _of_hwb(numbers, alpha)
+    if name.endswith(("lab", "lch")):
+        return _of_lightness(name, numbers, alpha)
+    if name.startswith("rgb"):
         red, green, blue = (_share(number, 255.0) * 255 for number in numbers[:3])
         return Colour(red, green, blue, alpha)
     saturation, lightness = (_share(number, 100.0) for number in numbers[1:3])
     channels = colorsys.hls_to_rgb(float(numbers[0].rstrip("%")) % 360 / 360, lightness, saturation)
     red, green, blue = (channel * 255 for channel in channels)
     return Colour(red, green, blue, alpha)
+
+
+def _of_hwb(numbers: list[str], alpha: float) -> Colour:
+    white, black = (_share(number, 100.0) for number in numbers[1:3])
+    whole = max(white + black, 1.0)
+    hue = colorsys.hls_to_rgb(float(numbers[0].rstrip("%")) % 360 / 360, 0.5, 1.0)
+    red, green, blue = ((channel * (1 - (white + black) / whole) + white / whole) * 255 for channel in hue)
+    return Colour(red, green, blue, alpha)
+
+
+def _of_lightness(name: str, numbers: list[str], alpha: float) -> Colour | None:
+    """A colour that is told by its lightness first, where it is nearly grey; None for one that is not, unless faint."""
+    is_ok = name.startswith("ok")
+    chroma = [abs(float(number.rstrip("%"))) for number in numbers[1 : 3 if name.endswith("ab") else 2]]
+    if alpha > _FAINT and max(chroma) > (0.02 if is_ok else 4.0):
+        return None
+    lightness = _share(numbers[0], 1.0 if is_ok else 100.0)
+    luminance = lightness**3 if is_ok else _luminance(lightness)
+    grey = 255 * (12.92 * luminance if luminance <= 0.0031308 else 1.055 * luminance ** (1 / 2.4) - 0.055)
+    return Colour(grey, grey, grey, alpha)
+
+
+def _luminance(lightness: float) -> float:
+    """That of a CIE lightness, both of 1."""
+    return ((lightness * 100 + 16) / 116) ** 3 if lightness > 0.08 else lightness * 100 / 903.3
 
 
 def _share(number: str, whole: float) -> float:

@@ -16,6 +16,9 @@ _TOKEN = re.compile(
 )
 
 
+_BREAK = re.compile(r"(?<=[<\[]) (?=[|｜/<\w])")
+
+
 def has_control_token(text: str) -> bool:
     """Whether `text` holds one."""
     return _TOKEN.search(text) is not None
@@ -24,3 +27,8 @@ def has_control_token(text: str) -> bool:
 def broken_up(text: str) -> str:
     """`text` with a space behind the first character of each control token, as the engine breaks up a model's own."""
     return _TOKEN.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def put_together(text: str) -> str:
+    """`text` with what `broken_up` broke as it was before, to be looked at and not to be shown."""
+    return _BREAK.sub("", text)

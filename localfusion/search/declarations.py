@@ -1,7 +1,7 @@
 """What a style says, as far as it can hide text: `name: value` pairs, checked. Not what comes of it."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 from localfusion.search.blocks import word_set
 from localfusion.search.colours import try_colour
@@ -40,6 +40,16 @@ _COLOUR_FUNCTION = re.compile(
     r"(?:var|rgba?|hsla?|hwb|lab|lch|oklab|oklch|color|color-mix|light-dark|env)\(|currentcolor$|[a-z]{3,24}$|#[0-9a-f]{3,8}$"
 )
 _ALIASES = {
+    "inset-inline-start": "left",
+    "inset-inline-end": "right",
+    "inset-block-start": "top",
+    "inset-block-end": "bottom",
+    "margin-inline-start": "margin-left",
+    "margin-block-start": "margin-top",
+    "inline-size": "width",
+    "block-size": "height",
+    "max-inline-size": "max-width",
+    "max-block-size": "max-height",
     "-webkit-background-clip": "background-clip",
     "-webkit-clip-path": "clip-path",
     "-webkit-transform": "transform",
@@ -84,9 +94,11 @@ def merged(layers: Mapping[str, str] | None, over: Mapping[str, str]) -> dict[st
     return result
 
 
-def plain(found: Mapping[str, str], variables: Mapping[str, str]) -> dict[str, str]:
-    """The values alone, without marks; variables are resolved but in colours, which depend on more than is known."""
-    return {name: _resolved(name, value.removesuffix(_IMPORTANT), variables) for name, value in found.items()}
+def plain(found: Mapping[str, str], variables: Mapping[str, str], unsettled: Container[str] = ()) -> dict[str, str]:
+    """The values alone, without marks and with variables resolved; colours are left that depend on `unsettled` ones."""
+    return {
+        name: _resolved(name, value.removesuffix(_IMPORTANT), variables, unsettled) for name, value in found.items()
+    }
 
 
 def without_comments(text: str) -> str:
@@ -106,14 +118,19 @@ def _character(found: re.Match[str]) -> str:
     return chr(number) if 0 < number < 0x110000 and not 0xD800 <= number < 0xE000 else "\ufffd"
 
 
-def _resolved(name: str, value: str, variables: Mapping[str, str]) -> str:
-    if name in _COLOURS or "var(" not in value:
+def _resolved(name: str, value: str, variables: Mapping[str, str], unsettled: Container[str]) -> str:
+    if "var(" not in value:
         return value
+    written = value
     for _ in range(4):
+        if name in _COLOURS and any(one[1] in unsettled for one in _VARIABLE.finditer(value)):
+            return written
         value = _VARIABLE.sub(lambda found: variables.get(found[1], found[2] or "").removesuffix(_IMPORTANT), value)[
             :2000
         ]
     value = value.strip()
+    if name in _COLOURS:
+        return value if try_colour(value) else written
     return value if _is_valid(name, value) else ""
 
 
@@ -166,6 +183,16 @@ def _padding(value: str) -> list[tuple[str, str]]:
     return [("padding-top", top), ("padding-bottom", bottom)]
 
 
+def _two(first: str, second: str) -> Callable[[str], list[tuple[str, str]]]:
+    """A shorthand of one or two values."""
+
+    def expand(value: str) -> list[tuple[str, str]]:
+        values = value.split() or [""]
+        return [(first, values[0]), (second, values[-1])]
+
+    return expand
+
+
 def _inset(value: str) -> list[tuple[str, str]]:
     return list(zip(("top", "right", "bottom", "left"), _sides(value), strict=True))
 
@@ -186,4 +213,8 @@ _SHORTHANDS: Mapping[str, Callable[[str], list[tuple[str, str]]]] = {
     "margin": _margin,
     "padding": _padding,
     "inset": _inset,
+    "inset-inline": _two("left", "right"),
+    "inset-block": _two("top", "bottom"),
+    "margin-inline": _two("margin-left", "margin-right"),
+    "margin-block": _two("margin-top", "margin-bottom"),
 }

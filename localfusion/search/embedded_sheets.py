@@ -1,7 +1,9 @@
 """Where in a page its own style sheets stand, and whether it names others, which are not fetched. Parses no style."""
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 from localfusion.search.blocks import Unreadable
 from localfusion.search.markup import Tag, tokens
@@ -9,10 +11,14 @@ from localfusion.search.media import media_matches
 
 TOO_MANY = "its styles are too many to tell what it shows"
 _OPENS = re.compile(
-    r"<(!--|(?:style|script|noscript|template|title|textarea|xmp|iframe|noembed|noframes)(?=[\s/>]))", re.IGNORECASE
+    r"<(!--|link(?=[\s/])|(?:style|script|noscript|template|title|textarea|xmp|iframe|noembed|noframes)(?=[\s/>]))",
+    re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(r"<link\b[^>]{0,500}?(?:stylesheet|as=[\"']?style)|@import\b", re.IGNORECASE)
+_IMPORTED = re.compile(r"@import\s+(?:url\(\s*)?(?:\"(data:[^\"]*)\"|'(data:[^']*)'|(data:[^\s\"')]*))", re.IGNORECASE)
 _LONGEST_TAG = 2000
+_LONGEST_LINK = 100_000
+"""Of a sheet in an address."""
 _MOST_CHARACTERS = 4_000_000
 
 
@@ -26,6 +32,10 @@ def embedded_sheets(html: str) -> Iterator[str]:
     room = _MOST_CHARACTERS
     while found := _OPENS.search(html, at):
         name = found[1].lower()
+        if name == "link":
+            yield from _linked(html[found.start() : found.start() + _LONGEST_LINK])
+            at = found.end()
+            continue
         end = lower.find("-->" if name == "!--" else f"</{name}", found.end())
         stop = end if end >= 0 else len(html)
         if name == "style":
@@ -35,8 +45,29 @@ def embedded_sheets(html: str) -> Iterator[str]:
                 room -= len(sheet)
                 if room < 0:
                     raise Unreadable(TOO_MANY)
+                yield from (_in_address("".join(one)) for one in _IMPORTED.findall(sheet[:_LONGEST_LINK]))
                 yield sheet
         at = stop + 1
+
+
+def _linked(html: str) -> Iterator[str]:
+    """The sheet that a <link> holds in its address."""
+    tag = next(tokens(html), None)
+    if isinstance(tag, Tag) and "stylesheet" in tag.attributes.get("rel", "").lower().split() and _counts(tag):
+        address = tag.attributes.get("href", "").strip()
+        if address[:5].lower() == "data:":
+            yield _in_address(address)
+
+
+def _in_address(address: str) -> str:
+    """What a `data:` address holds; "" where it is damaged."""
+    about, _, content = address.partition(",")
+    if not about.rstrip().lower().endswith(";base64"):
+        return unquote(content)
+    try:
+        return b64decode(unquote(content)).decode("utf-8", "replace")
+    except ValueError:
+        return ""
 
 
 def names_other_sheets(html: str) -> bool:

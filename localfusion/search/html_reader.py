@@ -8,11 +8,16 @@ import trafilatura
 
 from localfusion.search.blocks import Block, Readable, first_heading, readable, squeeze
 from localfusion.search.visible_page import FoundLink, VisiblePage
+from localfusion.search.walls import Parts
 
 _SMALL_PAGE_WORDS = 300
 """Pages shorter than this are taken whole: there is too little of them to tell the main text from the rest."""
 _ENOUGH = 0.6
 """The share of a page's visible words that its main text must hold; below, the page is taken whole."""
+_NEARLY_NOTHING = 25
+_MUCH_HIDDEN = 100
+_MANY_TIMES = 8
+"""A page of fewer words than the first, where styles hide so many times as many, shows it all once a script has run."""
 _LARGEST_EXTRACTED = 1_500_000
 _MOST_EXTRACTED = 100_000
 _DEEPEST_EXTRACTED = 200
@@ -23,7 +28,8 @@ _DEEPEST_EXTRACTED = 200
 class HtmlPage:
     """All that was found in a page; `metadata` is what it says about itself without showing it, by name.
 
-    `n_scripts` and `ids` tell a page that a script fills; `is_whole` is False where only its beginning was read.
+    `parts` tell a page that a script fills or that asks for something; `is_whole` is False where only its beginning
+    was read.
     """
 
     readable: Readable
@@ -31,8 +37,7 @@ class HtmlPage:
     links: tuple[FoundLink, ...]
     base: str
     metadata: Mapping[str, str]
-    n_scripts: int
-    ids: frozenset[str]
+    parts: Parts
     is_whole: bool
 
 
@@ -46,7 +51,9 @@ def read_html_page(html: str) -> HtmlPage:
     page = VisiblePage(html)
     if not page.blocks:
         page = VisiblePage(html, with_asides=True)
-    if not page.blocks:
+    if _words(page.blocks) < _NEARLY_NOTHING and len(page.hidden) > _MUCH_HIDDEN:
+        page = _unless_styled_away(page, html)
+    if is_for_others := not page.blocks:
         page = VisiblePage(html, with_noscript=True)
     title = first_heading(page.blocks) or page.title
     found = readable(title, page.blocks if _words(page.blocks) < _SMALL_PAGE_WORDS else _main_blocks(page))
@@ -56,10 +63,16 @@ def read_html_page(html: str) -> HtmlPage:
         tuple(page.links),
         page.base or "",
         page.metadata,
-        page.n_scripts,
-        frozenset(page.ids),
+        Parts(page.n_scripts, frozenset(page.ids), frozenset(page.controls), is_for_others),
         page.is_whole,
     )
+
+
+def _unless_styled_away(page: VisiblePage, html: str) -> VisiblePage:
+    """The page with what its styles hide, where that is nearly all of it; else the page as it was."""
+    whole = VisiblePage(html, is_doubted=True)
+    is_more = _words(whole.blocks) > max(_MANY_TIMES * _words(page.blocks), _NEARLY_NOTHING)
+    return whole if is_more else page
 
 
 def visible_blocks(html: str) -> Readable:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from localfusion.analysis import Link
-from localfusion.search.control_tokens import broken_up
+from localfusion.search.control_tokens import broken_up, has_control_token
 from localfusion.search.visible_page import FoundLink
 
 _MOST_LINKS = 200
@@ -18,14 +18,15 @@ _AS_WRITTEN = "!#$%&'()*+,/:;=?@[]~|"
 def absolute_links(found: Sequence[FoundLink], *, url: str, base: str) -> tuple[Link, ...]:
     """The http and https addresses, each once, in the page's order; those of menus and the like come last.
 
-    `base` is the page's own base address, "" for none. A link to a place within the page itself is left out.
+    `base` is the page's own base address, "" for none. Links to a place within the page itself are left
+    out, and those whose address holds a control token of chat templates.
     """
     start = try_address(base, url) or url
     own = try_address(url, url)
     links: dict[str, Link] = {}
     for link in sorted(found, key=lambda one: one.is_aside):
         address = try_address(link.href, start)
-        if address and address != own and len(links) < _MOST_LINKS:
+        if address and address != own and len(links) < _MOST_LINKS and not has_control_token(address):
             links.setdefault(address, Link(address, broken_up(_cut(link.text))))
     return tuple(links.values())
 

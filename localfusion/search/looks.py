@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from localfusion.search.colours import WHITE, Colour, try_colour
+from localfusion.search.computed import computed
 
 
 class Sight(IntEnum):
@@ -33,7 +34,6 @@ _SIZES = {
 }
 _ROOT_PX = 16.0
 _LENGTH = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)([a-z]+|%)?$")
-_PLAIN_CALC = re.compile(r"calc\(\s*([^()\s]{1,20})\s*\)$")
 _SMALLEST_PX = 2.0
 _FAR_PX = 900.0
 _VERY_FAR_PX = 8000.0
@@ -47,6 +47,8 @@ _NO_SCALE = re.compile(
     r"scale(?:3d|x|y)?\(\s*(?:0?\.0\d*|0+)\s*[,)]|scale(?:3d)?\([^,()]{1,9},\s*(?:0?\.0\d*|0+)\s*[,)]|matrix\(\s*0\s*,"
 )
 _MOVE = re.compile(r"translate(?:3d|x|y)?\(([^()]{1,60})\)")
+_INSET = re.compile(r"inset\(([\d.% ]{1,60})(?:round[^()]{0,60})?\)")
+_OVERFLOWS = ("overflow", "overflow-x", "overflow-y")
 _OUT_OF_FLOW = ("absolute", "fixed")
 _MOVED = (*_OUT_OF_FLOW, "relative", "sticky", "-webkit-sticky")
 
@@ -96,6 +98,20 @@ class Look:
         """This look where nothing in the element is shown, whatever it says."""
         return replace(self, gone=Sight.HIDDEN)
 
+    def doubted(self) -> "Look":
+        """This look where nothing that its style hides is taken as hidden for sure."""
+        if self.sight < Sight.HIDDEN:
+            return self
+        return replace(
+            self,
+            gone=Sight.DOUBTFUL,
+            is_visible=True,
+            opacity=1.0,
+            font_px=_ROOT_PX,
+            colour=None,
+            is_indented_away=False,
+        )
+
     def within(self, says: Mapping[str, str], *, is_sure_of_sheets: bool) -> "Look":
         """The look of an element in one of this look; `is_sure_of_sheets` says that no sheet of the page is missing."""
         if not says:
@@ -110,6 +126,14 @@ class Look:
             is_indented_away=_is_indented_away(says, self),
         )
         return _coloured(look, says, is_sure_of_sheets=is_sure_of_sheets)
+
+
+def is_layer(tag: str, says: Mapping[str, str]) -> bool:
+    """Whether an element may lie below what stands elsewhere: out of the flow, and filled with something."""
+    if says.get("position") not in _OUT_OF_FLOW:
+        return False
+    is_filled = says.get("background-image") == "some" or says.get("background-color", "transparent") != "transparent"
+    return is_filled or tag in ("img", "video", "canvas", "svg", "picture", "iframe")
 
 
 def _is_visible(value: str, inherited: bool) -> bool:
@@ -195,10 +219,11 @@ def _is_shrunk(says: Mapping[str, str]) -> bool:
 
 def _off_screen(says: Mapping[str, str], em: float) -> Sight:
     out_of_flow = says.get("position") in _OUT_OF_FLOW
-    sides = ("left", "right", "top", "bottom") if out_of_flow else ()
+    is_relative = says.get("position") in _MOVED
+    sides = ("left", "right", "top", "bottom") if out_of_flow else ("left", "top") if is_relative else ()
     if any(_px(says, side, em) <= -_FAR_PX for side in (*sides, "margin-left", "margin-top")):
         return Sight.HIDDEN
-    if any(_px(says, side, em) >= _VERY_FAR_PX for side in sides[:1] + sides[2:3]):
+    if any(_px(says, side, em) >= _VERY_FAR_PX for side in ("left", "top") if side in sides):
         return Sight.HIDDEN
     farthest = max((abs(_move_px(one, em)) for one in _translations(says)), default=0.0)
     if farthest >= _VERY_FAR_PX:
@@ -223,9 +248,9 @@ def _cut_away(says: Mapping[str, str], em: float, *, moves: bool) -> Sight:
         top, right, bottom, left = map(int, rect.groups())
         if out_of_flow and (bottom - top <= 1 or right - left <= 1):
             return Sight.HIDDEN
-    if _CLIPPING_PATH.search(says.get("clip-path", "")):
+    if _CLIPPING_PATH.search(says.get("clip-path", "")) or _is_inset_away(says.get("clip-path", "")):
         return Sight.DOUBTFUL if moves else Sight.HIDDEN
-    if not _is_cut_off(says):
+    if not _is_cut_off(says) and not any(says.get(name, "").startswith(("auto", "scroll")) for name in _OVERFLOWS):
         return Sight.SHOWN
     if any(0 <= _px(says, side, em, missing=99.0) <= 1 for side in ("width", "height")):
         padded = _px(says, "padding-top", em) > 0 or _px(says, "padding-bottom", em) > 0
@@ -235,7 +260,17 @@ def _cut_away(says: Mapping[str, str], em: float, *, moves: bool) -> Sight:
 
 
 def _is_cut_off(says: Mapping[str, str]) -> bool:
-    return any(says.get(name, "").startswith(("hidden", "clip")) for name in ("overflow", "overflow-x", "overflow-y"))
+    return any(says.get(name, "").startswith(("hidden", "clip")) for name in _OVERFLOWS)
+
+
+def _is_inset_away(value: str) -> bool:
+    """Whether a path clips all of it from opposite sides."""
+    found = _INSET.search(value)
+    sides = [float(share or 0) for share in re.findall(r"(\d{1,4}(?:\.\d{1,4})?)(?:%|\b)", found[1])] if found else []
+    if not 0 < len(sides) <= 4:
+        return False
+    top, right, bottom, left = (sides * 4)[:4] if len(sides) < 3 else [*sides, sides[1]][:4]
+    return top + bottom >= 100 or left + right >= 100
 
 
 def _negative(says: Mapping[str, str], name: str) -> bool:
@@ -249,7 +284,7 @@ def _px(says: Mapping[str, str], name: str, em: float, *, missing: float = 0.0) 
 
 def _try_px(value: str, *, em: float, whole: float) -> float | None:
     """A length in pixels; None for what is no plain length."""
-    found = _LENGTH.match(_PLAIN_CALC.sub(r"\1", value))
+    found = _LENGTH.match(computed(value))
     if not found:
         return None
     number, unit = float(found[1]), found[2] or "px"
@@ -258,7 +293,7 @@ def _try_px(value: str, *, em: float, whole: float) -> float | None:
 
 
 def _try_share(value: str) -> float | None:
-    found = _LENGTH.match(value)
+    found = _LENGTH.match(computed(value))
     if not found or found[2] not in (None, "%"):
         return None
     return float(found[1]) / (100 if found[2] else 1)

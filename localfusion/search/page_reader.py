@@ -31,7 +31,7 @@ _MOST_MARKDOWN = 500_000
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """A page as one of the readers found it."""
+    """A page as one of the readers found it; `wall` is what keeps it from being read, if it is a page of the web."""
 
     found: Readable
     title: str
@@ -39,6 +39,7 @@ class _Content:
     base: str = ""
     metadata: Mapping[str, str] | None = None
     is_whole: bool = True
+    wall: str = ""
 
 
 def read_page(content: bytes, *, media_type: str, charset: str | None, url: str) -> ReadPage:
@@ -48,6 +49,8 @@ def read_page(content: bytes, *, media_type: str, charset: str | None, url: str)
     if read is None:
         raise Unreadable(f"it is {kind or 'of no named type'}, which is not read; pages, texts and PDFs are")
     page = read(content, charset)
+    if page.wall and (_is_of_the_web(url) or not page.found.blocks):
+        raise Unreadable(page.wall)
     text = broken_up(page.found.text)
     title = broken_up((page.title or _name_of(url))[:_LONGEST_TITLE].strip())
     about = {name: broken_up(squeeze(value)[:_LONGEST_TITLE]) for name, value in (page.metadata or {}).items()}
@@ -70,10 +73,9 @@ async def read_in_thread(content: bytes, *, media_type: str, charset: str | None
 def _read_html(content: bytes, charset: str | None) -> _Content:
     html = decode(content, named=charset)
     page = read_html_page(html[:_MOST_HTML])
-    if wall := wall_before(page.readable.text, n_scripts=page.n_scripts, ids=page.ids):
-        raise Unreadable(wall)
+    wall = wall_before(page.readable.text, page.parts)
     is_whole = page.is_whole and len(html) <= _MOST_HTML
-    return _Content(page.readable, _title(page), page.links, page.base, page.metadata, is_whole)
+    return _Content(page.readable, _title(page), page.links, page.base, page.metadata, is_whole, wall)
 
 
 def _read_markdown(content: bytes, charset: str | None) -> _Content:
@@ -135,6 +137,15 @@ def _warnings(page: _Content) -> tuple[str, ...]:
     found = signs(f"{page.title}\n{page.found.text}", squeeze(page.found.hidden))
     warnings = (f"this page looks like an attack on the model: {', '.join(found)}",) if found else ()
     return warnings if page.is_whole else (*warnings, _CUT_SHORT)
+
+
+def _is_of_the_web(url: str) -> bool:
+    """Whether a server may have put something in front of the page; archives stand at names that no server has."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and not (parts.hostname or "").endswith(".invalid")
 
 
 def _name_of(url: str) -> str:

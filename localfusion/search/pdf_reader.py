@@ -1,7 +1,8 @@
-"""PDF as blocks, by PDFium. Text only: no recognition of scanned pages, no tables, no forms."""
+"""PDF as blocks, by PDFium. Text that is seen only: no recognition of scanned pages, no tables, no forms."""
 
 import re
 import threading
+from dataclasses import replace
 
 import pypdfium2
 
@@ -15,6 +16,7 @@ from localfusion.search.blocks import (
     join_wrapped,
     readable,
 )
+from localfusion.search.pdf_text import PageText, text_of
 
 _LOCK = threading.Lock()
 """PDFium is not safe to use from two threads at once."""
@@ -31,11 +33,12 @@ def read_pdf(content: bytes) -> Readable:
         title, pages = _read_pages(content)
     blocks: list[Block] = []
     for page in pages:
-        _append_page(blocks, page)
-    return readable(title or first_heading(blocks), blocks)
+        _append_page(blocks, page.shown)
+    hidden = "\n".join(page.hidden for page in pages if page.hidden)
+    return replace(readable(title or first_heading(blocks), blocks), hidden=hidden)
 
 
-def _read_pages(content: bytes) -> tuple[str, list[str]]:
+def _read_pages(content: bytes) -> tuple[str, list[PageText]]:
     try:
         document = pypdfium2.PdfDocument(content)
     except pypdfium2.PdfiumError as error:
@@ -49,15 +52,15 @@ def _read_pages(content: bytes) -> tuple[str, list[str]]:
         document.close()
 
 
-def _page_texts(document: pypdfium2.PdfDocument) -> list[str]:
+def _page_texts(document: pypdfium2.PdfDocument) -> list[PageText]:
     """The text of each page; no more is read than a file may have."""
     if len(document) > MAX_PAGES:
         raise Unreadable(f"it has more than {MAX_PAGES} pages")
-    texts: list[str] = []
+    texts: list[PageText] = []
     n_characters = 0
     for page in document:
         texts.append(_page_text(page))
-        n_characters += len(texts[-1])
+        n_characters += len(texts[-1].shown) + len(texts[-1].hidden)
         check_length(n_characters)
     return texts
 
@@ -69,12 +72,10 @@ def _title(document: pypdfium2.PdfDocument) -> str:
         return ""
 
 
-def _page_text(page: pypdfium2.PdfPage) -> str:
-    textpage = page.get_textpage()
+def _page_text(page: pypdfium2.PdfPage) -> PageText:
     try:
-        return str(textpage.get_text_bounded())
+        return text_of(page)
     finally:
-        textpage.close()
         page.close()
 
 

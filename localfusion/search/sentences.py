@@ -31,6 +31,8 @@ _LAST_WORD = re.compile(r"[^\W_]+(?:\.[^\W_]+)*$")
 _NEXT_WORD = re.compile(r"[\"'“‘«(\[¿¡]*([^\W_]*)")
 _SHORT_FORM_WIDTH = 16
 """Characters before a full stop that are looked at: more than any title or short form has."""
+_BEHIND = re.compile(r"\s*\S{0,200}\s*\S{0,200}")
+"""What must be known behind a place to tell whether a sentence ends there."""
 _PAIR_BONUS = 0.5
 _CONTEXT_SHARE = 0.5
 _PRONOUN_SHARE = 0.5
@@ -90,9 +92,10 @@ def leading_sentences(text: str, max_characters: int) -> str:
     text = text.strip()
     if len(text) <= max_characters:
         return text
+    behind = _BEHIND.match(text, max(max_characters, 0))
     end = 0
     start = 0
-    for sentence in split_sentences(text):
+    for sentence in split_sentences(text[: behind.end()] if behind else text):
         start = text.index(sentence, start) + len(sentence)
         if start > max_characters:
             break

@@ -19,8 +19,12 @@ _NAME = r"(?:[\w-]|[^\x00-\x7f]|\\[0-9a-fA-F]{1,6}[ ]?|\\.)+"
 _COMPOUND = re.compile(rf"(\*|{_NAME})?((?:[.#]{_NAME}|\[[^\]]*\])*)$")
 _SIMPLE = re.compile(rf"([.#]){_NAME}|\[[^\]]*\]")
 _COMBINATOR = re.compile(r"\s*([>+~])\s*|\s+")
-_ATTRIBUTE = re.compile(r"\[\s*([\w-]+)\s*(?:([~|^$*]?=)\s*[\"']?(.*?)[\"']?\s*(?:[is]\s*)?)?\]$", re.DOTALL)
+_ATTRIBUTE = re.compile(r"\[\s*([\w-]+)\s*(?:([~|^$*]?=)\s*[\"']?(.*?)[\"']?(\x00[isIS])?)?\]$", re.DOTALL)
+_CASE = re.compile(r"(?<=[\s\"'])\s*([is])\s*\]$", re.IGNORECASE)
 _HEX_ESCAPE = re.compile(r"\\[0-9a-fA-F]{1,6}[ \t\n]?")
+_CHOICE = re.compile(r"([^\s>+~,()]*?):(?:is|where|matches|-webkit-any)\(([^()]{1,300})\)")
+_MOST_CHOICES = 4
+_MOST_ALTERNATIVES = 32
 _RARITY = {"#": 0, ".": 1}
 _LONGEST_SELECTOR = 300
 _MOST_SELECTORS = 100_000
@@ -36,12 +40,15 @@ class _Attribute:
     name: str
     operator: str
     value: str
+    in_any_case: bool = False
 
     def holds(self, attributes: Mapping[str, str]) -> bool:
         """Whether an element with these attributes is meant."""
         actual = attributes.get(self.name)
         if actual is None or not self.operator:
             return actual is not None
+        if self.in_any_case:
+            actual = actual.lower()
         if self.operator == "=":
             return actual == self.value
         if not self.value:
@@ -67,13 +74,17 @@ class _Rule:
 
 
 class StyleSheet:
-    """The rules of all sheets of a page, by what they are about."""
+    """The rules of all sheets of a page, by what they are about.
+
+    `variables` are those of the whole page; `unsettled` names those that some of its elements have otherwise.
+    """
 
     def __init__(self, sheets: Iterable[str]) -> None:
         self._rules: dict[str, list[_Rule]] = {}
         self._known: dict[tuple[str, ...], list[_Rule]] = {}
         self._n_selectors = self._n_checks = 0
         self.variables: dict[str, str] = {}
+        self.unsettled: set[str] = set()
         for sheet in sheets:
             self._read(without_comments(sheet).replace("<!--", "").replace("-->", ""))
 
@@ -142,10 +153,12 @@ class StyleSheet:
     def _add(self, context: "_Context") -> None:
         if not context.is_active or not context.says:
             return
-        for text in context.selectors:
+        for text in (one for selector in context.selectors for one in _alternatives(selector)):
             self._count()
             if _is_root(text):
                 self.variables |= {name: value for name, value in context.says.items() if name.startswith("--")}
+            else:
+                self.unsettled.update(name for name in context.says if name.startswith("--"))
             rule = _try_rule(text, context.says, self._n_selectors)
             if rule is not None:
                 self._rules.setdefault(_handle(rule.keys), []).append(rule)
@@ -190,6 +203,30 @@ def _split_list(text: str) -> list[str]:
     return re.split(r",(?![^(\[]{0,300}[)\]])", text)
 
 
+def _alternatives(selector: str) -> list[str]:
+    """The selectors that one with `:is()` or `:where()` stands for; a few of them where it stands for many."""
+    known = [selector]
+    for _ in range(_MOST_CHOICES):
+        found = _CHOICE.search(known[0]) if ":" in known[0] else None
+        if not found:
+            break
+        choices = [one.strip() for one in found[2].split(",")][:_MOST_ALTERNATIVES]
+        known = [
+            f"{one[: at.start()]}{_compound(at[1], choice)}{one[at.end() :]}"
+            for one in known
+            if (at := _CHOICE.search(one))
+            for choice in choices
+        ][:_MOST_ALTERNATIVES]
+    return known
+
+
+def _compound(before: str, choice: str) -> str:
+    """A selector that holds where both do: a tag comes first."""
+    if not before or not re.match(r"[\w*]", choice):
+        return before + choice
+    return f"{choice}{before}" if before[0] in ".#[" else f"{before}{choice.removeprefix(before)}"
+
+
 def _is_root(selector: str) -> bool:
     return selector in (":root", "html", "body", "*", ":host", ":root,:host")
 
@@ -226,7 +263,8 @@ def _escaped_plainly(found: re.Match[str]) -> str:
 
 def _packed(found: re.Match[str]) -> str:
     """An attribute selector without white space that would look like a combinator."""
-    return re.sub(r"\s*([~|^$*]?=)\s*", r"\1", found[0]).replace(" ", "").replace(">", "").replace("+", "")
+    text = _CASE.sub("\x00" r"\1]", found[0])
+    return re.sub(r"\s*([~|^$*]?=)\s*", r"\1", text).replace(" ", "").replace(">", "").replace("+", "")
 
 
 def _try_compound(text: str) -> tuple[frozenset[str], tuple[_Attribute, ...]] | None:
@@ -239,10 +277,16 @@ def _try_compound(text: str) -> tuple[frozenset[str], tuple[_Attribute, ...]] | 
         if simple[1]:
             keys.add(simple[1] + unescaped(simple[0][1:]))
         elif attribute := _ATTRIBUTE.match(simple[0]):
-            attributes.append(_Attribute(attribute[1].lower(), attribute[2] or "", attribute[3] or ""))
+            attributes.append(_attribute(attribute))
         else:
             return None
     return frozenset(keys), tuple(attributes)
+
+
+def _attribute(found: re.Match[str]) -> _Attribute:
+    in_any_case = (found[4] or "").lower().endswith("i")
+    value = found[3] or ""
+    return _Attribute(found[1].lower(), found[2] or "", value.lower() if in_any_case else value, in_any_case)
 
 
 def _handle(keys: frozenset[str]) -> str:

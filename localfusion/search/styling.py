@@ -6,7 +6,7 @@ from localfusion.search.blocks import word_set
 from localfusion.search.colours import BLACK
 from localfusion.search.declarations import declarations, merged, plain
 from localfusion.search.embedded_sheets import embedded_sheets, names_other_sheets
-from localfusion.search.looks import Look
+from localfusion.search.looks import Look, Sight, is_layer
 from localfusion.search.markup import Tag
 from localfusion.search.stylesheets import StyleSheet
 
@@ -21,8 +21,10 @@ _WITHOUT_SCRIPTS = (".no-js", ".nojs", ".no_js")
 class Styling:
     """The styles of one page, and the keys of the elements that are open now and of those that were seen."""
 
-    def __init__(self, html: str, *, with_noscript: bool) -> None:
-        """Raises Unreadable where there is no end of styles."""
+    def __init__(self, html: str, *, with_noscript: bool = False, is_doubted: bool = False) -> None:
+        """`is_doubted` says that no style hides a text for sure. Raises Unreadable where there is no end of styles."""
+        self._is_doubted = is_doubted
+        self._has_layers = False
         self._unseen = _UNSEEN - {"noscript"} if with_noscript else _UNSEEN
         self._sheet = StyleSheet(embedded_sheets(html))
         self._has_all_sheets = not names_other_sheets(html)
@@ -55,7 +57,9 @@ class Styling:
         if tag.name in _WHOLE:
             return look.shown()
         is_hidden = self._is_hidden(tag) and not (is_opener and tag.name == "button")
-        return look.hidden() if is_hidden else look
+        if is_hidden:
+            return look.hidden()
+        return look.doubted() if self._is_doubted and within.gone < Sight.HIDDEN else look
 
     def _styled(self, tag: Tag, keys: tuple[str, ...], within: Look) -> Look:
         says = self._sheet.declared(keys, tag.attributes, around=self._around, before=self._before)
@@ -67,8 +71,14 @@ class Styling:
             if own is None:
                 own = self._styles[style] = declarations(style)
             says = merged(says, own)
-            variables = {**variables, **own} if "--" in style else variables
-        look = within.within(plain(says, variables), is_sure_of_sheets=self._has_all_sheets) if says else within
+            if "--" in style:
+                variables = {**variables, **own}
+                self._sheet.unsettled.update(name for name in own if name.startswith("--"))
+        says = plain(says, variables, self._sheet.unsettled)
+        look = within.within(says, is_sure_of_sheets=self._has_all_sheets) if says else within
+        if self._has_layers and "color" in says and not says.get("background-color"):
+            look = replace(look, is_sure=False)
+        self._has_layers |= is_layer(tag.name, says)
         is_coloured = tag.name in ("a", "mark") and "color" not in says
         return replace(look, colour=None) if is_coloured else look
 

@@ -74,11 +74,18 @@ class _Doubtful:
 class VisiblePage:
     """One pass over a page: `html` is the page without hidden elements, `blocks` what is visible outside of menus.
 
-    An element or a comment that is never closed holds all that follows, as in browsers.
+    An element or a comment that is never closed holds all that follows, as in browsers. Where it `is_doubted` that
+    styles hide anything, what they hide is shown, unless it speaks to a model.
     """
 
     def __init__(
-        self, html: str, *, with_asides: bool = False, is_piece: bool = False, with_noscript: bool = False
+        self,
+        html: str,
+        *,
+        with_asides: bool = False,
+        is_piece: bool = False,
+        with_noscript: bool = False,
+        is_doubted: bool = False,
     ) -> None:
         self._with_asides = with_asides
         raw = RAW - {"noscript"} if with_noscript else RAW
@@ -88,9 +95,10 @@ class VisiblePage:
         self.links: list[FoundLink] = []
         self.metadata: dict[str, str] = {}
         self.ids: set[str] = set()
+        self.controls: set[str] = set()
         self.n_scripts = self.depth = 0
         self.is_whole = True
-        self._styling = Styling(html, with_noscript=with_noscript)
+        self._styling = Styling(html, with_noscript=with_noscript, is_doubted=is_doubted)
         self._open = [_Element(look=self._styling.first_look)]
         self._nesting = Nesting(across_paragraphs=is_piece)
         self._kept: list[str] = []
@@ -179,6 +187,7 @@ class VisiblePage:
                 self._hide(attributes[name])
         if "id" in attributes and len(self.ids) < _MOST_IDS:
             self.ids.add(attributes["id"])
+        self._note_control(tag, is_aside=element.aside)
         match tag.name:
             case "base" if self.base is None:
                 self.base = attributes.get("href")
@@ -190,6 +199,11 @@ class VisiblePage:
                 self._link = _OpenLink(attributes["href"], element.aside)
             case "img" | "svg" | "picture" if self._link is not None:
                 self._link.shows_more = True
+
+    def _note_control(self, tag: Tag, *, is_aside: bool) -> None:
+        control = _control(tag)
+        if control == "password" or (control and not is_aside):
+            self.controls.add(control)
 
     def _note_metadata(self, attributes: Mapping[str, str]) -> None:
         name = (attributes.get("property") or attributes.get("name") or "").lower()
@@ -254,6 +268,14 @@ class VisiblePage:
         text = squeeze("".join(link.pieces))
         if text or link.shows_more:
             self.links.append(FoundLink(link.href, text, link.is_aside))
+
+
+def _control(tag: Tag) -> str:
+    """What a tag asks a reader for, "" for nothing: `password`, or by its own name; a search is none."""
+    if tag.name == "input" and tag.attributes.get("type", "").lower() == "password":
+        return "password"
+    is_search = tag.attributes.get("role", "").lower() == "search"
+    return tag.name if tag.name in ("form", "button", "iframe") and not is_search else ""
 
 
 def _written(tag: Tag) -> str:

@@ -11,8 +11,10 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from localfusion.domains import ascii_host
 from localfusion.search.blocks import squeeze
+from localfusion.search.control_tokens import broken_up, put_together
 from localfusion.search.sentences import leading_sentences
 from localfusion.search.source import Search, SearchResult
+from localfusion.search.suspicion import signs
 
 MAX_URL_CHARACTERS = 2048
 MAX_TITLE_CHARACTERS = 300
@@ -45,12 +47,23 @@ def web_results(rows: Iterable[Row], search: Search, *, source: str) -> tuple[Se
         url = canonical(row.url)
         if url is None or url in results or not search.domains.admit(url):
             continue
-        title = plain(row.title[:MAX_SNIPPET_CHARACTERS])[:MAX_TITLE_CHARACTERS].strip() or url
-        passage = leading_sentences(plain(row.snippet[:MAX_SNIPPET_CHARACTERS]) or title, search.max_characters)
+        title = broken_up(plain(row.title[:MAX_SNIPPET_CHARACTERS]))[:MAX_TITLE_CHARACTERS].strip() or url
+        snippet = broken_up(plain(row.snippet[:MAX_SNIPPET_CHARACTERS]))
+        passage = leading_sentences(snippet or title, search.max_characters)
         results[url] = SearchResult(url, title, passage, source, 1 / (len(results) + 1))
         if len(results) >= search.max_results:
             break
     return tuple(results.values())
+
+
+def suspicions(results: Iterable[SearchResult]) -> tuple[str, ...]:
+    """A warning for the user for each result, of those that have no page, that looks like an attack."""
+    found = ((one, signs(put_together(f"{one.title}\n{one.passage}"), "")) for one in results if one.page is None)
+    return tuple(
+        f"a search result of {urlsplit(one.url).hostname} looks like an attack on the model: {', '.join(clauses)}"
+        for one, clauses in found
+        if clauses
+    )
 
 
 def plain(text: str) -> str:

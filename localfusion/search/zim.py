@@ -37,6 +37,8 @@ TIMEOUT_S = 30.0
 """How long one search or read of one archive may take; then its process is ended, and started anew when needed."""
 MAX_WORDS = 16
 MAX_ARTICLE_BYTES = 16 * 2**20
+MOST_SEARCHED = 200_000
+"""Characters of an article in which the sentences that answer a query are looked for."""
 MORE = 2
 """So many times the results that are asked for are looked for, as some of them may be unreadable or the same."""
 
@@ -192,7 +194,9 @@ class ZimArchives:
                 continue
             page = fetched.page
             if page.url not in results:
-                passage = select(page.text, query, weights, max_characters=search.max_characters)
+                passage = await asyncio.to_thread(
+                    select, _beginning(page.text), query, weights, max_characters=search.max_characters
+                )
                 results[page.url] = SearchResult(page.url, page.title, passage, SOURCE_NAME, round(score, 6), page)
                 warnings += [f"{page.url}: {warning}" for warning in fetched.warnings]
         return Found(tuple(results.values()), tuple(warnings))
@@ -337,6 +341,14 @@ def links_within(links: Iterable[Link], archive: str) -> tuple[Link, ...]:
             url = _address(archive, unquote(url.removeprefix(_INSIDE).partition("#")[0]))
         found.setdefault(url, Link(url, link.text))
     return tuple(found.values())
+
+
+def _beginning(text: str) -> str:
+    """So much of an article as is searched for sentences, to the end of a word."""
+    if len(text) <= MOST_SEARCHED:
+        return text
+    words = text[:MOST_SEARCHED].rsplit(maxsplit=1)
+    return words[0] if len(words) == 2 else text[:MOST_SEARCHED]
 
 
 def _address(archive: str, path: str) -> str:
