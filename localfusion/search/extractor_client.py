@@ -3,21 +3,18 @@
 Which files it reads is decided elsewhere. Whatever a file does to the process ends in `Broken`, which says why.
 """
 
-import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from time import monotonic
 from typing import IO, BinaryIO, TypeVar, cast
 
-import localfusion
 from localfusion import machine
-from localfusion.config.surroundings import Surroundings
 from localfusion.errors import LocalFusionError
+from localfusion.search.child_environment import child_environment
 from localfusion.search.extractor_protocol import (
     NO_MEMORY,
     Begin,
@@ -34,11 +31,6 @@ T = TypeVar("T")
 
 COMMAND = (sys.executable, "-P", "-m", "localfusion.search.extractor")
 """What is started to read files; tests start one that breaks down when they want."""
-
-_KEPT_VARIABLES = frozenset(
-    {"PATH", "PYTHONHOME", "PYTHONUTF8", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE"}
-) | {"SYSTEMROOT", "WINDIR", "TEMP", "TMP", "TMPDIR"}
-"""The variables that a process needs to start. It is told no other: a key in one is no business of a file's."""
 
 _TICK_S = 0.1
 _START = Limits(time_s=60.0)
@@ -63,7 +55,7 @@ class ReaderProcess:
         """Start it, without waiting until it is there. Raises LocalFusionError where the system has no room for it."""
         pipe = subprocess.PIPE
         try:
-            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment())
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=child_environment())
         except OSError as error:
             message = f"the process that reads files cannot be started: {error.strerror}"
             raise LocalFusionError(message, hint="free some memory, or raise the limits (ulimit)") from error
@@ -114,6 +106,10 @@ class ReaderProcess:
         rss, _ = machine.use_of(self._process.pid)
         return rss - self._first_rss > self._limits.memory_bytes // _GROWN_SHARE
 
+    def has_ended(self) -> bool:
+        """Whether the process is gone, by itself or by whoever ended it."""
+        return self._process.poll() is not None
+
     def kill(self) -> None:
         """End the process now; whoever waits for a reply learns that it is Broken."""
         self._process.kill()
@@ -162,14 +158,6 @@ class ReaderProcess:
 def _there(stream: IO[bytes] | None) -> BinaryIO:
     assert stream is not None
     return cast(BinaryIO, stream)
-
-
-def _environment() -> Mapping[str, str]:
-    """This very package is found, and nothing of the current directory."""
-    around = Surroundings.of_this_process().variables
-    paths = [str(Path(localfusion.__file__).parent.parent), around.get("PYTHONPATH", "")]
-    kept = {name: value for name, value in around.items() if name.upper() in _KEPT_VARIABLES}
-    return kept | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 def _how_it_ended(code: int, limits: Limits) -> str:
