@@ -6,18 +6,23 @@ import os
 import random
 import shutil
 import struct
+import sys
 import venv
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from libzim.writer import ContentProvider, Creator, Hint, Item, StringProvider
 
 from localfusion.analysis import Link
 from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import ConfigError, NotHere, WebError
+from localfusion.messages import SourcesSpec
+from localfusion.search.documents import DocumentIndex
+from localfusion.search.opening import Sources
 from localfusion.search.page_reader import read_in_thread
 from localfusion.search.source import Fetched, Found, Search, Source
 from localfusion.search.zim import ZimArchives, links_within
@@ -419,3 +424,38 @@ def test_many_searches_at_once(coast: ZimArchives) -> None:
 
     found = asyncio.run(all_at_once())
     assert [one.results[0].url for one in found] == [f"zim://coast_en/A/Rock_{i}" for i in range(8)]
+
+
+def test_the_process_of_an_archive_has_a_small_environment_no_network_and_little_memory(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    before = set(psutil.Process().children())
+    with ZimArchives([whole], read=read_in_thread):
+        (process,) = set(psutil.Process().children()) - before
+        assert "HF_TOKEN" not in process.environ()
+        if sys.platform == "linux":
+            assert process.rlimit(psutil.RLIMIT_DATA)[1] < 2**31
+            assert process.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+
+
+def test_an_open_that_is_given_up_leaves_no_process(whole: Path) -> None:
+    async def given_up() -> None:
+        store = DocumentIndex(None)
+        sources = Sources(store, None, keep_pages_s=0)
+
+        async def use() -> None:
+            async with sources.open(SourcesSpec(zim=(whole,) * 4), names_pages=False):
+                await asyncio.sleep(60)
+
+        for pause_s in (0.0, 0.01, 0.1, 0.3, 1.0):
+            opening = asyncio.create_task(use())
+            await asyncio.sleep(pause_s)
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+        await sources.aclose()
+        store.close()
+
+    before = psutil.Process().children()
+    asyncio.run(given_up())
+    assert psutil.Process().children() == before

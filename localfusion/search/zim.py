@@ -243,10 +243,11 @@ class _Reader:
         self._is_closed = False
 
     def open(self) -> None:
-        """Start the process and wait until the archive is open. Raises ConfigError where it cannot be."""
+        """Start the process, unless it is there, and wait until the archive is open. Raises ConfigError where it cannot be."""
         try:
             with self._lock:
-                self._start()
+                if self._process is None:
+                    self._start()
         except _Gone as error:
             if not _has_libzim(self._python, self._timeout_s):
                 message = "ZIM archives are read by the package libzim, which is missing"
