@@ -66,7 +66,21 @@ def test_what_cannot_be_read_is_not_admitted(url: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "example", "http://", "*", "*.", ".com", "a..b", "exa mple.com", "-a.com", "@nothing", "~text", f"{64 * 'x'}.com"],
+    [
+        "",
+        " ",
+        "example",
+        "http://",
+        "*",
+        "*.",
+        ".com",
+        "a..b",
+        "exa mple.com",
+        "-a.com",
+        "@nothing",
+        "~text",
+        f"{64 * 'x'}.com",
+    ],
 )
 def test_what_is_no_domain_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as refused:

@@ -244,7 +244,7 @@ def test_a_row_whose_link_is_no_address_is_left_out(link: str) -> None:
 def test_a_redirect_to_what_is_no_address_is_an_error_of_the_web(location: str) -> None:
     with serve(served(Recorded(status=302, headers={"Location": location}))) as server:
         source = Combined([KiwixServer(server.url, timeout_s=5, read=read_in_thread)])
-        with pytest.raises(WebError, match="not below it|cannot be reached") as caught:
+        with pytest.raises(WebError, match=r"not below it|cannot be reached") as caught:
             asyncio.run(source.search(Search("skerry")))
     assert "obey" not in caught.value.message
 

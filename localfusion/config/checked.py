@@ -68,7 +68,7 @@ def checked(located: Located, kind: type[Checked], entry_at: EntryAt) -> Checked
 
 
 def _required(kind: type[Entry]) -> bool:
-    """Whether a file of this kind must say anything; one that need not may be empty, or have keys with nothing below."""
+    """Whether a file of this kind must say anything; one that need not may be empty, or have bare keys."""
     return any(field.is_required() for field in kind.model_fields.values())
 
 

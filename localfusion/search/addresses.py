@@ -166,7 +166,7 @@ def _refused(url: str, why: str) -> WebError:
 
 
 def _shown(url: str) -> str:
-    """What is told of an address that is refused: its host, if it has one. The rest may be words that a server chose."""
+    """What is told of an address that is refused: its host, if it has one. The rest may be a server's words."""
     shape = _SHAPE.fullmatch(url[:MAX_CHARACTERS])
     parts = None if shape is None else _AUTHORITY.fullmatch(shape[2].rpartition("@")[2])
     try:

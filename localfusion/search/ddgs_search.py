@@ -81,7 +81,7 @@ class _Rest:
 
 
 class EngineSearch:
-    """Several engines as one `Source`: their rankings fused, those that refuse or cannot be reached left alone for a while."""
+    """Several engines as one `Source`: their rankings fused, those that refuse or are not reached left for a while."""
 
     def __init__(
         self,

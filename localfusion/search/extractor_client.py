@@ -37,15 +37,21 @@ _START = Limits(time_s=60.0)
 """What the process may take to start: nothing of it is a file's fault."""
 _END_LIMIT_S = 2.0
 _GROWN_SHARE = 4
+_KILLED = -9
+"""How a process ends that is killed (SIGKILL)."""
 _LAST_WORDS_BYTES = 1 << 14
 
 
 class Broken(Exception):
-    """The process is of no use any more; `problem` says what the file did to it, as a clause."""
+    """The process is of no use any more; `problem` says what the file did to it, as a clause.
 
-    def __init__(self, problem: str) -> None:
+    `by_others`: it was killed, and not over a limit, which may be no fault of the file.
+    """
+
+    def __init__(self, problem: str, *, by_others: bool = False) -> None:
         super().__init__(problem)
         self.problem = problem
+        self.by_others = by_others
 
 
 class ReaderProcess:
@@ -99,16 +105,14 @@ class ReaderProcess:
             raise Broken(f"the process that read it wrote what makes no sense ({error})") from error
         finally:
             self._waiting_since = None
-        raise Broken(self._problem or _how_it_ended(self._exit_code(), self._allowed))
+        code = self._exit_code()
+        by_others = not self._problem and code == _KILLED
+        raise Broken(self._problem or _how_it_ended(code, self._allowed), by_others=by_others)
 
     def has_grown(self) -> bool:
         """Whether what it read before has left so little room that it had better be replaced."""
         rss, _ = machine.use_of(self._process.pid)
         return rss - self._first_rss > self._limits.memory_bytes // _GROWN_SHARE
-
-    def has_ended(self) -> bool:
-        """Whether the process is gone, by itself or by whoever ended it."""
-        return self._process.poll() is not None
 
     def kill(self) -> None:
         """End the process now; whoever waits for a reply learns that it is Broken."""

@@ -133,7 +133,9 @@ class Lookups:
             raise OSError("no thread can be started") from error
         return await found
 
-    def _find(self, host: str, port: int, loop: asyncio.AbstractEventLoop, found: asyncio.Future[Sequence[str]]) -> None:
+    def _find(
+        self, host: str, port: int, loop: asyncio.AbstractEventLoop, found: asyncio.Future[Sequence[str]]
+    ) -> None:
         answer: Sequence[str] | Exception
         try:
             answer = self._look_up(host, port)

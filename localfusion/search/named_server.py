@@ -104,9 +104,7 @@ class NamedServer:
     async def _read(self, url: str, response: httpx.Response) -> Answer:
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in {*_COMPRESSED, "identity", ""}:
-            raise WebError(
-                url, f"{self} answered in an encoding that it was not asked for", hint="try another address"
-            )
+            raise WebError(url, f"{self} answered in an encoding that it was not asked for", hint="try another address")
         expander = zlib.decompressobj(zlib.MAX_WBITS | _ANY_HEADER) if encoding in _COMPRESSED else None
         body = bytearray()
         async for piece in response.aiter_raw():

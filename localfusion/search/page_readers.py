@@ -65,15 +65,15 @@ class _Seat:
         self._in_use = threading.Lock()
 
     def read(self, reading: _Reading) -> ReadPage | str:
-        """The page, or why it cannot be read. A process that ended while it had nothing to read is replaced."""
+        """The page, or why it cannot be read. Where somebody else ended the process it is tried once more."""
         with self._in_use:
             with self._lock:
                 self._reading = reading
             try:
-                return self._read(reading)
-            except Broken as broken:
-                self._end()
-                return broken.problem
+                found = self._read(reading)
+                if isinstance(found, Broken) and found.by_others and not (reading.is_given_up or self._is_closed):
+                    found = self._read(reading)
+                return found.problem if isinstance(found, Broken) else found
             finally:
                 with self._lock:
                     self._reading = None
@@ -95,12 +95,14 @@ class _Seat:
         with self._in_use:
             self._end()
 
-    def _read(self, reading: _Reading) -> ReadPage | str:
-        if self._reader is not None and self._reader.has_ended():
-            self._end()
+    def _read(self, reading: _Reading) -> ReadPage | str | Broken:
         reader = self._reader or self._start(reading)
         reader.send(reading.request)
-        found = reader.reply(to_page)
+        try:
+            found = reader.reply(to_page)
+        except Broken as broken:
+            self._end()
+            return broken
         if reader.has_grown():
             self._end()
         return found

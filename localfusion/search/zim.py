@@ -243,7 +243,7 @@ class _Reader:
         self._is_closed = False
 
     def open(self) -> None:
-        """Start the process, unless it is there, and wait until the archive is open. Raises ConfigError where it cannot be."""
+        """Start the process, unless it is there, and wait until the archive is open. Raises ConfigError if not."""
         try:
             with self._lock:
                 if self._process is None:

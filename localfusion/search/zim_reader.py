@@ -1,8 +1,9 @@
 """The process that reads one ZIM archive with libzim, from one thread. `zim` starts it; it decides nothing.
 
 libzim looks at sizes and offsets when it opens a file, but damage further in may end the process that reads it: so
-this one, which has no network and little memory. A request is a line of JSON; a reply is one too, then the `size` bytes that
-it names. A thread reads the requests, so that the end of the parent (the pipe closes) ends this process at once.
+this one, which has no network and little memory. A request is a line of JSON; a reply is one too, then the `size`
+bytes that it names. A thread reads the requests, so that the end of the parent (the pipe closes) ends this process
+at once.
 """
 
 import json
