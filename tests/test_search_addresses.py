@@ -1,6 +1,7 @@
 """Addresses of the web: what each spelling means, what is refused, and which IP addresses are public."""
 
 import ipaddress
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
 import httpx
@@ -137,9 +138,9 @@ def test_a_reference_that_is_no_address_is_refused(reference: str) -> None:
     ],
 )
 def test_of_an_address_that_is_refused_only_the_host_is_told(url: str, shown: str) -> None:
-    for refused in (lambda: parse_address(url), lambda: follow(parse_address("https://b.example/"), url)):
+    for read in (parse_address, partial(follow, parse_address("https://b.example/"))):
         with pytest.raises(WebError) as caught:
-            refused()
+            read(url)
         assert caught.value.message.startswith(shown)
         assert "obey" not in caught.value.message
 
