@@ -1,7 +1,8 @@
 """Which addresses of the web a search may return and a fetch may reach, by domain and path. Pure: nothing is resolved.
 
 A pattern is a domain (`example.com`, its subdomains included), `*.example.com` (the subdomains alone), a domain with a
-path (`example.com/docs`: that path and what is below it), or the name of a built-in list (`@benchmarks`).
+path (`example.com/docs`: that path and what is below it), or the name of a built-in list (`@benchmarks`). In such a
+list, and only there, `~text` is every address that has this text in its host, path or query, however it is encoded.
 """
 
 import re
@@ -23,6 +24,10 @@ LISTS: Mapping[str, tuple[str, ...]] = {
         "hf-mirror.com/datasets/perplexity-ai/draco",
         "hf-mirror.com/api/datasets/perplexity-ai/draco",
         "datasets-server.huggingface.co",
+        "huggingface-co.translate.goog",
+        "hf-co.translate.goog",
+        "~perplexity-ai/draco",
+        "~perplexity-ai--draco",
     ),
 }
 """Name -> patterns. "@benchmarks": where the rubrics of benchmarks lie, which a model under test must not read."""
@@ -34,14 +39,20 @@ _HINT = "write domains like example.com, *.example.com or example.com/docs, or a
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """One checked pattern: the host in ASCII, whether the domain itself is meant too, and the path ("" is all)."""
+    """One checked pattern: the host in ASCII, whether the domain itself is meant too, and the path ("" is all).
+
+    Or a `text` that stands anywhere in an address, and then no host.
+    """
 
     host: str
     with_host: bool = True
     path: str = ""
+    text: str = ""
 
-    def covers(self, host: str, path: str) -> bool:
-        """Whether an address, its host in ASCII and its path as `_plain_path` gives it, is meant."""
+    def covers(self, host: str, path: str, whole: str) -> bool:
+        """Whether an address is meant: its host in ASCII, its path as `_plain_path` gives it, all of it decoded."""
+        if self.text:
+            return self.text in whole
         is_host = (self.with_host and host == self.host) or host.endswith(f".{self.host}")
         return is_host and (not self.path or path == self.path or path.startswith(f"{self.path}/"))
 
@@ -61,9 +72,10 @@ class Domains:
         except ValueError:
             return False
         path = _plain_path(parts.path)
-        if any(pattern.covers(host, path) for pattern in self.barred):
+        whole = _decoded(f"{host}{path}?{parts.query}#{parts.fragment}")
+        if any(pattern.covers(host, path, whole) for pattern in self.barred):
             return False
-        return not self.allowed or any(pattern.covers(host, path) for pattern in self.allowed)
+        return not self.allowed or any(pattern.covers(host, path, whole) for pattern in self.allowed)
 
 
 ANYWHERE = Domains()
@@ -94,7 +106,15 @@ def ascii_host(host: str) -> str:
 
 
 def _parse_all(patterns: Iterable[str]) -> tuple[Pattern, ...]:
-    return tuple(_parse(entry) for pattern in patterns for entry in LISTS.get(pattern, (pattern,)))
+    found: list[Pattern] = []
+    for pattern in patterns:
+        entries = LISTS.get(pattern)
+        found += [_parse(pattern)] if entries is None else map(_parse_listed, entries)
+    return tuple(found)
+
+
+def _parse_listed(text: str) -> Pattern:
+    return Pattern("", text=text.removeprefix("~")) if text.startswith("~") else _parse(text)
 
 
 def _parse(text: str) -> Pattern:
@@ -109,9 +129,14 @@ def _parse(text: str) -> Pattern:
     return Pattern(name, with_host, _plain_path(slash + path).rstrip("/"))
 
 
+def _decoded(text: str) -> str:
+    """What a part of an address says, in lower case, though it be encoded more than once."""
+    for _ in range(4):
+        text = unquote(text)
+    return re.sub("/{2,}", "/", text.lower())
+
+
 def _plain_path(path: str) -> str:
     """A path however it was encoded: "/data%73ets//x/../y" is "/datasets/y"; letters do not differ by case."""
-    plain = unquote(path)
-    for _ in range(2):  # once more for what was encoded twice
-        plain = unquote(plain)
+    plain = _decoded(path)
     return "" if plain in ("", "/") else normpath(f"/{plain.lstrip('/')}").lower()

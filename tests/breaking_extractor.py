@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from localfusion.errors import WebError
 from localfusion.search.extractor import main, read_file
 from localfusion.search.extractor_protocol import FileRead, Limits
 
@@ -36,7 +38,7 @@ def read_or_break(path: Path, limits: Limits) -> FileRead:
             time.sleep(3600)
         case "end":
             os._exit(0)
-    return _answer(path.stem, read_file(path, limits), limits)
+    return _dial() if path.stem == "dial" else _answer(path.stem, read_file(path, limits), limits)
 
 
 def _answer(name: str, found: FileRead, limits: Limits) -> FileRead:
@@ -48,6 +50,14 @@ def _answer(name: str, found: FileRead, limits: Limits) -> FileRead:
     if name == "shout":
         return replace(found, text="a" * (13 * limits.max_characters + 2**20))
     return replace(found, title=f"{os.getpid()}")
+
+
+def _dial() -> FileRead:
+    try:
+        socket.create_connection(("192.0.2.1", 80), 1).close()
+    except WebError as error:
+        return FileRead(0, 0, "", error.message)
+    return FileRead(0, 0, "", "it was let out")
 
 
 def _eat() -> FileRead:

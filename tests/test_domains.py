@@ -44,6 +44,13 @@ def test_what_a_pattern_covers(pattern: str, covered: tuple[str, ...], not_cover
         "https://huggingface.co/x/../datasets/perplexity-ai/./draco",
         "https://datasets-server.huggingface.co/rows?dataset=perplexity-ai%2Fdraco",
         "https://hf.co/datasets/perplexity-ai/draco",
+        "https://web.archive.org/web/2026/https://huggingface.co/datasets/perplexity-ai/draco",
+        "https://huggingface-co.translate.goog/datasets/x?_x_tr_sl=en",
+        "https://proxy.example/?url=https%253A%252F%252Fhuggingface.co%252Fdatasets%252FPerplexity-AI%252Fdraco",
+        "https://github.example/mirror/perplexity-ai/draco.git",
+        "https://cache.example/hub/datasets--perplexity-ai--draco/x",
+        "https://perplexity-ai--draco.static.hf.space/",
+        "https://proxy.example/?q=perplexity-ai//draco",
     ],
 )
 def test_rubrics_of_benchmarks_are_kept_out_by_name(url: str) -> None:
@@ -59,7 +66,21 @@ def test_what_cannot_be_read_is_not_admitted(url: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "example", "http://", "*", "*.", ".com", "a..b", "exa mple.com", "-a.com", "@nothing", f"{64 * 'x'}.com"],
+    [
+        "",
+        " ",
+        "example",
+        "http://",
+        "*",
+        "*.",
+        ".com",
+        "a..b",
+        "exa mple.com",
+        "-a.com",
+        "@nothing",
+        "~text",
+        f"{64 * 'x'}.com",
+    ],
 )
 def test_what_is_no_domain_is_refused(text: str) -> None:
     with pytest.raises(ConfigError) as refused:

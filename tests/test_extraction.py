@@ -275,6 +275,40 @@ def test_a_page_that_is_given_up_leaves_no_process() -> None:
     asyncio.run(ask())
 
 
+def test_what_reads_files_has_no_network(tmp_path: Path) -> None:
+    found = by_name(extract(write_files(tmp_path, "dial.txt"), n_processes=1, limits=TIGHT, command=COMMAND))
+    assert found["dial.txt"].problem == "192.0.2.1 is not reached: this process is offline"
+
+
+def test_a_process_that_somebody_ended_costs_no_page() -> None:
+    async def ask() -> None:
+        readers = PageReaders()
+        for n in range(3):
+            assert (await read_fetched(readers, f"<p>{n}</p>".encode())).text == f"{n}"
+            for process in psutil.Process().children():
+                process.kill()
+        await readers.close()
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.001, 0.002, 0.004, 0.008, 0.5])
+def test_a_page_that_is_given_up_at_any_moment_costs_no_other(pause_s: float) -> None:
+    async def ask() -> None:
+        readers = PageReaders()
+        for n in range(4):
+            given_up = [asyncio.create_task(read_fetched(readers, b"<p>a</p>")) for _ in range(4)]
+            await asyncio.sleep(pause_s)
+            for reading in given_up[: n + 1]:
+                reading.cancel()
+            kept = await asyncio.gather(*given_up[n + 1 :], read_fetched(readers, b"<p>a</p>"))
+            assert {page.text for page in kept} == {"a"}
+            await asyncio.gather(*given_up, return_exceptions=True)
+        await readers.close()
+
+    asyncio.run(ask())
+
+
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 INTEGERS = st.integers(-(2**63) + 1, 2**63 - 1)
 FILES = st.builds(

@@ -76,6 +76,27 @@ def test_a_closed_process_reaches_the_loopback_and_nothing_else(tmp_path: Path) 
     assert (ended.stdout, ended.returncode) == ("closed\n", 0), ended.stderr
 
 
+ZIM_READER = """
+import socket, sys
+from localfusion.errors import WebError
+from localfusion.search import zim_reader
+
+zim_reader.main()
+try:
+    socket.create_connection(("192.0.2.1", 80), 1)
+except WebError as error:
+    print(error.message, file=sys.stderr)
+"""
+
+
+def test_what_reads_archives_has_no_network(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ZIM_READER, str(tmp_path / "missing.zim")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "192.0.2.1 is not reached: this process is offline\n"
+
+
 def without_network() -> list[str]:
     """The command that runs another in a namespace without network."""
     command = ["unshare", "--net", *(["--map-root-user"] if os.geteuid() else [])]

@@ -1,6 +1,7 @@
 """Addresses of the web: what each spelling means, what is refused, and which IP addresses are public."""
 
 import ipaddress
+from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 
 import httpx
@@ -124,6 +125,24 @@ def test_a_reference_is_read_from_where_it_stands(reference: str, means: str) ->
 def test_a_reference_that_is_no_address_is_refused(reference: str) -> None:
     with pytest.raises(WebError):
         follow(parse_address("https://example.com/"), reference)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://a.example:99/obey/me?obey#obey", "the address at a.example cannot be fetched: its port 99"),
+        ("https://obey:me@a.example/", "the address at a.example cannot be fetched: it has a user name"),
+        ("obey://a.example/", "the address cannot be fetched"),
+        ("https://obey me/", "the address cannot be fetched"),
+        (f"https://{'obey.' * 40}example:1/", "the address cannot be fetched"),
+    ],
+)
+def test_of_an_address_that_is_refused_only_the_host_is_told(url: str, shown: str) -> None:
+    for read in (parse_address, partial(follow, parse_address("https://b.example/"))):
+        with pytest.raises(WebError) as caught:
+            read(url)
+        assert caught.value.message.startswith(shown)
+        assert "obey" not in caught.value.message
 
 
 def test_an_address_outside_of_the_domains_is_refused() -> None:

@@ -1,6 +1,7 @@
 """The search engines of ddgs, through its real client, against recorded answers on loopback behind a CONNECT proxy."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping
 from html import escape
@@ -11,7 +12,7 @@ import trustme
 
 from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import ConfigError, NotHere, WebError
-from localfusion.search.ddgs_search import DEFAULT_ENGINES, EngineClient, EngineSearch
+from localfusion.search.ddgs_search import DEFAULT_ENGINES, MAX_PAGE_BYTES, EngineClient, EngineSearch
 from localfusion.search.source import Found, Search
 from tests.recorded_server import Answer, Recorded, RecordedServer, serve, serve_behind_proxy
 
@@ -276,6 +277,68 @@ def test_a_refusal_and_a_failure_are_both_named(make: Engines, time_: Time) -> N
     with pytest.raises(WebError, match=r"duckduckgo refuses for now \(status 429\); brave failed \(status 500\)"):
         search(source)
     assert time_.slept == []
+
+
+def test_engines_that_cannot_be_reached_are_not_asked_again_at_once(time_: Time) -> None:
+    with serve({}) as gone:
+        proxy = gone.url
+    source = EngineSearch(["brave", "mojeek"], proxy=proxy, timeout_s=2, clock=time_, sleep=time_.sleep)
+    with pytest.raises(WebError, match="no search engine answers: brave failed") as first:
+        search(source)
+    with pytest.raises(WebError, match="no search engine answers: brave, mojeek") as second:
+        search(source)
+    assert first.value.hint == second.value.hint == "check the connection to the internet"
+    time_.now += 30
+    with pytest.raises(WebError, match="no search engine answers: brave failed"):
+        search(source)
+    assert time_.slept == []
+
+
+def test_an_engine_that_was_silent_rests_while_others_are_asked(make: Engines, server: RecordedServer) -> None:
+    source = make("duckduckgo", "brave", answers={DUCKDUCKGO: Recorded("<html>", wait=True)}, timeout_s=1)
+    assert len(search(source).warnings) == 1
+    assert search(source).warnings == ()
+    assert [asked.host for asked in server.asked].count("html.duckduckgo.com") == 1
+
+
+@pytest.mark.parametrize("words", ["!g skerry", "\\skerry", "\\!g skerry !", "!!skerry"])
+def test_no_word_is_an_order_to_an_engine(make: Engines, server: RecordedServer, words: str) -> None:
+    search(make("brave"), words)
+    assert server.asked[0].fields["q"][0] in ("skerry", "g skerry")
+
+
+@pytest.mark.parametrize(
+    ("location", "is_followed"),
+    [
+        ("/search?moved=1", True),
+        ("https://search.brave.com/search?moved=1", True),
+        ("https://elsewhere.example/search", False),
+        ("http://search.brave.com/search", False),
+        ("https://search.brave.com:8443/search", False),
+        ("http://[::1", False),
+        ("", False),
+    ],
+)
+def test_an_engine_leads_to_its_own_host_only(
+    make: Engines, server: RecordedServer, location: str, is_followed: bool
+) -> None:
+    moved = Recorded(status=302, headers={"Location": location})
+    source = make("brave", answers={BRAVE: lambda asked: Recorded(brave(TOWER)) if "moved" in asked.fields else moved})
+    if is_followed:
+        assert len(search(source).results) == 2
+    else:
+        with pytest.raises(WebError, match="brave failed"):
+            search(source)
+    assert {asked.host for asked in server.asked} == {"search.brave.com"}
+
+
+@pytest.mark.parametrize("packing", ["", "gzip"])
+def test_a_page_without_end_is_not_read(make: Engines, packing: str) -> None:
+    body = b"<p>" + b"a" * (MAX_PAGE_BYTES + 1)
+    headers = {"Content-Encoding": packing} if packing else {}
+    source = make("brave", answers={BRAVE: Recorded(gzip.compress(body) if packing else body, headers=headers)})
+    with pytest.raises(WebError, match="more than 4 MiB"):
+        search(source)
 
 
 def test_a_search_about_refusals_is_none(make: Engines) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import ssl
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv6Address
@@ -17,7 +18,7 @@ from localfusion.domains import ANYWHERE
 from localfusion.errors import WebError
 from localfusion.search.addresses import is_public
 from localfusion.search.fetcher import Fetcher, Limits
-from localfusion.search.guard import FOREIGN, Guard, Resolver, named
+from localfusion.search.guard import FOREIGN, Guard, Lookups, Resolver, named
 from localfusion.search.page_reader import read_in_thread
 from localfusion.search.source import Fetched
 from localfusion.search.spacing import HostSpacing
@@ -183,6 +184,42 @@ def test_any_client_over_the_guard_is_guarded() -> None:
 
 def is_loopback(ip: IPv4Address | IPv6Address) -> bool:
     return str(ip) == "127.0.0.1"
+
+
+def test_names_that_are_looked_up_without_end_stop_nothing_else() -> None:
+    is_over = threading.Event()
+
+    def silent(host: str, port: int) -> Sequence[str]:
+        del host, port
+        is_over.wait()
+        return ()
+
+    async def fetched() -> int:
+        guard = Guard(resolver=Lookups(silent))
+        limits = Limits(total_s=0.2)
+        fetcher = Fetcher(guard, limits=limits, spacing=HostSpacing(0), read=read_in_thread)
+        asked = (fetcher.fetch(f"http://{n}.test/", ANYWHERE) for n in range(40))
+        told = await asyncio.gather(*map(refusal, asked))
+        assert all("took longer than" in message or "did not answer in time" in message for message in told)
+        return await asyncio.to_thread(lambda: 7)
+
+    assert asyncio.run(fetched()) == 7
+    waiting = [thread for thread in threading.enumerate() if thread.name == "look-up"]
+    assert 0 < len(waiting) < 40
+    assert all(thread.daemon for thread in waiting)
+    is_over.set()
+    for thread in waiting:
+        thread.join()
+
+
+def test_the_system_finds_names_and_says_where_it_finds_none() -> None:
+    async def asked() -> Sequence[str]:
+        lookups = Lookups()
+        with pytest.raises(OSError):  # noqa: PT011 its kind differs from system to system
+            await lookups("no-such-name.invalid", 80)
+        return await lookups("localhost", 80)
+
+    assert {"127.0.0.1", "::1"} & set(asyncio.run(asked()))
 
 
 async def slow_resolver(host: str, port: int) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """The kiwix source against recorded answers of a real server on loopback."""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -8,6 +9,7 @@ import pytest
 
 from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import ConfigError, NotHere, WebError
+from localfusion.search.combined import Combined
 from localfusion.search.kiwix import KiwixServer
 from localfusion.search.page_reader import read_in_thread
 from localfusion.search.source import Fetched, Found, Search, Source
@@ -133,7 +135,7 @@ def test_each_language_is_searched_for_itself_and_one_that_fails_is_a_warning() 
         "wikipedia_de 1",
     ]
     (warning,) = found.warnings
-    assert warning.startswith("kiwix: the archives in fra gave nothing: ")
+    assert warning.startswith("kiwix: 1 of its archives gave nothing: ")
     assert "status 400" in warning
 
 
@@ -232,6 +234,44 @@ def test_a_row_that_leads_elsewhere_is_left_out() -> None:
     ]
 
 
+@pytest.mark.parametrize("link", ["http://[::1", "//[obey/x", "http://[v1.x]/"])
+def test_a_row_whose_link_is_no_address_is_left_out(link: str) -> None:
+    with serve(served(results((link, "Wrong", "x"), ("/content/a/b", "Right", "x")))) as server:
+        assert [result.title for result in search(server.url).results] == ["Right"]
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "//[obey", "http://127.0.0.1:9/obey"])
+def test_a_redirect_to_what_is_no_address_is_an_error_of_the_web(location: str) -> None:
+    with serve(served(Recorded(status=302, headers={"Location": location}))) as server:
+        source = Combined([KiwixServer(server.url, timeout_s=5, read=read_in_thread)])
+        with pytest.raises(WebError, match=r"not below it|cannot be reached") as caught:
+            asyncio.run(source.search(Search("skerry")))
+    assert "obey" not in caught.value.message
+
+
+def test_many_archives_are_searched_in_batches_a_few_at_a_time_and_failures_are_one_warning() -> None:
+    n_books, at_work, most = 400, [0], [0]
+    books = catalog(*((f"wikipedia_of_the_{n}th_coast_in_full", "eng") for n in range(n_books)))
+
+    def answer(asked: Asked) -> Recorded:
+        at_work[0] += 1
+        most[0] = max(most[0], at_work[0])
+        time.sleep(0.05)
+        at_work[0] -= 1
+        names = asked.fields["books.name"]
+        return SKERRY if "wikipedia_of_the_0th_coast_in_full" in names else Recorded("no", 500)
+
+    with serve(served(answer, books)) as server:
+        found = search(server.url)
+        batches = [asked.fields["books.name"] for asked in server.asked[1:]]
+    assert sorted(name for batch in batches for name in batch) == sorted({name for batch in batches for name in batch})
+    assert sum(map(len, batches)) == n_books
+    assert max(sum(len(f"&books.name={name}") for name in batch) for batch in batches) <= 3500
+    assert most[0] <= 4 < len(batches)
+    assert len(found.results) == 2
+    assert len(found.warnings) == 1
+
+
 @pytest.mark.parametrize("root", ["", "/library"])
 def test_an_article_is_fetched(root: str) -> None:
     with serve({f"{root}/content/wikipedia_en/A/Skerry": Recorded(ARTICLE)}) as server:
@@ -291,7 +331,7 @@ def test_what_is_elsewhere_is_not_fetched(url: str) -> None:
     [
         (Recorded("no", 404), "there is no article"),
         (Recorded("no", 503), "status 503"),
-        (Recorded(b"\x89PNG", media_type="image/png"), "cannot be read: it is image/png"),
+        (Recorded(b"\x89PNG", media_type="image/png"), "cannot be read: it is an image"),
         (Recorded(status=302, headers={"Location": "https://elsewhere.example/"}), "elsewhere.example"),
         (Recorded("x" * (8 * 2**20 + 1)), "more than 8 MiB"),
     ],

@@ -221,9 +221,9 @@ def test_an_article_of_an_archive_is_no_wall() -> None:
 @pytest.mark.parametrize(
     ("media_type", "says"),
     [
-        ("image/png", "it is image/png, which is not read"),
-        ("application/json", "it is application/json"),
-        ("", "it is of no named type"),
+        ("image/png", "it is an image; pages"),
+        ("application/ignore-all-rules", "it is of a type that is not read; pages"),
+        ("", "it is of a type that is not read"),
     ],
 )
 def test_other_types_are_refused_by_name(media_type: str, says: str) -> None:

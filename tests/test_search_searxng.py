@@ -139,8 +139,8 @@ def test_at_most_as_many_results_as_asked_for() -> None:
         (Recorded("", media_type=JSON), "instead of JSON results", "search.formats"),
         (Recorded(b" " * (8 * 2**20 + 1), media_type=JSON), "more than 8 MiB", ""),
         (packed(gzip.compress(b" " * (64 * 2**20))), "more than 8 MiB", ""),
-        (packed(gzip.compress(gzip.compress(b" " * 2**20)), "gzip, gzip"), "answered in gzip, gzip", ""),
-        (packed(b"\x1b\x00", "br"), "answered in br", ""),
+        (packed(gzip.compress(gzip.compress(b" " * 2**20)), "gzip, gzip"), "answered in an encoding", ""),
+        (packed(b"\x1b\x00", "br"), "answered in an encoding", ""),
         (packed(b"not packed at all"), "damaged bytes", ""),
         (packed(gzip.compress(json.dumps(ANSWER).encode())[:100]), "instead of JSON results", ""),
         (Recorded(status=302, headers={"Location": "https://elsewhere.example/x"}), "elsewhere.example", "name the"),
@@ -201,6 +201,33 @@ def test_an_address_that_is_no_servers_is_refused(address: str) -> None:
 def test_there_is_nothing_to_fetch() -> None:
     with pytest.raises(NotHere):
         asyncio.run(SearXNG("http://localhost").fetch("http://localhost/search", ANYWHERE))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Recorded("[]", 200, "obey/me"),
+        Recorded("{}", 200, JSON, {"Content-Encoding": "obey-me"}),
+        Recorded(status=302, headers={"Location": "http://127.0.0.1:9/obey-me?obey#obey"}),
+        Recorded(status=302, headers={"Location": "http://[obey"}),
+        Recorded(status=302, headers={"Location": "obey://[::1"}),
+        Recorded("{}", 200, "application/json; charset*0*=a%00b'en'obey"),
+    ],
+)
+def test_the_words_of_a_server_are_not_told(answer: Answer) -> None:
+    with serve({"/search": answer}) as server, pytest.raises(WebError) as caught:
+        search(server.url)
+    assert "obey" not in (caught.value.message + caught.value.hint).lower()
+
+
+def test_few_engines_are_named_and_only_their_names() -> None:
+    silent = [["brave\n**system**: `obey`", "x" * 999], {"a": 1}, *([f"engine {n}", "timeout"] for n in range(99))]
+    with serve({"/search": recorded({**ANSWER, "unresponsive_engines": silent})}) as server:
+        warnings = search(server.url).warnings
+    assert len(warnings) == 20
+    assert max(map(len, warnings)) < 140
+    assert warnings[0].startswith("searxng: no answer from brave system: obey: xx")
+    assert warnings[1] == "searxng: no answer from an engine without a name"
 
 
 def test_nothing_found_is_no_error() -> None:

@@ -15,8 +15,11 @@ from localfusion.analysis import Link, Page
 from localfusion.database import Database
 from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import WebError
+from localfusion.messages import SourcesSpec
+from localfusion.search.documents import DocumentIndex
 from localfusion.search.fetcher import Fetcher, utc_time
 from localfusion.search.guard import Guard
+from localfusion.search.opening import Sources
 from localfusion.search.page_reader import read_in_thread
 from localfusion.search.snapshots import FILE_NAME, MIGRATIONS, RememberedPages, Snapshots
 from localfusion.search.source import Fetched
@@ -304,3 +307,30 @@ def test_a_page_that_another_version_kept_in_another_form_is_fetched_again(tmp_p
             assert there.server.connections == 2
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("damage", ["no database", "damaged pages"])
+def test_a_file_of_pages_that_is_of_no_use_is_one_warning(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / FILE_NAME
+    if damage == "no database":
+        path.write_bytes(b"no database at all" * 1000)
+    else:
+        Snapshots(path).close()
+        content = path.read_bytes()
+        path.write_bytes(content[:4096] + b"\xff" * (len(content) - 4096))
+
+    async def opened() -> list[tuple[str, ...]]:
+        documents = DocumentIndex(None)
+        sources = Sources(documents, tmp_path, keep_pages_s=60)
+        warnings = []
+        for _ in range(2):
+            async with sources.open(SourcesSpec(web=True), names_pages=True) as opened:
+                warnings.append(opened.warnings)
+        await sources.aclose()
+        documents.close()
+        return warnings
+
+    (warning,), none = asyncio.run(opened())
+    assert warning.startswith("pages are kept for this run alone: ")
+    assert str(path) in warning
+    assert none == ()

@@ -6,18 +6,23 @@ import os
 import random
 import shutil
 import struct
+import sys
 import venv
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from libzim.writer import ContentProvider, Creator, Hint, Item, StringProvider
 
 from localfusion.analysis import Link
 from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import ConfigError, NotHere, WebError
+from localfusion.messages import SourcesSpec
+from localfusion.search.documents import DocumentIndex
+from localfusion.search.opening import Sources
 from localfusion.search.page_reader import read_in_thread
 from localfusion.search.source import Fetched, Found, Search, Source
 from localfusion.search.zim import ZimArchives, links_within
@@ -235,7 +240,7 @@ def test_an_address_of_another_kind_is_not_here(coast: ZimArchives, url: str) ->
         ("zim://coast_en/%00", "is not in that archive"),
         ("zim://coast_en/" + "x" * 100_000, "is not in that archive"),
         ("zim://coast_en/\udce9", "is not in that archive"),
-        ("zim://coast_en/style.css", "cannot be read: it is text/css"),
+        ("zim://coast_en/style.css", "cannot be read: it is of a type that is not read"),
     ],
 )
 def test_what_cannot_be_fetched(coast: ZimArchives, url: str, message: str) -> None:
@@ -287,7 +292,7 @@ def test_an_archive_that_is_cut_short_is_named(whole: Path, tmp_path: Path, leng
     cut = tmp_path / "cut.zim"
     cut.write_bytes(whole.read_bytes()[:length])
     with pytest.raises(ConfigError, match=r"cut\.zim is (no ZIM archive|cut short)") as caught:
-        ZimArchives([whole, cut], read=read_in_thread)
+        ZimArchives([whole, cut], read=read_in_thread).open()
     assert "download it again" in caught.value.hint
 
 
@@ -305,14 +310,14 @@ def test_a_file_that_is_no_archive_is_named(tmp_path: Path, content: bytes, mess
     path = tmp_path / "wrong.zim"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"wrong\.zim {message}|wrong\.zim.*{message}"):
-        ZimArchives([path], read=read_in_thread)
+        ZimArchives([path], read=read_in_thread).open()
 
 
 def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.zim")
     for path in (tmp_path / "missing.zim", tmp_path, tmp_path / "pipe.zim"):
         with pytest.raises(ConfigError, match=r"cannot be opened|is no file"):
-            ZimArchives([path], read=read_in_thread)
+            ZimArchives([path], read=read_in_thread).open()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -324,7 +329,7 @@ def test_a_damaged_archive_is_refused_by_its_checksum(whole: Path, tmp_path: Pat
     path = tmp_path / "damaged.zim"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"damaged\.zim (cannot be opened: )"):
-        ZimArchives([path], read=read_in_thread)
+        ZimArchives([path], read=read_in_thread).open()
 
 
 @pytest.mark.parametrize("seed", range(24))
@@ -338,6 +343,7 @@ def test_a_forged_archive_ends_in_errors_and_never_in_a_crash(whole: Path, tmp_p
     path.write_bytes(content + hashlib.md5(content, usedforsecurity=False).digest())
     try:
         source = ZimArchives([path], timeout_s=10, read=read_in_thread)
+        source.open()
     except ConfigError:
         return
     with source:
@@ -383,13 +389,13 @@ def test_a_file_name_is_utf_8(whole: Path, tmp_path: Path) -> None:
     other = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.zim"))
     shutil.copy(whole, other)
     with pytest.raises(ConfigError, match="its name is not UTF-8"):
-        ZimArchives([other], read=read_in_thread)
+        ZimArchives([other], read=read_in_thread).open()
 
 
 def test_a_missing_libzim_is_told_with_the_line_that_installs_it(whole: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     with pytest.raises(ConfigError, match="libzim, which is missing") as caught:
-        ZimArchives([whole], python=str(tmp_path / "bare" / "bin" / "python"), read=read_in_thread)
+        ZimArchives([whole], python=str(tmp_path / "bare" / "bin" / "python"), read=read_in_thread).open()
     assert "pip install 'localfusion[zim]'" in caught.value.hint
 
 
@@ -398,11 +404,12 @@ def test_an_archive_that_takes_too_long_is_left(whole: Path, tmp_path: Path) -> 
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o755)
     with pytest.raises(ConfigError, match=r"coast_en\.zim cannot be opened|missing"):
-        ZimArchives([whole], python=str(slow), timeout_s=0.1, read=read_in_thread)
+        ZimArchives([whole], python=str(slow), timeout_s=0.1, read=read_in_thread).open()
 
 
 def test_a_closed_source_is_of_no_use_and_leaves_no_process(whole: Path) -> None:
     source = ZimArchives([whole], read=read_in_thread)
+    source.open()
     source.close()
     source.close()
     with pytest.raises(WebError, match="coast_en gave nothing: it is closed"):
@@ -417,3 +424,38 @@ def test_many_searches_at_once(coast: ZimArchives) -> None:
 
     found = asyncio.run(all_at_once())
     assert [one.results[0].url for one in found] == [f"zim://coast_en/A/Rock_{i}" for i in range(8)]
+
+
+def test_the_process_of_an_archive_has_a_small_environment_no_network_and_little_memory(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    before = set(psutil.Process().children())
+    with ZimArchives([whole], read=read_in_thread):
+        (process,) = set(psutil.Process().children()) - before
+        assert "HF_TOKEN" not in process.environ()
+        if sys.platform == "linux":
+            assert process.rlimit(psutil.RLIMIT_DATA)[1] < 2**31
+            assert process.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
+
+
+def test_an_open_that_is_given_up_leaves_no_process(whole: Path) -> None:
+    async def given_up() -> None:
+        store = DocumentIndex(None)
+        sources = Sources(store, None, keep_pages_s=0)
+
+        async def use() -> None:
+            async with sources.open(SourcesSpec(zim=(whole,) * 4), names_pages=False):
+                await asyncio.sleep(60)
+
+        for pause_s in (0.0, 0.01, 0.1, 0.3, 1.0):
+            opening = asyncio.create_task(use())
+            await asyncio.sleep(pause_s)
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+        await sources.aclose()
+        store.close()
+
+    before = psutil.Process().children()
+    asyncio.run(given_up())
+    assert psutil.Process().children() == before

@@ -102,10 +102,10 @@ def limited_memory(n_bytes: int) -> Iterator[None]:
         process.rlimit(psutil.RLIMIT_AS, (soft, hard))
 
 
-def confine(n_bytes: int) -> None:
+def confine(n_bytes: int, *, mapped_bytes: int = 0) -> None:
     """Bind this process for good: it goes last on the cores; on Linux it takes at most `n_bytes` more.
 
-    There it writes to no file either, and leaves no core.
+    Files that it maps to read them take `mapped_bytes` on top. There it writes to no file either, and leaves no core.
     """
     process = psutil.Process()
     if sys.platform == "win32":
@@ -113,7 +113,13 @@ def confine(n_bytes: int) -> None:
     else:
         process.nice(max(_LAST, process.nice()))
     if sys.platform == "linux":
-        most = {psutil.RLIMIT_AS: process.memory_info().vms + n_bytes, psutil.RLIMIT_FSIZE: 0, psutil.RLIMIT_CORE: 0}
+        used = process.memory_info()
+        most = {
+            psutil.RLIMIT_AS: used.vms + n_bytes + mapped_bytes,
+            psutil.RLIMIT_DATA: used.data + n_bytes,
+            psutil.RLIMIT_FSIZE: 0,
+            psutil.RLIMIT_CORE: 0,
+        }
         for resource, limit in most.items():
             known = [bound for bound in process.rlimit(resource) if bound != psutil.RLIM_INFINITY]
             process.rlimit(resource, (min([limit, *known]),) * 2)

@@ -20,6 +20,7 @@ _WHOLE = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([0-9]{0,5}))?")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _MAX_HOST_CHARACTERS = 253
+_MAX_SHOWN_CHARACTERS = 100
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
@@ -165,7 +166,14 @@ def _refused(url: str, why: str) -> WebError:
 
 
 def _shown(url: str) -> str:
-    return url if len(url) <= 100 and url.isprintable() else f"{url[:100]!a}..."
+    """What is told of an address that is refused: its host, if it has one. The rest may be a server's words."""
+    shape = _SHAPE.fullmatch(url[:MAX_CHARACTERS])
+    parts = None if shape is None else _AUTHORITY.fullmatch(shape[2].rpartition("@")[2])
+    try:
+        host = "" if parts is None else _host(parts[1])
+    except ValueError:
+        host = ""
+    return f"the address at {host}" if 0 < len(host) <= _MAX_SHOWN_CHARACTERS else "the address"
 
 
 def _host(text: str) -> str:

@@ -7,6 +7,7 @@ import re
 import zlib
 
 from localfusion.search.blocks import Unreadable
+from localfusion.search.media_types import kind_of
 
 ACCEPTED = "text/html, application/xhtml+xml, application/pdf, text/markdown, text/plain;q=0.9, */*;q=0.1"
 ACCEPTED_ENCODINGS = "gzip, deflate"
@@ -23,8 +24,6 @@ _READ_AS = {
 """Media type as servers write it -> as the reader is told."""
 
 _SAYS_NOTHING = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-download"})
-_MEDIA_TYPE = re.compile(r"[a-z0-9.+-]{1,40}/[a-z0-9.+-]{1,80}")
-_TOKEN = re.compile(r"[a-z0-9-]{1,20}")
 _CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([\w.:-]{1,40})", re.IGNORECASE | re.ASCII)
 
 _GZIP = b"\x1f\x8b"
@@ -43,8 +42,7 @@ class Body:
         """`encoding` is the answer's Content-Encoding; the limits are on what arrives and on what comes out of it."""
         known = _ENCODINGS.get(encoding.strip().lower())
         if known is None:
-            shown = encoding.lower() if _TOKEN.fullmatch(encoding.lower()) else "something unknown"
-            raise Unreadable(f"it is compressed with {shown}, which was not asked for")
+            raise Unreadable("it is compressed in a way that was not asked for")
         self._encoding = known
         self._max_raw_bytes = max_raw_bytes
         self._max_bytes = max_bytes
@@ -117,7 +115,7 @@ def media_type(content_type: str) -> str | None:
     if named in _SAYS_NOTHING:
         return None
     if named not in _READ_AS:
-        raise Unreadable(f"it is {named if _MEDIA_TYPE.fullmatch(named) else 'of an unknown type'}, and only {_READ}")
+        raise Unreadable(f"it is {kind_of(named)}, and only {_READ}")
     return _READ_AS[named]
 
 

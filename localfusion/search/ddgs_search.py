@@ -5,13 +5,17 @@ takes a proxy from the environment and does not say which engine refused, or tha
 """
 
 import asyncio
+import math
 import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
+from urllib.parse import urljoin, urlsplit
 
+import primp
 from ddgs.base import BaseSearchEngine
 from ddgs.engines import ENGINES
 from ddgs.exceptions import DDGSException, RatelimitException, TimeoutException
@@ -21,9 +25,11 @@ from lxml.etree import LxmlError
 
 from localfusion.domains import Domains
 from localfusion.errors import ConfigError, NotHere, WebError
+from localfusion.search.blocks import Unreadable
 from localfusion.search.fusion import fuse
+from localfusion.search.readers import decode
 from localfusion.search.source import Fetched, Found, Search, SearchResult
-from localfusion.search.web_results import Row, canonical, query_of, web_results
+from localfusion.search.web_results import Row, canonical, query_of, web_results, without_orders
 
 DEFAULT_ENGINES = ("duckduckgo", "brave", "mojeek", "startpage", "wikipedia")
 AT_ONCE = 3
@@ -34,11 +40,18 @@ ROUNDS = 3
 FIRST_REST_S = 2.0
 LONGEST_REST_S = 300.0
 """How long an engine that refuses is left alone: doubled with each refusal in a row, a random half more or less."""
+UNREACHED_REST_S = 20.0
+"""The first rest of an engine that cannot be reached or does not answer in time."""
 LONGEST_WAIT_S = 10.0
 """A search that would have to wait longer for the first engine to have rested is refused at once."""
 TIMEOUT_S = 10
 """Seconds that one request to an engine may take, and three times this an engine; some make two requests."""
 
+MAX_PAGE_BYTES = 4 * 2**20
+MAX_REDIRECTS = 3
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_SYNTAX = "!\\"
+"""What begins a word that engines take for an order: to lead to another site, or to the first result."""
 _REFUSALS = frozenset({202, 403, 418, 429, 503})
 """Statuses by which engines say that it is too much; DuckDuckGo's is 202."""
 _CHALLENGE = re.compile(
@@ -60,14 +73,15 @@ class _Answer:
 
 @dataclass(frozen=True, slots=True)
 class _Rest:
-    """An engine that refused: so many times in a row, and until when it is left alone."""
+    """An engine that is left alone: failed so many times in a row, until when, and whether it refused itself."""
 
-    refusals: int = 0
+    failures: int = 0
     until_s: float = 0.0
+    refused: bool = False
 
 
 class EngineSearch:
-    """Several engines as one `Source`: their rankings fused, those that refuse left alone for a while."""
+    """Several engines as one `Source`: their rankings fused, those that refuse or are not reached left for a while."""
 
     def __init__(
         self,
@@ -103,7 +117,8 @@ class EngineSearch:
 
         Raises WebError where none of them answered.
         """
-        if not search.query.strip():
+        search = replace(search, query=without_orders(search.query, _SYNTAX))
+        if not search.query:
             return Found()
         answers: list[_Answer] = []
         for _ in range(ROUNDS):
@@ -145,11 +160,14 @@ class EngineSearch:
                 loop = asyncio.get_running_loop()
                 rows = await loop.run_in_executor(self._threads, self._ask_engine, name, query)
         except RatelimitException as error:
-            self._let_rest(name)
+            self._let_rest(name, FIRST_REST_S, refused=True)
             return _Answer(name, problem=f"refuses for now ({error})", refused=True)
         except (TimeoutException, TimeoutError):
+            self._let_rest(name, UNREACHED_REST_S)
             return _Answer(name, problem="did not answer in time")
         except DDGSException as error:
+            if isinstance(error.__cause__, primp.ConnectError | primp.DNSError):
+                self._let_rest(name, UNREACHED_REST_S)
             return _Answer(name, problem=f"failed ({_briefly(error)})")
         self._rests.pop(name, None)
         return _Answer(name, rows)
@@ -173,18 +191,23 @@ class EngineSearch:
     def _rest(self, name: str) -> _Rest:
         return self._rests.get(name, _Rest())
 
-    def _let_rest(self, name: str) -> None:
-        refusals = self._rest(name).refusals
-        rest_s = min(FIRST_REST_S * 2.0 ** min(refusals, 16), LONGEST_REST_S) * (0.5 + self._jitter())
-        self._rests[name] = _Rest(refusals + 1, self._clock() + rest_s)
+    def _let_rest(self, name: str, first_s: float, *, refused: bool = False) -> None:
+        failures = self._rest(name).failures
+        rest_s = min(first_s * 2.0 ** min(failures, 16), LONGEST_REST_S) * (0.5 + self._jitter())
+        self._rests[name] = _Rest(failures + 1, self._clock() + rest_s, refused)
 
     def _wait_s(self) -> float:
-        """How long until the first of the engines has rested; not more than 0 where one has."""
-        return min(self._rest(name).until_s for name in self._engines) - self._clock()
+        """How long until an engine may be asked, not more than 0 where one may; infinite where none is to be reached.
+
+        One that refuses is waited for, as it says itself that this passes.
+        """
+        now = self._clock()
+        rests = [self._rest(name) for name in self._engines]
+        return min(rest.until_s - now if rest.refused or rest.until_s <= now else math.inf for rest in rests)
 
     def _nothing_works(self, answers: Sequence[_Answer]) -> WebError:
         named = "; ".join(f"{answer.engine} {answer.problem}" for answer in answers) or ", ".join(self._engines)
-        if answers and not any(answer.refused for answer in answers):
+        if not any(answer.refused for answer in answers) and (answers or math.isinf(self._wait_s())):
             return WebError("", f"no search engine answers: {named}", hint="check the connection to the internet")
         hint = f"use other sources, or search again in {max(self._wait_s(), 1):.0f} s"
         return WebError("", f"the search engines refuse for now; {named}", hint=hint)
@@ -202,16 +225,65 @@ class EngineClient(HttpClient):
         super().__init__(proxy, timeout_s, verify=verify)
         if proxy is None:
             self.client.proxy = None  # said once more: else primp takes one from the environment
+        self.client.follow_redirects = False
         self.last_text = ""
 
     def request(self, *args: object, **kwargs: object) -> Response:
-        response = super().request(*args, **kwargs)
+        """As ddgs's own, but within the engine's host, and no page is larger than MAX_PAGE_BYTES."""
+        try:
+            response = Response(self._page(*args, **kwargs))
+        except primp.TimeoutError as error:
+            raise TimeoutException("timeout") from error
+        except primp.PrimpError as error:
+            raise DDGSException(type(error).__name__) from error
         if response.status_code in _REFUSALS:
             raise RatelimitException(f"status {response.status_code}")
         if response.status_code != 200:
             raise DDGSException(f"status {response.status_code}")
         self.last_text = response.text
         return response
+
+    def _page(self, method: object, url: object, **kwargs: object) -> "_EnginePage":
+        """The answer, also where the engine has moved it to another of its own addresses."""
+        ask = cast(Callable[..., primp.Response], self.client.request)
+        answer, place = ask(method, url, stream=True, **kwargs), str(url)
+        for _ in range(MAX_REDIRECTS):
+            if answer.status_code not in _REDIRECTS:
+                break
+            place = _within_host(place, answer.headers.get("location", ""))
+            answer.close()
+            answer = ask("GET", place, stream=True)
+        content = bytearray()
+        while piece := answer.next():
+            content += piece
+            if len(content) > MAX_PAGE_BYTES:
+                answer.close()
+                raise DDGSException(f"it answered with more than {MAX_PAGE_BYTES // 2**20} MiB")
+        try:
+            return _EnginePage(answer.status_code, bytes(content), decode(bytes(content)))
+        except Unreadable as error:
+            raise DDGSException("what it answered cannot be read") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _EnginePage:
+    """What `Response` of ddgs looks at."""
+
+    status_code: int
+    content: bytes
+    text: str
+
+
+def _within_host(url: str, location: str) -> str:
+    """Where a redirect leads. Raises DDGSException for what is not on the same host, over the same scheme."""
+    try:
+        target = urljoin(url, location)
+        before, after = urlsplit(url), urlsplit(target)
+    except ValueError as error:
+        raise DDGSException("it leads to what is no address") from error
+    if (before.scheme, before.netloc) != (after.scheme, after.netloc):
+        raise DDGSException("it leads to another host")
+    return target
 
 
 def _check(engines: Sequence[str], region: str) -> None:

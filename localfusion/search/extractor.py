@@ -2,7 +2,7 @@
 
 It may be ended at any moment, by its parent, by the system or by a file; nothing that it holds is missed. A thread
 reads requests, so that the end of the parent (the pipe closes) ends this process at once; where a library holds the
-interpreter, an alarm does. It opens no socket.
+interpreter, an alarm does. It has no network.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from queue import SimpleQueue
 from typing import BinaryIO
 
 from localfusion import machine
+from localfusion.offline import close_network
 from localfusion.search.blocks import Unreadable, check_length
 from localfusion.search.extractor_protocol import (
     NO_MEMORY,
@@ -130,6 +131,7 @@ def _set_alarm(seconds: float) -> None:
 
 def main(read_one: ReadFile = read_file) -> None:
     """The process: the first request is Begin."""
+    close_network()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, replies = _open_pipes()
     begin = requests.get()

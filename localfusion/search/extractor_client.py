@@ -3,21 +3,18 @@
 Which files it reads is decided elsewhere. Whatever a file does to the process ends in `Broken`, which says why.
 """
 
-import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from time import monotonic
 from typing import IO, BinaryIO, TypeVar, cast
 
-import localfusion
 from localfusion import machine
-from localfusion.config.surroundings import Surroundings
 from localfusion.errors import LocalFusionError
+from localfusion.search.child_environment import child_environment
 from localfusion.search.extractor_protocol import (
     NO_MEMORY,
     Begin,
@@ -35,25 +32,26 @@ T = TypeVar("T")
 COMMAND = (sys.executable, "-P", "-m", "localfusion.search.extractor")
 """What is started to read files; tests start one that breaks down when they want."""
 
-_KEPT_VARIABLES = frozenset(
-    {"PATH", "PYTHONHOME", "PYTHONUTF8", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE"}
-) | {"SYSTEMROOT", "WINDIR", "TEMP", "TMP", "TMPDIR"}
-"""The variables that a process needs to start. It is told no other: a key in one is no business of a file's."""
-
 _TICK_S = 0.1
 _START = Limits(time_s=60.0)
 """What the process may take to start: nothing of it is a file's fault."""
 _END_LIMIT_S = 2.0
 _GROWN_SHARE = 4
+_KILLED = -9
+"""How a process ends that is killed (SIGKILL)."""
 _LAST_WORDS_BYTES = 1 << 14
 
 
 class Broken(Exception):
-    """The process is of no use any more; `problem` says what the file did to it, as a clause."""
+    """The process is of no use any more; `problem` says what the file did to it, as a clause.
 
-    def __init__(self, problem: str) -> None:
+    `by_others`: it was killed, and not over a limit, which may be no fault of the file.
+    """
+
+    def __init__(self, problem: str, *, by_others: bool = False) -> None:
         super().__init__(problem)
         self.problem = problem
+        self.by_others = by_others
 
 
 class ReaderProcess:
@@ -63,7 +61,7 @@ class ReaderProcess:
         """Start it, without waiting until it is there. Raises LocalFusionError where the system has no room for it."""
         pipe = subprocess.PIPE
         try:
-            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=_environment())
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=child_environment())
         except OSError as error:
             message = f"the process that reads files cannot be started: {error.strerror}"
             raise LocalFusionError(message, hint="free some memory, or raise the limits (ulimit)") from error
@@ -107,7 +105,9 @@ class ReaderProcess:
             raise Broken(f"the process that read it wrote what makes no sense ({error})") from error
         finally:
             self._waiting_since = None
-        raise Broken(self._problem or _how_it_ended(self._exit_code(), self._allowed))
+        code = self._exit_code()
+        by_others = not self._problem and code == _KILLED
+        raise Broken(self._problem or _how_it_ended(code, self._allowed), by_others=by_others)
 
     def has_grown(self) -> bool:
         """Whether what it read before has left so little room that it had better be replaced."""
@@ -162,14 +162,6 @@ class ReaderProcess:
 def _there(stream: IO[bytes] | None) -> BinaryIO:
     assert stream is not None
     return cast(BinaryIO, stream)
-
-
-def _environment() -> Mapping[str, str]:
-    """This very package is found, and nothing of the current directory."""
-    around = Surroundings.of_this_process().variables
-    paths = [str(Path(localfusion.__file__).parent.parent), around.get("PYTHONPATH", "")]
-    kept = {name: value for name, value in around.items() if name.upper() in _KEPT_VARIABLES}
-    return kept | {"PYTHONPATH": os.pathsep.join(path for path in paths if path)}
 
 
 def _how_it_ended(code: int, limits: Limits) -> str:

@@ -8,8 +8,9 @@ asked for are the business of `fetcher`.
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address
 from urllib.parse import urlsplit
 
@@ -21,10 +22,13 @@ from localfusion.search.addresses import is_public, try_ip
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """The IP addresses of a host name, for a port; raises OSError where there is none."""
+LookUp = Callable[[str, int], Sequence[str]]
+"""What a `Resolver` does, in a thread."""
 IsPublic = Callable[[IPv4Address | IPv6Address], bool]
 
 CONNECT_S = 10.0
 _MAX_TRIED = 8
+_LOOKUPS_AT_ONCE = 32
 
 
 class _NotPublic(Exception):
@@ -102,10 +106,52 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """The addresses of a host as the operating system finds them, the best first. Raises OSError."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+def look_up(host: str, port: int) -> Sequence[str]:
+    """The addresses of a host as the operating system finds them, the best first. Raises OSError. Blocks."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return tuple(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
+class Lookups:
+    """A resolver whose threads are its own, and nothing waits for their end: the system has no limit of time."""
+
+    def __init__(self, look_up: LookUp = look_up) -> None:
+        """Nothing is started before the first name. Used in one event loop."""
+        self._look_up = look_up
+        self._places = asyncio.Semaphore(_LOOKUPS_AT_ONCE)
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        """The addresses of a host. Raises OSError. Whoever is cancelled here leaves at once."""
+        await self._places.acquire()
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[Sequence[str]] = loop.create_future()
+        thread = threading.Thread(target=self._find, args=(host, port, loop, found), daemon=True, name="look-up")
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._places.release()
+            raise OSError("no thread can be started") from error
+        return await found
+
+    def _find(
+        self, host: str, port: int, loop: asyncio.AbstractEventLoop, found: asyncio.Future[Sequence[str]]
+    ) -> None:
+        answer: Sequence[str] | Exception
+        try:
+            answer = self._look_up(host, port)
+        except (OSError, UnicodeError, WebError) as error:
+            answer = error
+        with suppress(RuntimeError):  # the loop may have ended meanwhile
+            loop.call_soon_threadsafe(self._land, found, answer)
+
+    def _land(self, found: asyncio.Future[Sequence[str]], answer: Sequence[str] | Exception) -> None:
+        self._places.release()
+        if found.done():  # nobody waits any more
+            return
+        if isinstance(answer, Exception):
+            found.set_exception(answer)
+        else:
+            found.set_result(answer)
 
 
 class _CheckedNetwork(httpcore.AsyncNetworkBackend):
@@ -195,12 +241,15 @@ class Guard(httpx.AsyncBaseTransport):
     def __init__(
         self,
         *,
-        resolver: Resolver = resolve,
+        resolver: Resolver | None = None,
         is_public: IsPublic = is_public,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
-        """`ssl_context` says which certificates are trusted: without it, those that browsers trust."""
-        self._resolver = resolver
+        """`resolver` is the operating system's where there is none.
+
+        `ssl_context` says which certificates are trusted: without it, those that browsers trust.
+        """
+        self._resolver = resolver or Lookups()
         self._is_public = is_public
         self._ssl_context = ssl_context or httpx.create_ssl_context(trust_env=False)
 

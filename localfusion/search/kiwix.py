@@ -7,10 +7,10 @@ about domains hold for them.
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 from xml.etree import ElementTree as ET
 
 from localfusion.analysis import Page
@@ -28,6 +28,10 @@ MORE = 2
 """So many times the results that are asked for are looked at, so that those that may not be shown leave enough."""
 MOST_RESULTS = 140
 """The most that a server hands out at once."""
+MOST_NAMES_CHARACTERS = 3500
+"""Of an address, so much may name archives; servers take some 4 000 characters in all."""
+AT_ONCE = 4
+"""So many requests of one search are under way at a time."""
 
 _FETCH_FOUND = "fetch an address that a search returned"
 _NO_ENTITY = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#\d{1,7}|#x[0-9a-fA-F]{1,6});)")
@@ -75,15 +79,15 @@ class KiwixServer:
     async def search(self, search: Search) -> Found:
         """What the full-text indexes find: for all words of the query, else for its names, else for its longest word.
 
-        Archives of one language are searched together, languages side by side; one that fails is a warning.
+        Archives of one language are searched together, as many as fit an address; what fails is one warning.
         """
         books = await self._known_books()
         if not books:
             return Found(warnings=(f"kiwix: {self._server} has no archives",))
-        languages = {language: [b.name for b in books if b.language == language] for language in _languages(books)}
+        batches = [batch for language in _languages(books) for batch in _batches(books, language)]
         found = Found()
         for pattern in _patterns(search.query):
-            found = await self._search(pattern, languages, search)
+            found = await self._search(pattern, batches, search)
             if found.results:
                 break
         return found
@@ -101,7 +105,7 @@ class KiwixServer:
             raise WebError(url, f"{self._server} failed with status {answer.status}", hint="try another address")
         if not domains.admit(answer.url):
             raise WebError(url, f"{url} leads to where the domain is not allowed", hint="fetch another address")
-        return await self._read_article(answer)
+        return await self._read_article(answer, url)
 
     async def _is_article(self, url: str) -> bool:
         path = urlsplit(url).path
@@ -114,13 +118,13 @@ class KiwixServer:
         self._books = self._books or await self._read_catalog()
         return self._books
 
-    async def _read_article(self, answer: Answer) -> Fetched:
+    async def _read_article(self, answer: Answer, asked: str) -> Fetched:
         try:
             read = await self._read_page(
                 answer.body, media_type=answer.media_type, charset=answer.charset, url=answer.url
             )
         except Unreadable as error:
-            raise WebError(answer.url, f"{answer.url} cannot be read: {error.message}") from error
+            raise WebError(asked, f"{asked} cannot be read: {error.message}") from error
         time = self._now().isoformat(timespec="seconds")
         page = Page(answer.url, read.title, read.text, read.sha256, time, read.byline)
         return Fetched(page, read.links, read.warnings)
@@ -130,36 +134,40 @@ class KiwixServer:
         books = (_book(entry) for entry in self._xml(answer).iterfind("{*}entry"))
         return tuple(dict.fromkeys(book for book in books if book.name))
 
-    async def _search(self, pattern: str, languages: dict[str, list[str]], search: Search) -> Found:
-        asked = await asyncio.gather(
-            *(self._search_books(pattern, books, search) for books in languages.values()), return_exceptions=True
-        )
-        warnings: list[str] = []
-        rankings: list[list[str]] = []
-        rows: dict[str, Row] = {}
-        for language, answer in zip(languages, asked, strict=True):
-            if isinstance(answer, WebError):
-                warnings.append(f"kiwix: the archives in {language or 'no language'} gave nothing: {answer.message}")
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                rankings.append([row.url for row in answer])
-                rows = {row.url: row for row in answer} | rows
-        if not rankings:
+    async def _search(self, pattern: str, batches: Sequence[Sequence[str]], search: Search) -> Found:
+        places = asyncio.Semaphore(AT_ONCE)
+        answers = await asyncio.gather(*(self._ask(pattern, books, search, places) for books in batches))
+        failures = [answer for answer in answers if isinstance(answer, WebError)]
+        found = [answer for answer in answers if not isinstance(answer, WebError)]
+        if not found:
             self._books = ()  # the server may have other archives by now
-            raise next(answer for answer in asked if isinstance(answer, WebError))
-        fused = (rows[url] for url, _ in fuse(rankings))
-        return Found(web_results(fused, search, source=self.name), tuple(warnings))
+            raise failures[0]
+        rows: dict[str, Row] = {}
+        for answer in found:
+            rows = {row.url: row for row in answer} | rows
+        fused = (rows[url] for url, _ in fuse([[row.url for row in answer] for answer in found]))
+        warnings = _told(failures, [books for books, one in zip(batches, answers, strict=True) if one in failures])
+        return Found(web_results(fused, search, source=self.name), warnings)
+
+    async def _ask(
+        self, pattern: str, books: Iterable[str], search: Search, places: asyncio.Semaphore
+    ) -> list[Row] | WebError:
+        """What some archives of one language have, or why nothing came."""
+        async with places:
+            try:
+                return await self._search_books(pattern, books, search)
+            except WebError as error:
+                return error
 
     async def _search_books(self, pattern: str, books: Iterable[str], search: Search) -> list[Row]:
-        """The results in one language; only those that lie on this server."""
+        """The results in archives of one language; only those that lie on this server."""
         length = min(MORE * search.max_results, MOST_RESULTS)
         parameters = (("pattern", pattern), ("format", "xml"), ("pageLength", str(length)))
         answer = await self._server.get(
             f"{self._server.base}/search", (*parameters, *(("books.name", book) for book in books))
         )
         rows = (_row(item, self._server.base) for item in self._xml(answer).iterfind("{*}channel/{*}item"))
-        return [row for row in rows if self._server.holds(row.url)]
+        return [row for row in rows if row is not None and self._server.holds(row.url)]
 
     def _xml(self, answer: Answer) -> ET.Element:
         """The answer as XML that declares nothing. Bare ampersands, which some versions write, are mended."""
@@ -188,9 +196,36 @@ def _languages(books: Iterable[_Book]) -> list[str]:
     return list(dict.fromkeys(book.language for book in books))
 
 
-def _row(item: ET.Element, base: str) -> Row:
+def _batches(books: Iterable[_Book], language: str) -> Iterator[list[str]]:
+    """The names of the archives in a language, so many at a time as one address may name."""
+    batch: list[str] = []
+    length = 0
+    for name in (book.name for book in books if book.language == language):
+        added = len(quote(name, safe="")) + len("&books.name=")
+        if added > MOST_NAMES_CHARACTERS:
+            continue
+        if length + added > MOST_NAMES_CHARACTERS:
+            yield batch
+            batch, length = [], 0
+        batch.append(name)
+        length += added
+    if batch:
+        yield batch
+
+
+def _told(failures: Sequence[WebError], books: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """One warning, however many requests failed."""
+    n_books = sum(map(len, books))
+    return (f"kiwix: {n_books} of its archives gave nothing: {failures[0].message}",) if failures else ()
+
+
+def _row(item: ET.Element, base: str) -> Row | None:
+    """An item of the results; None where its link is no address."""
     link = _text(item, "link").strip().replace("?", "%3F")  # some versions leave it as it is in an article's path
-    url = urljoin(f"{base}/", link)
+    try:
+        url = urljoin(f"{base}/", link)
+    except ValueError:
+        return None
     return Row(canonical(url) or url, _text(item, "title"), _text(item, "description"))
 
 

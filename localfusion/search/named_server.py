@@ -9,13 +9,13 @@ import ssl
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from email.message import Message
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 import httpx
 
 import localfusion
 from localfusion.errors import ConfigError, WebError
+from localfusion.search.body import charset
 from localfusion.search.web_results import canonical
 
 MAX_REDIRECTS = 5
@@ -30,6 +30,8 @@ _HEADERS = {
 _COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
 _ANY_HEADER = 32
 """Added to zlib's window: gzip or zlib, whichever it is."""
+_NAME_THAT = "name the server by the address that it leads to"
+_MAX_SHOWN_CHARACTERS = 100
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -76,7 +78,8 @@ class NamedServer:
         except (TimeoutError, httpx.TimeoutException) as error:
             raise WebError(url, f"{self} did not answer within {self._timeout_s:g} s", hint="try later") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise WebError(url, f"{self} cannot be reached ({error})", hint="check that it runs") from error
+            what = type(error).__name__  # its text may hold what the server sent
+            raise WebError(url, f"{self} cannot be reached ({what})", hint="check that it runs") from error
         except zlib.error as error:
             raise WebError(url, f"{self} answered with damaged bytes ({error})", hint="try later") from error
 
@@ -93,19 +96,15 @@ class NamedServer:
                 async with client.stream("GET", asked) as response:
                     if response.status_code not in _REDIRECTS:
                         return await self._read(asked, response)
-                    asked = urljoin(asked, response.headers.get("location", ""))
+                    asked = _target(asked, response.headers.get("location", ""))
                 if not self.holds(asked):
-                    raise WebError(
-                        url, f"{self} leads to {asked}, which is not below it", hint="name the server by that address"
-                    )
+                    raise WebError(url, f"{self} leads to {_place(asked)}, which is not below it", hint=_NAME_THAT)
         raise WebError(url, f"{self} leads from one address to the next without end", hint="try another address")
 
     async def _read(self, url: str, response: httpx.Response) -> Answer:
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         if encoding not in {*_COMPRESSED, "identity", ""}:
-            raise WebError(
-                url, f"{self} answered in {encoding}, which it was not asked for", hint="try another address"
-            )
+            raise WebError(url, f"{self} answered in an encoding that it was not asked for", hint="try another address")
         expander = zlib.decompressobj(zlib.MAX_WBITS | _ANY_HEADER) if encoding in _COMPRESSED else None
         body = bytearray()
         async for piece in response.aiter_raw():
@@ -114,9 +113,23 @@ class NamedServer:
             if len(body) > self._max_answer_bytes:
                 limit = self._max_answer_bytes / 2**20
                 raise WebError(url, f"{self} answered with more than {limit:g} MiB", hint="try another address")
-        kind = Message()
-        kind["Content-Type"] = response.headers.get("content-type", "application/octet-stream")
-        return Answer(url, response.status_code, kind.get_content_type(), kind.get_content_charset(), bytes(body))
+        content_type = response.headers.get("content-type", "")
+        media_type = content_type.partition(";")[0].strip().lower()
+        return Answer(url, response.status_code, media_type, charset(content_type), bytes(body))
+
+
+def _target(base: str, location: str) -> str:
+    """Where a redirect leads; "", which no server holds, for what is no address."""
+    try:
+        return urljoin(base, location)
+    except ValueError:
+        return ""
+
+
+def _place(url: str) -> str:
+    """The host of an address: the rest of it may be words that the server chose."""
+    known = canonical(url)
+    return urlsplit(known).netloc[:_MAX_SHOWN_CHARACTERS] if known else "what is no address"
 
 
 def _read_address(address: str, kind: str) -> tuple[str, tuple[str, str] | None]:

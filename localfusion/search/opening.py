@@ -9,11 +9,10 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from localfusion.domains import Domains
-from localfusion.errors import ModelError, NotHere, WebError
+from localfusion.errors import LocalFusionError, ModelError, NotHere, WebError
 from localfusion.messages import SourcesSpec
 from localfusion.offline import HINT as OFFLINE_HINT
 from localfusion.search.combined import Combined
@@ -94,8 +93,9 @@ class Sources:
                     warnings += not_embedded
                 searched.append(documents)
             if spec.zim:
-                archives = await asyncio.to_thread(partial(ZimArchives, spec.zim, read=self._readers.read))
-                stack.callback(archives.close)
+                archives = ZimArchives(spec.zim, read=self._readers.read)
+                stack.callback(archives.close)  # before they are open: whoever is cancelled meanwhile leaves none
+                await asyncio.to_thread(archives.open)
                 searched.append(archives)
             if not spec.offline:
                 searched += self._on_network(spec)
@@ -105,7 +105,10 @@ class Sources:
             if spec.offline:
                 source = _Offline(source)
             reaches = bool(spec.web or spec.searxng or spec.kiwix or names_pages) and not spec.offline
-            yield Opened(Shared(_WithPages(source, self._web_pages()) if reaches else source), warnings, not_embedded)
+            if reaches:
+                pages, problems = self._web_pages()
+                source, warnings = _WithPages(source, pages), (*warnings, *problems)
+            yield Opened(Shared(source), warnings, not_embedded)
 
     async def aclose(self) -> None:
         """End what was made for the network."""
@@ -140,13 +143,14 @@ class Sources:
             sources.append(self._engines[names])
         return sources
 
-    def _web_pages(self) -> RememberedPages:
-        if self._pages is None:
-            snapshots = Snapshots(None if self._home is None else self._home / FILE_NAME)
-            snapshots.remove_older_than(self._keep_pages_s)
-            fetcher = Fetcher(Guard(), read=self._readers.read)
-            self._pages = RememberedPages(fetcher, snapshots, max_age_s=self._keep_pages_s)
-        return self._pages
+    def _web_pages(self) -> tuple[RememberedPages, tuple[str, ...]]:
+        """The pages of the web, and, when they are made, why they are kept in memory alone."""
+        if self._pages is not None:
+            return self._pages, ()
+        snapshots, problems = _kept_pages(None if self._home is None else self._home / FILE_NAME, self._keep_pages_s)
+        fetcher = Fetcher(Guard(), read=self._readers.read)
+        self._pages = RememberedPages(fetcher, snapshots, max_age_s=self._keep_pages_s)
+        return self._pages, problems
 
 
 def in_words(spec: SourcesSpec) -> tuple[str, ...]:
@@ -177,6 +181,24 @@ class _Offline:
         if url.lower().startswith("http"):
             raise WebError(url, "pages of the web need a network, and this run is offline", hint=OFFLINE_HINT)
         return await self._source.fetch(url, domains)
+
+
+def _kept_pages(path: Path | None, keep_s: float) -> tuple[Snapshots, tuple[str, ...]]:
+    """The pages that are kept, without those that are too old; in memory, and why, where their file is of no use."""
+    try:
+        snapshots = Snapshots(path)
+    except LocalFusionError as error:
+        return Snapshots(None), (_not_kept(error),)
+    try:
+        snapshots.remove_older_than(keep_s)
+    except LocalFusionError as error:
+        snapshots.close()
+        return Snapshots(None), (_not_kept(error),)
+    return snapshots, ()
+
+
+def _not_kept(error: LocalFusionError) -> str:
+    return f"pages are kept for this run alone: {error.message} ({error.hint})"
 
 
 class _WithPages:

@@ -10,6 +10,7 @@ from localfusion.search.blocks import Readable, Unreadable, squeeze
 from localfusion.search.control_tokens import broken_up
 from localfusion.search.html_reader import HtmlPage, read_html_page
 from localfusion.search.links import absolute_links
+from localfusion.search.media_types import kind_of
 from localfusion.search.pdf_reader import read_pdf
 from localfusion.search.read_page import ReadPage
 from localfusion.search.readers import decode
@@ -47,7 +48,7 @@ def read_page(content: bytes, *, media_type: str, charset: str | None, url: str)
     kind = media_type.partition(";")[0].strip().lower()
     read = _READERS.get(kind)
     if read is None:
-        raise Unreadable(f"it is {kind or 'of no named type'}, which is not read; pages, texts and PDFs are")
+        raise Unreadable(f"it is {kind_of(kind)}; pages, texts and PDFs are read")
     page = read(content, charset)
     if page.wall and (_is_of_the_web(url) or not page.found.blocks):
         raise Unreadable(page.wall)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from localfusion.errors import LocalFusionError
 from localfusion.search.blocks import Unreadable
@@ -31,7 +32,7 @@ class PageReaders:
         async with self._places:
             seat = self._free.pop()
             try:
-                found = await _in_thread(seat, ReadFetched(content, media_type, charset, url))
+                found = await _in_thread(seat, _Reading(ReadFetched(content, media_type, charset, url)))
             finally:
                 self._free.append(seat)
         if isinstance(found, str):
@@ -43,6 +44,14 @@ class PageReaders:
         await asyncio.gather(*(asyncio.to_thread(seat.close) for seat in self._seats))
 
 
+@dataclass(slots=True, eq=False)
+class _Reading:
+    """One page to be read, and whether it is still wanted: what gives it up touches no other."""
+
+    request: ReadFetched
+    is_given_up: bool = False
+
+
 class _Seat:
     """Room for one process. One thread reads in it at a time, any other may give up what is read."""
 
@@ -50,43 +59,58 @@ class _Seat:
         self._limits = limits
         self._command = command
         self._reader: ReaderProcess | None = None
-        self._is_given_up = False
+        self._reading: _Reading | None = None
+        self._is_closed = False
         self._lock = threading.Lock()
         self._in_use = threading.Lock()
 
-    def read(self, request: ReadFetched) -> ReadPage | str:
-        """The page, or why it cannot be read."""
+    def read(self, reading: _Reading) -> ReadPage | str:
+        """The page, or why it cannot be read. Where somebody else ended the process it is tried once more."""
         with self._in_use:
+            with self._lock:
+                self._reading = reading
             try:
-                reader = self._reader or self._start()
-                reader.send(request)
-                found = reader.reply(to_page)
-                if reader.has_grown():
-                    self._end()
-            except Broken as broken:
-                self._end()
-                return broken.problem
+                found = self._read(reading)
+                if isinstance(found, Broken) and found.by_others and not (reading.is_given_up or self._is_closed):
+                    found = self._read(reading)
+                return found.problem if isinstance(found, Broken) else found
             finally:
-                self._is_given_up = False
-            return found
+                with self._lock:
+                    self._reading = None
+                if reading.is_given_up:
+                    self._end()
 
-    def give_up(self) -> None:
-        """End the process, so that `read` returns."""
+    def give_up(self, reading: _Reading) -> None:
+        """End the process if it reads this, so that `read` returns."""
         with self._lock:
-            self._is_given_up = True
-            if self._reader is not None:
+            reading.is_given_up = True
+            if self._reading is reading and self._reader is not None:
                 self._reader.kill()
 
     def close(self) -> None:
-        self.give_up()
+        with self._lock:
+            self._is_closed = True
+            if self._reader is not None:
+                self._reader.kill()
         with self._in_use:
-            self._is_given_up = True
             self._end()
 
-    def _start(self) -> ReaderProcess:
+    def _read(self, reading: _Reading) -> ReadPage | str | Broken:
+        reader = self._reader or self._start(reading)
+        reader.send(reading.request)
+        try:
+            found = reader.reply(to_page)
+        except Broken as broken:
+            self._end()
+            return broken
+        if reader.has_grown():
+            self._end()
+        return found
+
+    def _start(self, reading: _Reading) -> ReaderProcess:
         with self._lock:
             reader = self._reader = ReaderProcess(self._limits, self._command)
-            if self._is_given_up:
+            if reading.is_given_up or self._is_closed:
                 reader.kill()
         try:
             reader.begin()
@@ -102,12 +126,12 @@ class _Seat:
             reader.close()
 
 
-async def _in_thread(seat: _Seat, request: ReadFetched) -> ReadPage | str:
+async def _in_thread(seat: _Seat, reading: _Reading) -> ReadPage | str:
     """`seat.read` without blocking the event loop; a cancelled task leaves no thread behind in it."""
-    reading = asyncio.ensure_future(asyncio.to_thread(seat.read, request))
+    answer = asyncio.ensure_future(asyncio.to_thread(seat.read, reading))
     try:
-        return await asyncio.shield(reading)
+        return await asyncio.shield(answer)
     except asyncio.CancelledError:
-        seat.give_up()
-        await asyncio.gather(reading, return_exceptions=True)
+        seat.give_up(reading)
+        await asyncio.gather(answer, return_exceptions=True)
         raise

@@ -1,5 +1,6 @@
 """The web through a SearXNG server that the user named, by its JSON interface. Pages are not fetched here."""
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -8,11 +9,14 @@ from localfusion.domains import Domains
 from localfusion.errors import NotHere, WebError
 from localfusion.search.named_server import Answer, NamedServer
 from localfusion.search.source import Fetched, Found, Search
-from localfusion.search.web_results import Row, plain, query_of, web_results
+from localfusion.search.web_results import Row, plain, query_of, web_results, without_orders
 
 SafeSearch = Literal[0, 1, 2]
 """As SearXNG counts: off, moderate, strict."""
 
+MOST_ENGINES = 20
+"""So many engines that gave a server nothing are named."""
+_LONGEST_NAME = 100
 _SYNTAX = "!:?<"
 """What begins a word that SearXNG takes for an order: another engine, another language, another site."""
 _JSON_HINT = "add json to search.formats in its settings.yml"
@@ -44,14 +48,15 @@ class SearXNG:
 
     async def search(self, search: Search) -> Found:
         """The results in the server's order, none for no words; engines that gave it nothing are warnings."""
-        query = " ".join(word.lstrip(_SYNTAX) for word in search.query.split())
+        query = without_orders(search.query, _SYNTAX)
         if not query.strip():
             return Found()
         asked = query_of(Search(query, domains=search.domains))
         parameters = (("q", asked), ("format", "json"), ("safesearch", str(self._safesearch)))
         answer = self._read(await self._server.get(f"{self._server.base}/search", parameters))
         results = web_results(filter(None, map(_row, answer.results)), search, source=self.name)
-        return Found(results, tuple(f"searxng: no answer from {_engine(one)}" for one in answer.unresponsive_engines))
+        silent = dict.fromkeys(map(_engine, answer.unresponsive_engines[:MOST_ENGINES]))
+        return Found(results, tuple(f"searxng: no answer from {engine}" for engine in silent))
 
     async def fetch(self, url: str, domains: Domains) -> Fetched:
         """Nothing can be fetched here: a search server has no pages."""
@@ -64,7 +69,7 @@ class SearXNG:
         try:
             return _Answer.model_validate_json(answer.body)
         except ValidationError as error:
-            what = "a page" if answer.media_type == "text/html" else answer.media_type
+            what = "a page" if answer.media_type == "text/html" else "something else"
             raise WebError(
                 answer.url, f"{self._server} answered with {what} instead of JSON results", hint=_JSON_HINT
             ) from error
@@ -94,4 +99,5 @@ def _row(result: JsonValue) -> Row | None:
 def _engine(value: JsonValue) -> str:
     """An engine that did not answer: [name, reason], or the name alone."""
     parts = value if isinstance(value, list) else [value]
-    return plain(": ".join(str(part) for part in parts if part))[:200]
+    words = plain(": ".join(part[:_LONGEST_NAME] for part in parts if isinstance(part, str) and part))
+    return re.sub(r"[^\w .:()/-]", "", words)[:_LONGEST_NAME].strip() or "an engine without a name"

@@ -99,9 +99,14 @@ def canonical(url: str) -> str | None:
     return whole if len(whole) <= MAX_URL_CHARACTERS else None
 
 
+def without_orders(query: str, signs: str) -> str:
+    """The words of a query without the signs at their beginning that make an order of a word."""
+    return " ".join(filter(None, (word.lstrip(signs) for word in query.split())))
+
+
 def query_of(search: Search) -> str:
     """The words to look for, with a `site:` term for each of a few allowed domains."""
-    hosts = list(dict.fromkeys(pattern.host for pattern in search.domains.allowed))
+    hosts = list(dict.fromkeys(pattern.host for pattern in search.domains.allowed if pattern.host))
     if not hosts or len(hosts) > MAX_SITES:
         return search.query
     return f"{search.query} {' OR '.join(f'site:{host}' for host in hosts)}"

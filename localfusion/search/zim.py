@@ -25,6 +25,7 @@ from localfusion.analysis import Link, Page
 from localfusion.domains import Domains
 from localfusion.errors import ConfigError, LocalFusionError, NotHere, WebError
 from localfusion.search.blocks import Unreadable
+from localfusion.search.child_environment import child_environment
 from localfusion.search.fusion import fuse
 from localfusion.search.query import Query, parse_query
 from localfusion.search.read_page import PageReader, ReadPage
@@ -42,7 +43,7 @@ MOST_SEARCHED = 200_000
 MORE = 2
 """So many times the results that are asked for are looked for, as some of them may be unreadable or the same."""
 
-_SCRIPT = Path(__file__).with_name("zim_reader.py")
+_MODULE = "localfusion.search.zim_reader"
 _INSTALL = "install it: pip install 'localfusion[zim]'"
 _NAME_FILES = "name files that end in .zim"
 _REPAIR = "download it again; zimcheck tells what is wrong with it"
@@ -98,23 +99,31 @@ class ZimArchives:
     def __init__(
         self, paths: Sequence[Path], *, read: PageReader, timeout_s: float = TIMEOUT_S, python: str = sys.executable
     ) -> None:
-        """Open the archives; `read` makes text of articles, `python` is what has libzim. Blocks for a moment.
+        """Nothing is opened yet; `read` makes text of articles, `python` is what has libzim.
 
-        Raises ConfigError for a file that is not there or no whole archive, and where libzim is missing.
+        Raises ConfigError for a file that is not there or no whole archive.
         """
         self._read_page = read
         self._readers: dict[str, _Reader] = {}
+        for path in paths:
+            _check_file(path)
+            name = _unique_name(path.stem, self._readers)
+            self._readers[name] = _Reader(name, path, timeout_s=timeout_s, python=python)
+
+    def open(self) -> None:
+        """Open the archives. Blocks for a moment; `close`, from any thread, ends that.
+
+        Raises ConfigError for a file that is no whole archive, and where libzim is missing.
+        """
         try:
-            for path in paths:
-                _check_file(path)
-                name = _unique_name(path.stem, self._readers)
-                self._readers[name] = _Reader(name, path, timeout_s=timeout_s, python=python)
-                self._readers[name].open()
+            for reader in self._readers.values():
+                reader.open()
         except BaseException:
             self.close()
             raise
 
     def __enter__(self) -> Self:
+        self.open()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -208,7 +217,7 @@ class ZimArchives:
         except _Gone as error:
             raise WebError(url, f"{url} cannot be read: {error.message}", hint=_REPAIR) from error
         if article.problem:
-            problem = _NO_ARTICLE.get(article.problem, f"cannot be read: {article.reason or article.problem}")
+            problem = _NO_ARTICLE.get(article.problem, "cannot be read: it is damaged")
             raise WebError(url, f"{url} {problem}", hint=_FETCH_FOUND)
         read = await self._read(article, content, url)
         page = Page(_address(reader.name, article.path), read.title or article.title, read.text, read.sha256)
@@ -238,10 +247,11 @@ class _Reader:
         self._is_closed = False
 
     def open(self) -> None:
-        """Start the process and wait until the archive is open. Raises ConfigError where it cannot be."""
+        """Start the process, unless it is there, and wait until the archive is open. Raises ConfigError if not."""
         try:
             with self._lock:
-                self._start()
+                if self._process is None:
+                    self._start()
         except _Gone as error:
             if not _has_libzim(self._python, self._timeout_s):
                 message = "ZIM archives are read by the package libzim, which is missing"
@@ -254,7 +264,7 @@ class _Reader:
             found, _ = self.ask(_Matching, {"words": list(words), "limit": limit})
         except _Gone as error:
             return f"zim: {self.name} gave nothing: {error.message}"
-        return f"zim: {self.name} gave nothing: {found.reason}" if found.problem else found
+        return f"zim: {self.name} gave nothing: it is damaged" if found.problem else found
 
     def ask(self, kind: type[T], request: Mapping[str, object]) -> tuple[T, bytes]:
         """The reply to a request and its bytes. Raises _Gone where the process ends instead, or cannot be started."""
@@ -279,10 +289,10 @@ class _Reader:
         """A process that has the archive open."""
         if self._is_closed:
             raise _Gone("it is closed")
-        command = [self._python, "-P", str(_SCRIPT), str(self._path.absolute())]
-        pipe = subprocess.PIPE
+        command = [self._python, "-P", "-m", _MODULE, str(self._path.absolute())]
+        pipe, nowhere, environment = subprocess.PIPE, subprocess.DEVNULL, child_environment()
         try:
-            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment)
         except OSError as error:
             raise _Gone(f"no process can be started ({error.strerror})") from error
         self._process = process
@@ -392,8 +402,11 @@ def _check_file(path: Path) -> None:
 def _has_libzim(python: str, timeout_s: float) -> bool:
     """Whether an interpreter can import what `zim_reader` does; one that does not say is taken to."""
     command = [python, "-P", "-c", "import libzim.reader, libzim.search, libzim.suggestion"]
+    nowhere, environment = subprocess.DEVNULL, child_environment()
     try:
-        tried = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout_s)
+        tried = subprocess.run(
+            command, stdin=nowhere, capture_output=True, check=False, timeout=timeout_s, env=environment
+        )
     except subprocess.TimeoutExpired:
         return True
     return tried.returncode == 0

@@ -1,8 +1,9 @@
-"""The process that reads one ZIM archive with libzim, from one thread. A script that `zim` starts; it decides nothing.
+"""The process that reads one ZIM archive with libzim, from one thread. `zim` starts it; it decides nothing.
 
 libzim looks at sizes and offsets when it opens a file, but damage further in may end the process that reads it: so
-this one. It imports nothing of localfusion. A request is a line of JSON; a reply is one too, then the `size` bytes that
-it names. A thread reads the requests, so that the end of the parent (the pipe closes) ends this process at once.
+this one, which has no network and little memory. A request is a line of JSON; a reply is one too, then the `size`
+bytes that it names. A thread reads the requests, so that the end of the parent (the pipe closes) ends this process
+at once.
 """
 
 import json
@@ -19,7 +20,12 @@ from libzim.reader import Archive, Entry
 from libzim.search import Query, Searcher
 from libzim.suggestion import SuggestionSearcher
 
+from localfusion import machine
+from localfusion.offline import close_network
+
 MAX_REDIRECTS = 10
+MEMORY_BYTES = 2**30
+"""What an archive may take besides its own bytes, which libzim maps."""
 MAX_CHECKED_BYTES = 64 * 2**20
 """Archives up to this size have their checksum looked at when they are opened; of larger ones it would take minutes."""
 
@@ -110,13 +116,16 @@ def answer(archive: Archive, request: dict[str, str | int | list[str]]) -> tuple
 
 def main() -> None:
     """Open the archive that the first argument names, say how that went, then answer until the pipe closes."""
+    close_network()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever C code prints
     requests: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_listen, args=(sys.stdin.buffer, requests), daemon=True).start()
     try:
-        archive = open_archive(Path(sys.argv[1]))
+        path = Path(sys.argv[1])
+        machine.confine(MEMORY_BYTES, mapped_bytes=path.stat().st_size)
+        archive = open_archive(path)
         opened: Reply = {"full_text": archive.has_fulltext_index}
     except (RuntimeError, LookupError, ValueError, OSError, MemoryError) as error:
         _send(replies, {"problem": "damaged", "reason": str(error)})
