@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from localfusion.domains import Domains
-from localfusion.errors import ModelError, NotHere
+from localfusion.errors import LocalFusionError, NotHere
 from localfusion.messages import SourcesSpec
 from localfusion.search.combined import Combined
 from localfusion.search.ddgs_search import DEFAULT_ENGINES, EngineSearch
@@ -117,12 +117,12 @@ class Sources:
     ) -> tuple[LocalDocuments, tuple[str, ...]]:
         """The documents found by meaning too, those that are new embedded; else as they are, and why."""
         path = None if self._home is None else self._home / VECTORS_FILE
-        file = stack.enter_context(closing(VectorFile(path, model=embedders.asking.identity)))
         try:
+            file = stack.enter_context(closing(VectorFile(path, model=embedders.asking.identity)))
             await documents.by_meaning(file, embedders.reading).embed_missing(
                 lambda done, of: on_progress(done, of, "passages by meaning")
             )
-        except ModelError as error:
+        except LocalFusionError as error:  # of the model, or of the file of vectors
             return documents, (f"documents are searched by words alone: {error.message}",)
         return documents.by_meaning(file, embedders.asking), ()
 
