@@ -404,6 +404,7 @@ def test_single_characters_and_every_line_of_unparted_scripts_are_found(index: D
     source = index.add([folder]).source
     for query in ("猫", "水", "猫 水", "可爱 喝水 苹果"):
         (result,) = source.find(Search(query, 5, 200))
+        assert result.page is not None
         assert all(line in result.page.text for line in result.passage.splitlines())
     write_files(tmp_path / "more", 1, text="別の話です。")
     assert found(index.add([tmp_path / "more"]).source, "猫") == []
