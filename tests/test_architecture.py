@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,10 +210,18 @@ def test_nothing_catches_everything(module: Module) -> None:
             assert caught != "BaseException" or reraises, f"line {node.lineno}"
 
 
-def listed_files() -> set[str]:
-    """The files that ARCHITECTURE.md has a line for."""
+def lines_for_files() -> list[str]:
+    """The file of each line of ARCHITECTURE.md that is about one."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    return set(re.findall(r"^- `([^`]+)`: \S", text, flags=re.MULTILINE))
+    return re.findall(r"^- `([^`]+)`: \S", text, flags=re.MULTILINE)
+
+
+def listed_files() -> set[str]:
+    return set(lines_for_files())
+
+
+def test_the_architecture_lists_no_file_twice() -> None:
+    assert {name: count for name, count in Counter(lines_for_files()).items() if count > 1} == {}
 
 
 def test_every_file_has_its_line_in_the_architecture() -> None:

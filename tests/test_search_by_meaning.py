@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,12 @@ import pytest
 
 from localfusion.engine import client
 from localfusion.errors import ModelError
-from localfusion.messages import ModelSpec, TextKind
+from localfusion.messages import ModelSpec, SourcesSpec, TextKind
 from localfusion.scheduler import Engine, Limits, Scheduler, embedder_of
 from localfusion.search.documents import DocumentIndex
 from localfusion.search.local_documents import LocalDocuments
 from localfusion.search.meaning import Embedder, Vectors
+from localfusion.search.opening import VECTORS_FILE, Embedders, Sources
 from localfusion.search.source import Search
 from localfusion.search.vectors import VectorFile
 from tests.embedding_gguf import write_embedding_gguf
@@ -187,3 +188,21 @@ def test_a_real_worker_makes_the_vectors(tmp_path: Path) -> None:
         assert answer.warnings == ()
 
     asyncio.run(run())
+
+
+def test_a_damaged_file_of_vectors_leaves_a_search_by_words(tmp_path: Path) -> None:
+    (tmp_path / VECTORS_FILE).write_bytes(b"damaged " * 1000)
+    embedders = Embedders(ConceptEmbedder(), ConceptEmbedder())
+
+    async def search(index: DocumentIndex) -> tuple[tuple[str, ...], int]:
+        sources = Sources(index, tmp_path, keep_pages_s=0)
+        spec = SourcesSpec(docs=(write(tmp_path / "docs"),), offline=True)
+        async with sources.open(spec, names_pages=False, embedders=embedders) as opened:
+            results = (await opened.source.search(Search("schooner"))).results
+        await sources.aclose()
+        return opened.not_embedded, len(results)
+
+    with closing(DocumentIndex(None)) as index:
+        (warning,), n_results = asyncio.run(search(index))
+    assert warning.startswith("documents are searched by words alone: ")
+    assert n_results == 1

@@ -232,3 +232,15 @@ def test_passages_know_the_headings_above_them() -> None:
         ("The lights > Skerry", "Four five six."),
         ("The lights > Hallow", "Seven eight nine."),
     ]
+
+
+@given(
+    st.lists(st.sampled_from(["一は赤い。", "二は青い。", "Three is grey.", "  ", "\u3000", " ", "\n"])).map("".join),
+    st.integers(5, 60),
+)
+def test_every_line_stands_in_the_text_word_for_word(text: str, room: int) -> None:
+    for piece in cut_passages([Block(text)] if text.strip() else [], target_words=3):
+        assert piece.text in text
+        shown = select(piece.text, parse_query("赤い 青い grey"), {}, max_characters=room)
+        assert len(shown) <= room
+        assert all(line in text for line in shown.splitlines())

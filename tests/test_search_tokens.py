@@ -12,7 +12,7 @@ from localfusion.search.tokens import fold, term_line, terms, written_words
 
 LANGUAGES = st.sampled_from(sorted(STOP_WORDS))
 PIECES = st.sampled_from(
-    ["foo_bar-2", "1,000", "Straße", "高さは", "ไทย", "हिन्दी", "l'eau", "a.b", " ", "\n", "The", "-", "½"]
+    ["foo_bar-2", "1,000", "Straße", "高さは", "ไทย", "हिन्दी", "l'eau", "a.b", " ", "\n", "The", "-", "½", "x-⑴", "猫"]
 )
 TEXTS = st.one_of(st.text(max_size=80), st.lists(PIECES, max_size=12).map("".join))
 
@@ -44,6 +44,7 @@ TEXTS = st.one_of(st.text(max_size=80), st.lists(PIECES, max_size=12).map("".joi
         ("हिन्दी", "english", "हिन्दी"),
         ("\uff26\uff55\uff4c\uff4c", "english", "full"),
         ("½ ⑴", "english", "1 2 1"),
+        ("x-⑴", "english", "x 1"),
         ("?! \ud800 \0", "english", ""),
     ],
 )
@@ -126,3 +127,16 @@ def test_an_identifier_is_looked_for_whole_and_in_parts() -> None:
     query = parse_query("What is foo_bar-2?")
     assert query.words == ("foo_bar-2",)
     assert query.stems == ("foo_bar-2", "foo", "bar", "2")
+
+
+def test_a_text_that_is_looked_in_has_single_characters_behind_their_pairs() -> None:
+    assert " ".join(terms("高さは40です 猫", with_characters=True)) == "高さ さは 高 さ は 40 です で す 猫"
+    assert terms("Lamps", with_characters=True) == terms("Lamps")
+
+
+@pytest.mark.parametrize("text", ["lamp ropes " * 10**5, "lamp." * 10**5, "高さは" * 10**5, "a" * 10**6])
+def test_a_query_is_read_up_to_a_bound(text: str) -> None:
+    query = parse_query(" ".join(f"{text[:40]}{n}" for n in range(1000)) + text)
+    assert 0 < len(query.words) <= 256
+    assert len(parse_query(text).stems) <= 4096
+    assert len(parse_query("".join(map(chr, range(0x4E00, 0x9000)))).stems) < 4096

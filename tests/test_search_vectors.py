@@ -118,7 +118,6 @@ def test_what_is_missing_is_known(tmp_path: Path) -> None:
         assert file.missing(versions([1, 2, 3, 4])) == (2, 4)
         assert file.missing(versions([])) == ()
     with opened(path) as file:
-        assert file.n_forgotten == 0
         assert file.missing(versions([1, 2, 3, 4])) == (2, 4)
         assert [neighbour.id for neighbour in file.nearest(noise(1)[0], 5)] == [3], "no zeros"
         assert file.nearest(np.zeros(4, np.float32), 5) == ()
@@ -159,17 +158,16 @@ def test_what_is_forgotten_is_gone_from_the_disk(tmp_path: Path) -> None:
     keep_only(path, [])
 
 
-def test_another_model_begins_anew_and_says_so(tmp_path: Path) -> None:
+def test_another_model_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "vectors.sqlite3"
     with opened(path) as file:
         file.put(versions([1, 2]), noise(2))
     with opened(path, model="other") as other:
-        assert other.n_forgotten == 2
         assert other.missing(versions([1, 2])) == (1, 2)
         other.put(versions([2]), noise(1, 7))
         assert [neighbour.id for neighbour in other.nearest(noise(1, 7)[0], 5)] == [2]
     with opened(path, model="other") as other:
-        assert (other.n_forgotten, other.missing(versions([1, 2]))) == (0, (1,))
+        assert other.missing(versions([1, 2])) == (1,)
 
 
 def test_processes_with_different_models_never_mix_vectors(tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from localfusion.cli.options import check_paths
+from localfusion.cli.options import check_paths, is_text
 from localfusion.cli.sources import embedding_of
 from localfusion.cli.terminal import printable, tail
 from localfusion.config import Surroundings, load_settings, make_home
+from localfusion.errors import ConfigError, LocalFusionError
 from localfusion.messages import Json, ModelSpec, SourcesSpec
 from localfusion.search.documents import Added, DocumentIndex, OnProgress, Root
+from localfusion.search.folders import is_there
 from localfusion.search.opening import VECTORS_FILE
 from localfusion.search.vectors import keep_only
 from localfusion.session import DOCUMENTS_FILE, open_session
@@ -57,8 +59,7 @@ def add_command(*, paths: tuple[str, ...]) -> None:
     with _open_index() as index:
         with _progress() as on_progress:
             added = index.add(wanted, on_progress=on_progress)
-        index.register(wanted)
-        index.refresh(wanted)
+        index.register(wanted, is_read=True)
     _tell(added)
     _embed(wanted, embedding)
 
@@ -96,9 +97,10 @@ def refresh_command(*, paths: tuple[str, ...]) -> None:
     embedding = _embedding()
     with _open_index() as index, _progress() as on_progress:
         added = index.refresh(check_paths(paths, "docs refresh"), on_progress=on_progress)
-        roots = tuple(root.path for root in index.roots() if root.path.exists())
+        roots = tuple(root.path for root in index.roots() if is_there(root.path))
     _tell(added)
-    _embed(roots, embedding)
+    if added.source.urls:
+        _embed(roots, embedding)
 
 
 @docs.command("remove")
@@ -112,10 +114,25 @@ def remove_command(*, paths: tuple[str, ...]) -> None:
     Examples:
       localfusion docs remove ~/notes
     """
+    unclear = [path for path in paths if not path or not is_text(path)]
+    if unclear:
+        raise ConfigError(
+            f"{unclear[0]!a} names no file or folder", hint="`localfusion docs list` shows what was added"
+        )
     with _open_index() as index:
-        for path in paths:
-            click.echo(f"{printable(path)}: {_count(index.unregister(Path(path)))} forgotten", err=True)
+        try:
+            for path in paths:
+                click.echo(f"{printable(path)}: {_count(index.unregister(Path(path)))} forgotten", err=True)
+        finally:
+            _forget_vectors(index)
+
+
+def _forget_vectors(index: DocumentIndex) -> None:
+    """Drop the vectors of what the index no longer has; a file of them that cannot be used is a warning."""
+    try:
         keep_only(make_home(Surroundings.of_this_process()) / VECTORS_FILE, index.passage_ids())
+    except LocalFusionError as error:
+        click.echo(f"warning: vectors were not forgotten: {printable(error.message)}", err=True)
 
 
 def _embedding() -> ModelSpec | None:

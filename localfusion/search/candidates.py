@@ -4,13 +4,14 @@ The index of terms knows which passages have a term, and no more. Scoring every 
 takes as long as its most common word has passages; here a bounded number is looked at, and `ranking` scores these.
 """
 
+import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from localfusion.database import Database
-from localfusion.search.document_tables import SALIENT
+from localfusion.search.document_tables import PASSAGES, SALIENT
 
 _MAX_ROWS = 2000
 """Passages that are looked at of one query, by the words that are not common."""
@@ -46,11 +47,21 @@ def match_any(words: Iterable[str]) -> str:
 
 
 class Candidates:
-    """The passages of one run, found by terms; `places` are the terms of all that is in it, none where all is."""
+    """The passages of one run, found by terms; `places` are the terms of all that is in it, none where all is.
 
-    def __init__(self, database: Database, places: Sequence[str], n_passages: int) -> None:
+    `documents` are the ids of all that is in it where its places lead to others too.
+    """
+
+    def __init__(
+        self, database: Database, places: Sequence[str], n_passages: int, documents: Collection[int] | None = None
+    ) -> None:
         self._database = database
         self._within = f" AND ({match_any(places)})" if places else ""
+        self._matching = "FROM term WHERE term MATCH ?"
+        self._listed: tuple[str, ...] = ()
+        if documents is not None:
+            self._matching += f" AND rowid / {PASSAGES} IN (SELECT value FROM json_each(?))"
+            self._listed = (json.dumps(sorted(documents)),)
         self._n_passages = n_passages
         self._known: dict[tuple[str, ...], int] = {}
         self._state = (0, 0)
@@ -99,8 +110,8 @@ class Candidates:
                 return
 
     def _add(self, pool: dict[int, float], expression: str, weight: float) -> None:
-        query = f"SELECT rowid FROM term WHERE term MATCH ? LIMIT {_MAX_ROWS}"
-        for id_ in self._database.rows(int, query, (f"({expression}){self._within}",)):
+        query = f"SELECT rowid {self._matching} LIMIT {_MAX_ROWS}"
+        for id_ in self._database.rows(int, query, (f"({expression}){self._within}", *self._listed)):
             pool[id_] = pool.get(id_, 0.0) + weight
 
     def _count(self, forms: tuple[str, ...]) -> int:
@@ -114,7 +125,7 @@ class Candidates:
     def _counted(self, forms: tuple[str, ...]) -> int:
         if self._within:
             expression = f"({match_any(forms)}){self._within}"
-            return self._database.rows(int, "SELECT count(*) FROM term WHERE term MATCH ?", (expression,))[0]
+            return self._database.rows(int, f"SELECT count(*) {self._matching}", (expression, *self._listed))[0]
         query = f"SELECT doc FROM frequency WHERE term IN ({', '.join('?' * len(forms))})"
         return sum(self._database.rows(int, query, forms))
 

@@ -60,6 +60,16 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE TABLE folder (id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE) STRICT",
         "CREATE TABLE root (path TEXT PRIMARY KEY, refreshed REAL) STRICT",
     ),
+    (  # everything is read again, as before: passages are cut anew, and single characters are terms
+        "INSERT INTO term (term) VALUES ('delete-all')",
+        "DELETE FROM passage",
+        "DELETE FROM passage_terms",
+        "DELETE FROM content",
+        """UPDATE document SET size = -2, mtime_ns = 0, content_sha256 = '', sha256 = '', language = '', passages = 0,
+            problem = 'it is to be read again'""",
+        "CREATE TABLE link (root TEXT NOT NULL, path TEXT NOT NULL, PRIMARY KEY (root, path)) STRICT",
+        "CREATE INDEX link_path ON link (path)",
+    ),
 )
 """A passage's id is its document's times `PASSAGES` plus its place in the document.
 
@@ -120,7 +130,7 @@ class Prepared:
 def prepare(found: Extracted) -> Prepared:
     """The terms of a file that was read."""
     language = guess(found.text)
-    title = term_line(found.title, language)
+    title = term_line(found.title, language, with_characters=True)
     rows = tuple(_row(title, piece.headings, piece.text, language) for piece in found.passages[:PASSAGES])
     return Prepared(found, language, rows)
 
@@ -135,6 +145,34 @@ def known_at(transaction: Transaction, path: str) -> Known | None:
     """What is known of one file."""
     found = transaction.rows(Known, f"{_KNOWN} WHERE path = ?", (path,))
     return found[0] if found else None
+
+
+def linked_from(transaction: Transaction, root: str) -> set[str]:
+    """The files elsewhere that links at `root` or below it led to when it was last looked at."""
+    query = "SELECT path FROM link WHERE root = ? OR (root >= ? AND root < ?)"
+    return set(transaction.rows(str, query, (root, *_range(root))))
+
+
+def note_links(transaction: Transaction, links: Sequence[tuple[str, str]]) -> None:
+    """Keep which roots lead to which files elsewhere."""
+    transaction.execute_many("INSERT OR IGNORE INTO link (root, path) VALUES (?, ?)", links)
+
+
+def linking_to(transaction: Transaction, path: str) -> list[str]:
+    """The roots under which a link leads to a file elsewhere."""
+    return transaction.rows(str, "SELECT root FROM link WHERE path = ?", (path,))
+
+
+def forget_links(transaction: Transaction, root: str) -> None:
+    """Forget where links under a root led to."""
+    transaction.execute("DELETE FROM link WHERE root = ?", (root,))
+
+
+def forget_unregistered_links(transaction: Transaction, root: str) -> None:
+    """Forget where links at `root` and below it led to, except under roots that are registered."""
+    within = "(root = ? OR (root >= ? AND root < ?))"
+    unregistered = "root NOT IN (SELECT path FROM root)"
+    transaction.execute(f"DELETE FROM link WHERE {within} AND {unregistered}", (root, *_range(root)))
 
 
 def write(transaction: Transaction, prepared: Prepared, places: dict[str, str]) -> bool:
@@ -185,13 +223,12 @@ def place_of_folder(transaction: Transaction, path: str) -> str | None:
     return f"/{found[0]}" if found else None
 
 
-def delete_empty_folders(transaction: Transaction, root: str) -> None:
-    """Forget the names of the folders at `root` and below it that no document is in."""
-    below, behind = _range(root)
+def delete_empty_folders(transaction: Transaction) -> None:
+    """Forget the names of the folders that no document is in."""
     transaction.execute(
-        "DELETE FROM folder WHERE (path = ? OR (path >= ? AND path < ?)) AND NOT EXISTS (SELECT 1 FROM document"
-        " WHERE document.path >= folder.path || ? AND document.path < folder.path || ?)",
-        (root, below, behind, *_range("")),
+        "DELETE FROM folder WHERE NOT EXISTS (SELECT 1 FROM document"
+        " WHERE document.path >= rtrim(folder.path, ?) || ? AND document.path < rtrim(folder.path, ?) || ?)",
+        (os.sep, os.sep, os.sep, _range("")[1]),
     )
 
 
@@ -201,8 +238,8 @@ def drop_deleted_terms(transaction: Transaction) -> None:
 
 
 def _row(title: str, headings: str, text: str, language: str) -> PassageRow:
-    above = term_line(headings, language)
-    lines = f" {title} \n {above} \n {term_line(break_roughly(text), language)} "
+    above = term_line(headings, language, with_characters=True)
+    lines = f" {title} \n {above} \n {term_line(break_roughly(text), language, with_characters=True)} "
     counts = Counter(lines.split())
     salient = _salient(counts, f"{title} {above}", language)
     return PassageRow(headings, text, lines, terms=" ".join((*counts, *(SALIENT + term for term in salient))))

@@ -18,7 +18,7 @@ OnEmbedded = Callable[[int, int], None]
 
 _BATCH = 64
 """Passages that are embedded and stored together: what an interruption may cost."""
-_CUT = 1
+_CUT = 2
 """Raised when documents are cut into passages in another way: the vectors of earlier passages no longer hold."""
 _VERSION_BYTES = 7
 """What a version takes of a digest: an INTEGER of SQLite, which has a sign, holds it."""

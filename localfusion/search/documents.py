@@ -5,13 +5,13 @@ text is decided in `readers`, which files there are in `folders`. Nothing here f
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from localfusion import machine
-from localfusion.database import Database
+from localfusion.database import Database, Transaction
 from localfusion.errors import ConfigError
 from localfusion.search.document_tables import (
     MIGRATIONS,
@@ -20,15 +20,20 @@ from localfusion.search.document_tables import (
     delete,
     delete_empty_folders,
     drop_deleted_terms,
+    forget_links,
+    forget_unregistered_links,
     known_at,
     known_under,
+    linked_from,
+    linking_to,
+    note_links,
     place_of_document,
     place_of_folder,
     prepare,
     write,
 )
 from localfusion.search.extraction import extract
-from localfusion.search.folders import FoundFile, FoundFiles, find_files, is_below, real_path
+from localfusion.search.folders import FoundFile, FoundFiles, find_files, is_below, is_gone, is_there, real_path
 from localfusion.search.formats import SUFFIXES
 from localfusion.search.languages import DEFAULT
 from localfusion.search.local_documents import LocalDocuments, Scope
@@ -102,29 +107,41 @@ class DocumentIndex:
         nothing can be read, are a ConfigError. `is_stopped` is asked again and again: then Stopped is
         raised, and what was read is kept.
         """
+        added = self._bring_up_to_date(paths, is_stopped, on_progress)
+        if not added.source.urls:
+            raise _nothing_readable(paths, added.warnings)
+        return added
+
+    def _bring_up_to_date(
+        self, paths: Sequence[Path], is_stopped: Callable[[], bool], on_progress: OnProgress
+    ) -> Added:
         found = find_files(paths)
         before = self._known(found)
         changed = [file for file in found.files if not _is_current(file, before)]
         read = self._read(changed, is_stopped, on_progress) if changed else 0
         if is_stopped():
             raise Stopped
-        removed = self._forget_missing(before, found)
+        emptied = [root for root in found.empty if any(is_below(path, root) for path in before)]
+        removed = self._forget_missing(before, found, emptied)
         known = self._known(found)
-        warnings = (*found.skipped, *_earlier(before.values()), *_problems(found, known))
-        scope = self._scope(found, known)
-        if not scope.documents:
-            raise _nothing_readable(paths, warnings)
-        source = LocalDocuments(self._database, scope)
+        kept = (f"{root} is empty now: what was read from it is kept" for root in emptied)
+        warnings = (*found.skipped, *kept, *_earlier(before.values()), *_problems(found, known))
+        source = LocalDocuments(self._database, self._scope(found, known))
         return Added(source, read=read, unchanged=len(found.files) - read, removed=removed, warnings=warnings)
 
-    def register(self, paths: Sequence[Path]) -> None:
-        """Keep files and folders by name, for `roots` and `refresh`. Raises ConfigError for one that is not there."""
-        find = [real_path(path) for path in paths if not path.exists()]
+    def register(self, paths: Sequence[Path], *, is_read: bool = False) -> None:
+        """Keep files and folders by name, for `roots` and `refresh`; `is_read` says that they were added just now.
+
+        Raises ConfigError for one that is not there.
+        """
+        find = [real_path(path) for path in paths if not is_there(path)]
         if find:
             raise ConfigError(f"{find[0]} does not exist", hint="name files and folders")
         with self._database.transaction(durable=True) as transaction:
             rows = [(real_path(path),) for path in paths]
             transaction.execute_many("INSERT OR IGNORE INTO root (path) VALUES (?)", rows)
+            if is_read:
+                self._note_time(transaction, paths)
 
     def roots(self) -> tuple[Root, ...]:
         """What is registered, by path."""
@@ -141,16 +158,16 @@ class DocumentIndex:
     ) -> Added:
         """`add` of what is registered, or of the `paths` that are given, and note the time.
 
-        A registered path that is not there now is a warning, and its documents are kept: a disk may be away.
+        A registered path that is not there now, or that is empty, is a warning, and its documents are kept: a disk may
+        be away.
         """
         wanted = list(paths) or [root.path for root in self.roots()]
         if not wanted:
             raise ConfigError("no documents are registered", hint="`localfusion docs add PATH` registers some")
-        there = [path for path in wanted if path.exists()] if not paths else wanted
-        added = self.add(there, is_stopped=is_stopped, on_progress=on_progress)
+        there = [path for path in wanted if is_there(path)] if not paths else wanted
+        added = self._bring_up_to_date(there, is_stopped, on_progress)
         with self._database.transaction(durable=True) as transaction:
-            rows = [(self._clock(), real_path(path)) for path in there]
-            transaction.execute_many("UPDATE root SET refreshed = ? WHERE path = ?", rows)
+            self._note_time(transaction, there)
         away = (f"{path} was skipped: it is not there now" for path in wanted if path not in there)
         return Added(added.source, added.read, added.unchanged, added.removed, (*away, *added.warnings))
 
@@ -163,15 +180,14 @@ class DocumentIndex:
         with self._database.transaction(durable=True) as transaction:
             others = transaction.rows(str, "SELECT path FROM root WHERE path != ?", (root,))
             is_registered = bool(transaction.rows(str, "SELECT path FROM root WHERE path = ?", (root,)))
-            known = known_under(transaction, root)
+            linked = linked_from(transaction, root)
+            known = [*known_under(transaction, root), *_known_of(transaction, linked, besides=root)]
             if not known and not is_registered:
                 raise ConfigError(f"nothing is known of {path}", hint="`localfusion docs list` shows what is")
-            gone = [file for file in known if not any(is_below(file.path, other) for other in others)]
-            for file in gone:
-                delete(transaction, file.id)
             transaction.execute("DELETE FROM root WHERE path = ?", (root,))
-            delete_empty_folders(transaction, root)
-            drop_deleted_terms(transaction)
+            forget_unregistered_links(transaction, root)
+            gone = [file for file in known if not _is_held(transaction, file.path, others)]
+            _forget(transaction, gone)
         self._database.empty_log()
         return len(gone)
 
@@ -187,9 +203,13 @@ class DocumentIndex:
         """What is known of the files that were found, and of those that were under the same paths before."""
         with self._database.snapshot() as transaction:
             known = {file.path: file for root in found.roots for file in known_under(transaction, root)}
-            linked = (file.path for file in found.files if not any(is_below(file.path, root) for root in found.roots))
+            linked = {path for _, path in found.links}.union(*(linked_from(transaction, root) for root in found.roots))
             known |= {path: file for path in linked if (file := known_at(transaction, path))}
         return known
+
+    def _note_time(self, transaction: Transaction, paths: Iterable[Path]) -> None:
+        rows = [(self._clock(), real_path(path)) for path in paths]
+        transaction.execute_many("UPDATE root SET refreshed = ? WHERE path = ?", rows)
 
     def _read(self, files: Sequence[FoundFile], is_stopped: Callable[[], bool], on_progress: OnProgress) -> int:
         """Read files and store them, batch by batch; how many had another content than before."""
@@ -208,14 +228,26 @@ class DocumentIndex:
                 fresh += batch.store()
         return fresh
 
-    def _forget_missing(self, known: Mapping[str, Known], found: FoundFiles) -> int:
-        """Drop the documents whose files were there before and no longer exist."""
+    def _forget_missing(self, known: Mapping[str, Known], found: FoundFiles, emptied: Sequence[str]) -> int:
+        """Drop, from the disk too, the documents whose files no longer exist or that nothing leads to any more."""
         there = {file.path for file in found.files}
-        gone = [file for path, file in known.items() if path not in there and not Path(path).exists()]
+        absent = [
+            file
+            for path, file in known.items()
+            if path not in there and not any(is_below(path, root) for root in emptied)
+        ]
+        with self._database.transaction() as transaction:
+            held = (*found.roots, *transaction.rows(str, "SELECT path FROM root"))
+            if not found.skipped:  # else a link may be where nobody can look
+                for root in found.roots:
+                    if root not in emptied:
+                        forget_links(transaction, root)
+            note_links(transaction, found.links)
+            gone = [file for file in absent if is_gone(file.path) or not _is_held(transaction, file.path, held)]
+            if gone:
+                _forget(transaction, gone)
         if gone:
-            with self._database.transaction() as transaction:
-                for file in gone:
-                    delete(transaction, file.id)
+            self._database.empty_log()
         return len(gone)
 
     def _scope(self, found: FoundFiles, known: Mapping[str, Known]) -> Scope:
@@ -225,11 +257,13 @@ class DocumentIndex:
             n_readable = transaction.rows(int, "SELECT count(*) FROM document WHERE problem IS NULL")[0]
             is_all = n_readable == len(documents)
             places = () if is_all else _places(found, known, lambda path: place_of_folder(transaction, path))
+        reached = sum(file.problem is None for file in known.values())
         return Scope(
             documents,
             places,
             n_passages=sum(stored.passages for stored, _ in readable),
             languages=tuple(sorted({stored.language for stored, _ in readable})) or (DEFAULT,),
+            is_wider=not is_all and (len(found.roots) + len(found.links) > _MAX_PLACES or reached > len(documents)),
         )
 
 
@@ -269,6 +303,26 @@ class _Batch:
 def _is_current(file: FoundFile, known: Mapping[str, Known]) -> bool:
     stored = known.get(file.path)
     return stored is not None and stored.is_of(file.size, file.mtime_ns)
+
+
+def _is_held(transaction: Transaction, path: str, roots: Collection[str]) -> bool:
+    """Whether a file is below one of the roots, or a link there leads to it."""
+    leading = (path, *linking_to(transaction, path))
+    return any(is_below(place, root) for place in leading for root in roots)
+
+
+def _forget(transaction: Transaction, files: Iterable[Known]) -> None:
+    """Delete documents, and what only they left in the file."""
+    for file in files:
+        delete(transaction, file.id)
+    delete_empty_folders(transaction)
+    drop_deleted_terms(transaction)
+
+
+def _known_of(transaction: Transaction, paths: Iterable[str], *, besides: str) -> list[Known]:
+    """What is known of files that are not below a root."""
+    elsewhere = (known_at(transaction, path) for path in paths if not is_below(path, besides))
+    return [file for file in elsewhere if file is not None]
 
 
 def _readable(file: Known | None) -> Known | None:

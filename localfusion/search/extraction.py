@@ -27,7 +27,7 @@ class Extracted:
     """A file as it was read; `problem` says in a clause why it cannot be, and then there is no text.
 
     `content_sha256` is of the bytes of the file, "" where they could not be read to the end: the file is gone or too
-    large, or its reader broke down. `size` is -1 where it could not even be opened.
+    large, or its reader broke down. `size` is -1 where it could not even be opened, or its reader broke down.
     """
 
     path: Path
@@ -214,9 +214,5 @@ def _extracted(path: Path, found: FileRead) -> Extracted:
 
 
 def _broken(path: Path, problem: str) -> Extracted:
-    """A file that broke its reader, as it is now."""
-    try:
-        seen = path.stat()
-    except OSError:
-        return Extracted(path, -1, 0, "", problem, "", "", ())
-    return Extracted(path, seen.st_size, seen.st_mtime_ns, "", problem, "", "", ())
+    """A file that broke its reader; of no size, so that it is tried again: perhaps it was not the file's fault."""
+    return Extracted(path, -1, 0, "", problem, "", "", ())

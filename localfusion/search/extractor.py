@@ -35,6 +35,7 @@ from localfusion.search.extractor_protocol import (
     to_request,
     write_frame,
 )
+from localfusion.search.file_times import changed_ns
 from localfusion.search.page_reader import read_page
 from localfusion.search.passages import cut_passages
 from localfusion.search.readers import MAX_FILE_BYTES, read
@@ -55,15 +56,15 @@ def read_file(path: Path, limits: Limits) -> FileRead:
     except Unreadable as error:
         return FileRead(-1, 0, "", error.message)
     if len(content) > MAX_FILE_BYTES:
-        return FileRead(seen.st_size, seen.st_mtime_ns, "", f"it is larger than {MAX_FILE_BYTES // 2**20} MiB")
+        return FileRead(seen.st_size, changed_ns(seen), "", f"it is larger than {MAX_FILE_BYTES // 2**20} MiB")
     digest = hashlib.sha256(content).hexdigest()
     try:
         found = read(path, content)
         check_length(len(found.text), at_most=limits.max_characters)
         pieces = cut_passages(found.blocks)
     except Unreadable as error:
-        return FileRead(seen.st_size, seen.st_mtime_ns, digest, error.message)
-    return FileRead(seen.st_size, seen.st_mtime_ns, digest, None, found.title, found.text, pieces)
+        return FileRead(seen.st_size, changed_ns(seen), digest, error.message)
+    return FileRead(seen.st_size, changed_ns(seen), digest, None, found.title, found.text, pieces)
 
 
 def _open(path: Path) -> BinaryIO:

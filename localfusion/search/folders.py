@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from localfusion.errors import ConfigError
+from localfusion.search.file_times import changed_ns
 from localfusion.search.formats import SUFFIXES
 
 _PATHS_HINT = "--docs takes files and folders"
@@ -29,11 +30,15 @@ class FoundFile:
 class FoundFiles:
     """`roots` are the given paths without symbolic links in them.
 
-    `skipped` holds a sentence for each file or folder that cannot even be looked at.
+    `links` holds a root and a file for each file that is not below the root, but is led to by a link there.
+    `empty` are roots that are folders without any file. `skipped` holds a sentence for each file or folder that cannot
+    even be looked at.
     """
 
     roots: tuple[str, ...]
     files: tuple[FoundFile, ...]
+    links: tuple[tuple[str, str], ...]
+    empty: tuple[str, ...]
     skipped: tuple[str, ...]
 
 
@@ -45,21 +50,50 @@ def find_files(paths: Sequence[Path]) -> FoundFiles:
     """
     names: dict[Path, str] = {}
     found: dict[str, FoundFile] = {}
+    links: list[tuple[str, str]] = []
+    empty: list[str] = []
     skipped: list[str] = []
     roots = [_existing(path) for path in paths]
     for root in roots:
         folder = root if root.is_dir() else root.parent
         name = names.setdefault(folder, _unique_name(folder.name or "root", names.values()))
         address = f"doc://{quote(os.fsencode(name), safe='')}"
-        for file in _Walk(skipped).files(str(root), address) if folder == root else _named(root, address, skipped):
-            found.setdefault(file.path, file)
-    return FoundFiles(tuple(map(str, roots)), tuple(found.values()), tuple(skipped))
+        n_skipped = len(skipped)
+        walk = _Walk(skipped).files(str(root), address) if folder == root else _named(root, address, skipped)
+        here: dict[str, FoundFile] = {}
+        for file in walk:
+            here.setdefault(file.path, file)
+        found |= {path: file for path, file in here.items() if path not in found}
+        links += [(str(root), path) for path in here if not is_below(path, str(root))]
+        if not here and len(skipped) == n_skipped:
+            empty.append(str(root))
+    return FoundFiles(tuple(map(str, roots)), tuple(found.values()), tuple(links), tuple(empty), tuple(skipped))
 
 
 def real_path(path: Path) -> str:
     """`path` without symbolic links, whether anything is there or not."""
     # Path.resolve of Python 3.11 raises for a link that leads to itself.
     return os.path.realpath(path)
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything that can be reached is at `path`."""
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True
+
+
+def is_gone(path: str) -> bool:
+    """Whether nothing is at `path`, for sure: what cannot be looked at may be there."""
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def is_below(path: str, root: str) -> bool:
@@ -96,7 +130,7 @@ def _named(path: Path, address: str, skipped: list[str]) -> Iterator[FoundFile]:
     if _has_text_name(str(path), skipped):
         try:
             seen = path.stat()
-            size, mtime_ns = seen.st_size, seen.st_mtime_ns
+            size, mtime_ns = seen.st_size, changed_ns(seen)
         except OSError:
             size, mtime_ns = -1, -1
         yield FoundFile(str(path), f"{address}/{quote(path.name, safe='')}", size, mtime_ns)
@@ -161,7 +195,7 @@ class _Walk:
             seen = entry.stat()
         except OSError:
             return FoundFile(real, address, -1, -1)
-        return FoundFile(real, address, seen.st_size, seen.st_mtime_ns)
+        return FoundFile(real, address, seen.st_size, changed_ns(seen))
 
 
 def _has_text_name(name: str, skipped: list[str], *, shown: str = "") -> bool:

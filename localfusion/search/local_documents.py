@@ -33,14 +33,15 @@ _SHOWN = 2
 class Scope:
     """What a run may see of an index: ids of documents and their addresses.
 
-    `places` are terms of the index that together lead to all of them, and perhaps to others; none where all of the
-    index is in it. `languages` are those of the documents.
+    `places` are terms of the index that together lead to all of them; none where all of the index is in it. `is_wider`
+    says that they lead to others too. `languages` are those of the documents.
     """
 
     documents: Mapping[int, str]
     places: tuple[str, ...]
     n_passages: int
     languages: tuple[str, ...]
+    is_wider: bool = False
 
 
 class LocalDocuments:
@@ -53,7 +54,8 @@ class LocalDocuments:
         self._urls = scope.documents
         self._ids = {url: id_ for id_, url in scope.documents.items()}
         self._languages = scope.languages
-        self._candidates = Candidates(database, scope.places, scope.n_passages)
+        only = scope.documents.keys() if scope.is_wider else None
+        self._candidates = Candidates(database, scope.places, scope.n_passages, only)
 
     def by_meaning(self, file: VectorFile, embedder: Embedder) -> "LocalDocuments":
         """The same documents, found by words and by meaning; `embed_missing` makes the vectors."""
@@ -98,13 +100,22 @@ class LocalDocuments:
         queries = parse_queries(search.query, self._languages)
         if not next(iter(queries.values())).words:
             return ()
+        with self._database.snapshot():  # what another process changes meanwhile is changed for the next search
+            return self._find(search, queries, near)
+
+    def _find(self, search: Search, queries: Mapping[str, Query], near: Sequence[int]) -> tuple[SearchResult, ...]:
         wanted = self._candidates.wanted(_forms(queries))
         ids = self._candidates.gather(wanted, lambda id_: id_ // PASSAGES in self._urls)
+        by_words = self._hits(ids)
+        by_meaning = [hit for hit in self._hits(near) if hit.id // PASSAGES in self._urls]
+        changed = {hit.language for hit in (*by_words, *by_meaning)} - queries.keys()
+        if changed:  # read again since this run began, and now of another language
+            queries = parse_queries(search.query, {*queries, *changed})
         weights = {language: _weights(query, wanted) for language, query in queries.items()}
         documents: dict[int, list[Hit]] = {}
         scores: dict[int, float] = {}
-        ranked_hits = rank(self._hits(ids), queries, weights)
-        for hit, score in self._fused(ranked_hits, near) if near else ranked_hits:
+        ranked_hits = rank(by_words, queries, weights)
+        for hit, score in _fused(ranked_hits, by_meaning, near) if near else ranked_hits:
             documents.setdefault(hit.id // PASSAGES, []).append(hit)
             scores.setdefault(hit.id // PASSAGES, score)
         ranked = sorted(scores, key=lambda document: (-scores[document], self._urls[document]))
@@ -117,12 +128,6 @@ class LocalDocuments:
             page = self._page(document)
             results.append(SearchResult(page.url, page.title, passage, SOURCE_NAME, round(scores[document], 6), page))
         return tuple(results)
-
-    def _fused(self, by_words: Sequence[tuple[Hit, float]], near: Sequence[int]) -> list[tuple[Hit, float]]:
-        """Passages by words and by meaning in one ranking."""
-        hits = {hit.id: hit for hit in self._hits(near)} | {hit.id: hit for hit, _ in by_words}
-        scores = fuse([[hit.id for hit, _ in by_words], near])
-        return [(hits[id_], score) for id_, score in scores if id_ in hits]
 
     def _hits(self, ids: Sequence[int]) -> list[Hit]:
         return self._database.rows(
@@ -153,6 +158,15 @@ class LocalDocuments:
         if not found:
             raise WebError(self._urls[document], f"{self._urls[document]} was deleted", hint="search again")
         return found[0]
+
+
+def _fused(
+    by_words: Sequence[tuple[Hit, float]], by_meaning: Sequence[Hit], near: Sequence[int]
+) -> list[tuple[Hit, float]]:
+    """Passages by words and by meaning (these in the order of `near`) in one ranking."""
+    hits = {hit.id: hit for hit in by_meaning} | {hit.id: hit for hit, _ in by_words}
+    scores = fuse([[hit.id for hit, _ in by_words], near])
+    return [(hits[id_], score) for id_, score in scores if id_ in hits]
 
 
 def _forms(queries: Mapping[str, Query]) -> list[tuple[str, ...]]:

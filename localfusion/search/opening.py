@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localfusion.domains import Domains
-from localfusion.errors import LocalFusionError, ModelError, NotHere, WebError
+from localfusion.errors import LocalFusionError, NotHere, WebError
 from localfusion.messages import SourcesSpec
 from localfusion.offline import HINT as OFFLINE_HINT
 from localfusion.search.combined import Combined
@@ -123,12 +123,12 @@ class Sources:
     ) -> tuple[LocalDocuments, tuple[str, ...]]:
         """The documents found by meaning too, those that are new embedded; else as they are, and why."""
         path = None if self._home is None else self._home / VECTORS_FILE
-        file = stack.enter_context(closing(VectorFile(path, model=embedders.asking.identity)))
         try:
+            file = stack.enter_context(closing(VectorFile(path, model=embedders.asking.identity)))
             await documents.by_meaning(file, embedders.reading).embed_missing(
                 lambda done, of: on_progress(done, of, "passages by meaning")
             )
-        except ModelError as error:
+        except LocalFusionError as error:  # of the model, or of the file of vectors
             return documents, (f"documents are searched by words alone: {error.message}",)
         return documents.by_meaning(file, embedders.asking), ()
 

@@ -11,6 +11,10 @@ from itertools import pairwise
 from localfusion.search.languages import DEFAULT, STOP_WORDS, guess
 from localfusion.search.tokens import terms, written_words
 
+_MAX_CHARACTERS = 4096
+_MAX_WORDS = 256
+"""What is read of a text: a longer one asks for no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Query:
@@ -36,7 +40,7 @@ def parse_queries(text: str, languages: Collection[str]) -> dict[str, Query]:
 
     All words count where only stop words are there, none where no word is.
     """
-    written = written_words(unicodedata.normalize("NFC", text))
+    written = written_words(unicodedata.normalize("NFC", text[:_MAX_CHARACTERS]))[:_MAX_WORDS]
     stop_words = STOP_WORDS[guess(text, languages)]
     kept = [word for word in written if word.casefold() not in stop_words] or written
     return {language: _query(written, kept, language) for language in languages}
@@ -46,11 +50,11 @@ def _query(written: list[str], kept: list[str], language: str) -> Query:
     distinct: dict[str, str] = {}
     for word in kept:
         distinct.setdefault(word.lower(), word)
-    stems = tuple(dict.fromkeys(stem for word in kept for stem in terms(word, language)))
+    stems = dict.fromkeys(stem for word in kept for stem in terms(word, language))
     beside = pairwise(terms(" ".join(written), language))
     return Query(
         words=tuple(distinct.values()),
-        stems=stems,
+        stems=tuple(stems),
         pairs=frozenset((a, b) for a, b in beside if a in stems and b in stems),
         names=frozenset(stem for word in kept if word[0].isupper() for stem in terms(word, language)),
         language=language,

@@ -5,7 +5,7 @@ text as it stands.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -40,13 +40,21 @@ _PRONOUN_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class _Sentence:
-    text: str
+    """Where a sentence stands in a text, and in which of its lines."""
+
+    start: int
+    end: int
     line: int
 
 
 def split_sentences(text: str) -> tuple[str, ...]:
     """The sentences of `text` in order, trimmed, none empty; a newline always ends one."""
-    return tuple(sentence for line in text.splitlines() for sentence in _split_line(line))
+    return tuple(text[start:end] for start, end in sentence_spans(text))
+
+
+def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where the sentences of `text` begin and end."""
+    return ((sentence.start, sentence.end) for sentence in _sentences(text))
 
 
 def break_roughly(text: str) -> str:
@@ -72,19 +80,22 @@ def select(text: str, query: Query, weights: Weights, *, max_characters: int) ->
     Sentences without any match are left out unless none matches. Neighbours stay on one line, so every line
     of the result is a run of the text as it stands. Where not even the best sentence fits, its beginning.
     """
-    sentences = [_Sentence(s, line) for line, row in enumerate(text.splitlines()) for s in _split_line(row)]
-    scores = _scores([terms(sentence.text, query.language) for sentence in sentences], query, weights, ())
+    sentences = list(_sentences(text))
+    written = [text[sentence.start : sentence.end] for sentence in sentences]
+    by_sentence = [terms(sentence, query.language, with_characters=True) for sentence in written]
+    scores = _scores(by_sentence, query, weights, ())
     matching = [index for index, score in enumerate(scores) if score > 0] or list(range(len(sentences)))
     ranked = sorted(matching, key=lambda index: (-scores[index], index))
     chosen: list[int] = []
     room = max_characters
     for index in ranked:
-        if len(sentences[index].text) <= room:
+        taken = len(written[index]) + max(_gap(sentences, index) - 1, 0)
+        if taken <= room:
             chosen.append(index)
-            room -= len(sentences[index].text) + 1
+            room -= taken + 1
     if not chosen and ranked:
-        return _cut(sentences[ranked[0]].text, max_characters)
-    return _assemble(sentences, sorted(chosen))
+        return _cut(written[ranked[0]], max_characters)
+    return _assemble(text, sentences, sorted(chosen))
 
 
 def leading_sentences(text: str, max_characters: int) -> str:
@@ -103,17 +114,31 @@ def leading_sentences(text: str, max_characters: int) -> str:
     return text[:end] if end else _cut(text, max_characters)
 
 
-def _split_line(line: str) -> list[str]:
-    line = line.strip()
-    sentences: list[str] = []
+def _sentences(text: str) -> Iterator[_Sentence]:
+    start = 0
+    for number, row in enumerate(text.splitlines(keepends=True)):
+        line = row.strip()
+        first = start + len(row) - len(row.lstrip())
+        for begin, end in _split_line(line):
+            yield _Sentence(first + begin, first + end, number)
+        start += len(row)
+
+
+def _split_line(line: str) -> Iterator[tuple[int, int]]:
+    """Where the sentences of a trimmed line stand."""
     start = 0
     for match in _END.finditer(line):
         if _ends_here(line, start, match):
-            sentences.append(line[start : match.end()].strip())
+            yield start, start + len(line[start : match.end()].rstrip())
             start = match.end()
     if start < len(line):
-        sentences.append(line[start:].strip())
-    return sentences
+        yield start, len(line)
+
+
+def _gap(sentences: Sequence[_Sentence], index: int) -> int:
+    """The characters between a sentence and the next one of its line."""
+    one, *after = sentences[index : index + 2]
+    return after[0].start - one.end if after and after[0].line == one.line else 0
 
 
 def _ends_here(line: str, start: int, match: re.Match[str]) -> bool:
@@ -168,14 +193,15 @@ def _weight(stem: str, weights: Weights) -> float:
     return weights.get(stem, 1.0)
 
 
-def _assemble(sentences: Sequence[_Sentence], chosen: Sequence[int]) -> str:
+def _assemble(text: str, sentences: Sequence[_Sentence], chosen: Sequence[int]) -> str:
     pieces: list[str] = []
     for position, index in enumerate(chosen):
+        sentence = sentences[index]
         if position:
             before = chosen[position - 1]
-            together = before == index - 1 and sentences[before].line == sentences[index].line
-            pieces.append(" " if together else "\n")
-        pieces.append(sentences[index].text)
+            together = before == index - 1 and sentences[before].line == sentence.line
+            pieces.append(text[sentences[before].end : sentence.start] if together else "\n")
+        pieces.append(text[sentence.start : sentence.end])
     return "".join(pieces)
 
 

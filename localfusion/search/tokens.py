@@ -1,8 +1,8 @@
 """Text as the terms that an index holds: words without case and marks, reduced to their stems by language.
 
 Text in scripts that part no words (Chinese, Japanese, Korean, Thai and their kin) becomes overlapping pairs of
-characters. A number or an identifier of several parts stands whole and in its parts. Which words are left out
-of a query is not decided here. Pure.
+characters; where a text is to be found, single characters too, since some are words. A number or an identifier of
+several parts stands whole and in its parts. Which words are left out of a query is not decided here. Pure.
 """
 
 import re
@@ -24,6 +24,8 @@ _UNPARTED = (
 """Thai, Lao, Burmese, Khmer, Hangul, kana and Han: no space stands between their words, or not between all."""
 _SCRIPT_RUN = re.compile(f"[{_UNPARTED}]+|[^{_UNPARTED}]+")
 _UNPARTED_START = re.compile(f"[{_UNPARTED}]")
+_IN_NO_TERM = re.compile(r"(?![a-z0-9._:,-])[\x00-\x7f]")
+"""What the index's own tokenizer would part a term at."""
 _NOT_DECOMPOSED = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "\u0131": "i"}
 )
@@ -33,14 +35,17 @@ _MAX_KNOWN = 1 << 18
 _BASIC_PLANE = 1 << 16
 
 
-def terms(text: str, language: str = DEFAULT) -> list[str]:
-    """The terms of `text` in order; of an identifier the whole before its parts."""
-    return term_line(text, language).split()
+def terms(text: str, language: str = DEFAULT, *, with_characters: bool = False) -> list[str]:
+    """The terms of `text` in order; of an identifier the whole before its parts.
+
+    `with_characters` is for texts that are looked in: each character of an unparted script is a term besides its pairs.
+    """
+    return term_line(text, language, with_characters=with_characters).split()
 
 
-def term_line(text: str, language: str = DEFAULT) -> str:
+def term_line(text: str, language: str = DEFAULT, *, with_characters: bool = False) -> str:
     """The terms of `text` in order, parted by single spaces; a newline stays where it is, as if it were one."""
-    known = _terms_of(language)
+    known = _terms_of(language, with_characters)
     return " ".join(map(known.__getitem__, _chunks(text)))
 
 
@@ -77,9 +82,10 @@ def _any_chunk() -> re.Pattern[str]:
 class _Terms(dict[str, str]):
     """Chunk -> its terms, worked out when a chunk is first seen. Any thread may look one up."""
 
-    def __init__(self, language: str) -> None:
+    def __init__(self, language: str, with_characters: bool) -> None:
         super().__init__({"\n": "\n"})
         self._language = language
+        self._with_characters = with_characters
         self._stem = Stemmer.Stemmer(language, 0).stemWord
         self._lock = threading.Lock()
 
@@ -99,7 +105,7 @@ class _Terms(dict[str, str]):
             return [chunk[:_MAX_TERM], *stemmed] if len(words) > 1 else stemmed
         parts = [term for part in _JOINT.split(chunk) for term in self._parts(part)]
         whole = fold(chunk) if _JOINT.search(chunk) else ""
-        is_plain = not _UNPARTED_START.search(whole) and " " not in whole
+        is_plain = not _UNPARTED_START.search(whole) and not _IN_NO_TERM.search(whole)
         return [whole[:_MAX_TERM], *parts] if whole and is_plain else parts
 
     def _parts(self, part: str) -> list[str]:
@@ -107,10 +113,14 @@ class _Terms(dict[str, str]):
         found: list[str] = []
         for run in _SCRIPT_RUN.findall(unicodedata.normalize("NFKC", part)):
             if _UNPARTED_START.match(run):
-                found += [run[i : i + 2] for i in range(max(len(run) - 1, 1))]
+                found += self._unparted(run)
             else:
                 found += [self._reduced(word) for word in _words(run.casefold())]
         return [term for term in found if term]
+
+    def _unparted(self, run: str) -> list[str]:
+        pairs = [run[i : i + 2] for i in range(max(len(run) - 1, 1))]
+        return [*pairs, *filter(str.isalnum, run)] if self._with_characters and len(run) > 1 else pairs
 
     def _reduced(self, word: str) -> str:
         """English is stemmed without its marks, which are foreign to it; in other languages they tell stems apart."""
@@ -120,8 +130,8 @@ class _Terms(dict[str, str]):
 
 
 @lru_cache(maxsize=64)
-def _terms_of(language: str) -> _Terms:
-    return _Terms(language)
+def _terms_of(language: str, with_characters: bool) -> _Terms:
+    return _Terms(language, with_characters)
 
 
 def _words(text: str) -> list[str]:

@@ -60,12 +60,13 @@ class VectorFile:
     def __init__(self, path: Path | None, *, model: str) -> None:
         """Open or create the file for a model's identity; None keeps it in memory. Raises what `Database` raises.
 
-        `n_forgotten` is how many vectors of another model were in it: they are gone.
+        Vectors of another model that were in it are gone.
         """
         self._model = model
         self._database = Database(path, MIGRATIONS, vectors=True)
         with self._database.transaction() as transaction:
-            self.n_forgotten = 0 if self._is_ours(transaction) else _clear(transaction)
+            if not self._is_ours(transaction):
+                _clear(transaction)
 
     def close(self) -> None:
         """Close the file; closing twice does nothing."""
@@ -187,12 +188,10 @@ def _by_nearness(neighbour: Neighbour) -> tuple[float, int]:
     return -neighbour.similarity, neighbour.id
 
 
-def _clear(transaction: Transaction) -> int:
-    """Begin anew; how many vectors there were."""
-    (n_vectors,) = transaction.rows(int, "SELECT count(*) FROM embedded")
+def _clear(transaction: Transaction) -> None:
+    """Begin anew."""
     for statement in ("DROP TABLE IF EXISTS vector", "DELETE FROM embedded", "DELETE FROM model"):
         transaction.execute(statement)
-    return n_vectors
 
 
 def _keep_only(transaction: Transaction, ids: Iterable[int]) -> None:
