@@ -560,6 +560,11 @@ HUGE = (
     ("CDATA", f"<p>yes</p>{'<![CDATA[' * (5 * N)}"),
     ("references", f"<p>yes</p>{'&amp' * (5 * N)}&#{'9' * (20 * N)};&#x{'f' * (20 * N)};"),
     ("sheets", f"<p>yes</p>{'<style>' * (5 * N)}"),
+    ("links to sheets", f"<p>yes</p>{'<link ' * N}>"),
+    ("imports", f"<p>yes</p><style>{'@import url(data:text/css,a{}' * N}</style>"),
+    ("choices", f"<p>yes</p><style>{'a:is(b,c):is(d,e):is(f,g):is(h,i) x{top:0}' * (N // 50)}</style>"),
+    ("choices in choices", f"<p>yes</p><style>{':is(' * N}</style>"),
+    ("sums", f"<p>yes</p><i style='top:calc({'(' * 900}1 + {'1 + ' * 200}1'>x</i>"),
     ("braces", f"<p>yes</p><style>{'{' * N}</style>"),
     ("nested rules", f"<p>yes</p><style>{'a,b{' * (N // 2)}</style>"),
     ("strings in a sheet", "<p>yes</p><style>" + '"\\\\"' * (5 * N) + "</style>"),
@@ -592,6 +597,7 @@ CLASSES = tuple(f"<p class=c{n}>x" for n in range(5000))
         f"<style>{'{' * 200_000}</style><p>x",
         f"<style>{'a,b{' * 200_000}</style><p>x",
         f"<style>{'x' * 5_000_000}</style><p>x",
+        "<link rel=stylesheet href='data:text/css,'>" * 60,
     ],
 )
 def test_styles_without_end_are_refused(html: str) -> None:

@@ -16,9 +16,11 @@ _OPENS = re.compile(
 )
 _ELSEWHERE = re.compile(r"<link\b[^>]{0,500}?(?:stylesheet|as=[\"']?style)|@import\b", re.IGNORECASE)
 _IMPORTED = re.compile(r"@import\s+(?:url\(\s*)?(?:\"(data:[^\"]*)\"|'(data:[^']*)'|(data:[^\s\"')]*))", re.IGNORECASE)
+_DATA_SHEET = re.compile(r"<link[^>]{1,300}?data:", re.IGNORECASE)
 _LONGEST_TAG = 2000
 _LONGEST_LINK = 100_000
 """Of a sheet in an address."""
+_MOST_LINKED = 50
 _MOST_CHARACTERS = 4_000_000
 
 
@@ -28,12 +30,16 @@ def embedded_sheets(html: str) -> Iterator[str]:
     Raises Unreadable where there is no end of them.
     """
     lower = html.lower() if len(html.lower()) == len(html) else html
-    at = 0
+    at = n_linked = 0
     room = _MOST_CHARACTERS
     while found := _OPENS.search(html, at):
         name = found[1].lower()
         if name == "link":
-            yield from _linked(html[found.start() : found.start() + _LONGEST_LINK])
+            if _DATA_SHEET.match(html, found.start()):
+                n_linked += 1
+                yield from _linked(html[found.start() : found.start() + _LONGEST_LINK])
+            if n_linked > _MOST_LINKED:
+                raise Unreadable(TOO_MANY)
             at = found.end()
             continue
         end = lower.find("-->" if name == "!--" else f"</{name}", found.end())
