@@ -29,7 +29,7 @@ from localfusion.search.blocks import Unreadable
 from localfusion.search.fusion import fuse
 from localfusion.search.readers import decode
 from localfusion.search.source import Fetched, Found, Search, SearchResult
-from localfusion.search.web_results import Row, canonical, query_of, web_results, without_orders
+from localfusion.search.web_results import Row, canonical, query_of, suspicions, web_results, without_orders
 
 DEFAULT_ENGINES = ("duckduckgo", "brave", "mojeek", "startpage", "wikipedia")
 AT_ONCE = 3
@@ -133,7 +133,8 @@ class EngineSearch:
         if all(answer.problem for answer in answers):
             raise self._nothing_works(answers)
         warnings = tuple(f"web: {answer.engine} {answer.problem}" for answer in answers if answer.problem)
-        return Found(_fused(answers, search, self.name), warnings)
+        results = _fused(answers, search, self.name)
+        return Found(results, (*warnings, *suspicions(results)))
 
     def close(self) -> None:
         """Wait for nothing more; an engine that is still being asked ends with its time limit."""

@@ -22,7 +22,7 @@ from localfusion.search.named_server import Answer, NamedServer
 from localfusion.search.query import parse_query
 from localfusion.search.read_page import PageReader
 from localfusion.search.source import Fetched, Found, Search
-from localfusion.search.web_results import Row, canonical, web_results
+from localfusion.search.web_results import Row, canonical, suspicions, web_results
 
 MORE = 2
 """So many times the results that are asked for are looked at, so that those that may not be shown leave enough."""
@@ -147,7 +147,8 @@ class KiwixServer:
             rows = {row.url: row for row in answer} | rows
         fused = (rows[url] for url, _ in fuse([[row.url for row in answer] for answer in found]))
         warnings = _told(failures, [books for books, one in zip(batches, answers, strict=True) if one in failures])
-        return Found(web_results(fused, search, source=self.name), warnings)
+        results = web_results(fused, search, source=self.name)
+        return Found(results, (*warnings, *suspicions(results)))
 
     async def _ask(
         self, pattern: str, books: Iterable[str], search: Search, places: asyncio.Semaphore

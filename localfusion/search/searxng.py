@@ -9,7 +9,7 @@ from localfusion.domains import Domains
 from localfusion.errors import NotHere, WebError
 from localfusion.search.named_server import Answer, NamedServer
 from localfusion.search.source import Fetched, Found, Search
-from localfusion.search.web_results import Row, plain, query_of, web_results, without_orders
+from localfusion.search.web_results import Row, plain, query_of, suspicions, web_results, without_orders
 
 SafeSearch = Literal[0, 1, 2]
 """As SearXNG counts: off, moderate, strict."""
@@ -56,7 +56,8 @@ class SearXNG:
         answer = self._read(await self._server.get(f"{self._server.base}/search", parameters))
         results = web_results(filter(None, map(_row, answer.results)), search, source=self.name)
         silent = dict.fromkeys(map(_engine, answer.unresponsive_engines[:MOST_ENGINES]))
-        return Found(results, tuple(f"searxng: no answer from {engine}" for engine in silent))
+        unanswered = (f"searxng: no answer from {engine}" for engine in silent)
+        return Found(results, (*unanswered, *suspicions(results)))
 
     async def fetch(self, url: str, domains: Domains) -> Fetched:
         """Nothing can be fetched here: a search server has no pages."""
