@@ -4,7 +4,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TypeVar
 from localfusion.search.documents import Added, DocumentIndex
 from localfusion.search.folders import find_files
 from scripts.engine_bench.figures import Figure
+from scripts.search_bench.hybrid import Hybrid
 from scripts.search_bench.invented import write_documents
 from scripts.search_bench.known_items import KnownItem, Stored, draw
 from scripts.search_bench.own_text import copy_documents
@@ -26,10 +27,11 @@ P50_MS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured; `say` tells of progress."""
+    """How much is measured; `say` tells of progress. `embedding` is a model for finding by meaning too."""
 
     quick: bool
     say: Callable[[str], None]
+    embedding: Path | None = None
 
     @property
     def n_invented(self) -> int:
@@ -109,8 +111,16 @@ def _measure(name: str, docs: Path, sizes: Sizes) -> Iterator[Figure]:
             systems.append(system)
             speed = _megabytes(passages) / seconds
             yield Figure(f"{name}: passages that were cut before, indexed by {system.name}", speed, "MB/s")
-        sizes.say(f"{name}: asking")
-        yield from _asking(name, systems, draw(passages, sizes.n_items))
+        with ExitStack() as stack:
+            if sizes.embedding is not None:
+                sizes.say(f"{name}: embedding")
+                make = partial(Hybrid, added.source, paths, model=sizes.embedding, file=docs.parent / "vectors.db")
+                seconds, hybrid = _timed(make)
+                stack.callback(hybrid.close)
+                systems.append(hybrid)
+                yield Figure(f"{name}: passages embedded", hybrid.n_embedded / seconds, "passages/s")
+            sizes.say(f"{name}: asking")
+            yield from _asking(name, systems, draw(passages, sizes.n_items))
 
 
 def _indexing(name: str, docs: Path, seconds: float, added: Added) -> Iterator[Figure]:
