@@ -55,23 +55,40 @@ class Analysis:
 class Page:
     """The whole readable text of a source as it was when it was read; `sha256` is of that text, in hexadecimal.
 
-    White space is normalised: words are parted by one space, paragraphs by one newline.
+    White space is normalised: words are parted by one space, paragraphs by one newline. `retrieved_at` is the time
+    when it came from the network (ISO 8601, UTC), "" for what lies on this machine. `byline` is what a page says of
+    its author, site and date without showing it.
     """
 
     url: str
     title: str
     text: str
     sha256: str
+    retrieved_at: str = ""
+    byline: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An address that a page links to, and the words of the link."""
+
+    url: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A run of text of one source, as a search or a fetch returned it; `number` is the [n] it is cited by."""
+    """A run of text of one source, as a search or a fetch returned it; `number` is the [n] it is cited by.
+
+    `is_snippet`: a search engine says so, and the page itself was not seen.
+    """
 
     number: int
     url: str
     title: str
     text: str
+    byline: str = ""
+    is_snippet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +104,17 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class ToolStep:
-    """One finished tool call of a panelist: what was asked and what came back (or why not)."""
+    """One finished tool call of a panelist: what was asked and what came back (or why not).
+
+    `links` are what a fetched page links to; `warnings`, and the `hint` of an error, are for the user alone.
+    """
 
     call: ToolCall
     passages: tuple[Passage, ...] = ()
     error: str | None = None
+    links: tuple[Link, ...] = ()
+    warnings: tuple[str, ...] = ()
+    hint: str = ""
 
     @property
     def ok(self) -> bool:

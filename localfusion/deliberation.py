@@ -5,14 +5,15 @@ killed goes on with what is missing. How models are loaded and where events go i
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import takewhile
 from typing import TypeVar
 
 from localfusion import citations, judge, panel, synthesis
-from localfusion.analysis import FailedModel, Response
+from localfusion.analysis import Citation, FailedModel, Response, ToolStep
 from localfusion.citations import StoredText
 from localfusion.engine.interface import Model
 from localfusion.errors import DeliberationFailed, FailureReason, MalformedOutput, ModelError, WorkerDied
@@ -33,46 +34,59 @@ from localfusion.events import (
     RunResumed,
     RunStarted,
     TextWritten,
+    ToolCalled,
+    ToolReturned,
     WarningRaised,
 )
 from localfusion.messages import (
     Completion,
     GenerateRequest,
+    JudgeSpec,
     Message,
     ModelSpec,
     PanelistSpec,
     PanelSpec,
     Progress,
+    ToolCall,
+    ToolSpec,
     Usage,
 )
 from localfusion.outcome import Outcome
 from localfusion.run_state import RunState, apply, to_outcome
 from localfusion.scheduler import Scheduler
-from localfusion.tools import Toolbox
+from localfusion.tool_calls import callable_tools, parse_call, read_passages, step_messages
+from localfusion.tools import CountTokens, Toolbox
 
 T = TypeVar("T")
 
 _MAX_CUTS = 5
+_FULL = 5 / 8
+"""The share of the judge's window up to which it may look things up; the answers take half at most."""
 _MORE_ROOM = "a larger n_ctx or max_tokens of the judge gives it more room"
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, of whom."""
+    """What is asked, of whom; `sources` says in words what is searched."""
 
     text: str
     panel: PanelSpec
     seed: int
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a deliberation stands on: models, tools by panelist, the stored pages, and who listens."""
+    """What a deliberation stands on: models, tools by panelist, the stored pages, and who listens.
+
+    `closest` compares by meaning, where there is an embedding model.
+    """
 
     scheduler: Scheduler
-    toolbox: Callable[[PanelistSpec], Toolbox]
+    toolbox: Callable[[PanelistSpec | JudgeSpec, CountTokens], Toolbox]
     stored_text: Callable[[str], str | None]
     emit: Callable[[Event], None]
+    closest: citations.Closest | None = None
 
 
 @dataclass(slots=True)
@@ -90,6 +104,13 @@ class Run:
         if isinstance(event, ModelReady | PanelistCompleted | PanelistFailed):
             self.moved.set()
 
+    def hear(self, event: Event) -> None:
+        """Say what a panelist said; what several of them warn of is said once."""
+        if isinstance(event, WarningRaised):
+            self.warn(event.message)
+        else:
+            self.say(event)
+
     def warn(self, message: str) -> None:
         """Say a warning, unless it was said before the run was resumed."""
         if message not in self.state.warnings:
@@ -105,14 +126,15 @@ async def deliberate(question: Question, world: World, *, run_id: str) -> Outcom
     """Ask the panel, compare, and write the final answer; a failed run is an outcome too."""
     run = Run(question, world)
     models = {panelist.id: panelist.model.name for panelist in question.panel.panelists}
-    run.say(RunStarted(run_id, question.text, models, question.panel.judge.model.name, question.seed))
+    judge_model = question.panel.judge.model.name
+    run.say(RunStarted(run_id, question.text, models, judge_model, question.seed, question.sources))
     return await _carry_on(run)
 
 
 async def resume(question: Question, world: World, *, state: RunState) -> Outcome:
     """Go on with a stored run that has no answer yet: what is finished is kept, what failed or is missing is done."""
     run = Run(question, world, state)
-    run.say(RunResumed(state.run_id, tuple(state.responses)))
+    run.say(RunResumed(state.run_id, tuple(state.responses), question.sources))
     return await _carry_on(run)
 
 
@@ -183,9 +205,9 @@ async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
             return await panel.answer(
                 seat,
                 model=model,
-                tools=run.world.toolbox(seat),
+                tools=run.world.toolbox(seat, partial(_count_tokens, model)),
                 question=run.question.text,
-                emit=run.say,
+                emit=run.hear,
                 done=run.state.steps.get(seat.id, ()),
             )
 
@@ -194,29 +216,54 @@ async def _answer_seat(run: Run, seat: PanelistSpec) -> None:
     except ModelError as error:
         run.say(PanelistFailed(FailedModel(seat.id, seat.model.name, error.message, error.hint)))
     else:
-        checked = _checked(run, response)
+        checked = await _checked(run, response)
         run.say(PanelistCompleted(checked))
         for citation in checked.citations:
             if citation.support == "not_found":
-                run.warn(f"{seat.id} cites [{citation.number}] for what it does not say: {citation.quote}")
+                source = citation.title or citation.url or f"[{citation.number}], which there is not,"
+                run.warn(f"{seat.id} cites {source} for what it does not say: {citation.quote}")
 
 
-def _checked(run: Run, response: Response) -> Response:
+async def _count_tokens(model: Model, text: str) -> int:
+    return (await model.count_tokens([text]))[0]
+
+
+async def _checked(run: Run, response: Response) -> Response:
     sources: dict[int, StoredText] = {}
-    for passage in panel.read_passages(response.steps):
+    for passage in read_passages(response.steps):
         known = sources.get(passage.number) or StoredText(passage.url, passage.title, _page(run, passage.url))
-        sources[passage.number] = _with(known, passage.text)
-    return replace(response, citations=citations.check(response.content, sources))
+        sources[passage.number] = _with(known, passage.text, is_seen=not passage.is_snippet)
+    return replace(response, citations=await _citations(run, response.content, sources))
+
+
+async def _citations(run: Run, answer: str, sources: Mapping[int, StoredText]) -> tuple[Citation, ...]:
+    """The checked citations of an answer; by words, then by meaning where that can be."""
+    checked = citations.check(answer, sources)
+    if run.world.closest is None or all(citation.support != "not_found" for citation in checked):
+        return checked
+    try:
+        return await citations.check_meaning(answer, checked, sources, run.world.closest)
+    except ModelError as error:
+        run.warn(f"citations were checked by words alone: {error.message}")
+        return checked
 
 
 def _page(run: Run, url: str) -> str:
     return run.world.stored_text(url) or ""
 
 
-def _with(source: StoredText, read: str) -> StoredText:
-    """`source` with the lines of `read` that it lacks: a page that changed during the run is kept as it was first."""
-    new = [line for line in read.splitlines() if line not in source.text]
-    return replace(source, text="\n".join([source.text, *new])) if new else source
+def _with(source: StoredText, read: str, *, is_seen: bool) -> StoredText:
+    """`source` with the lines of `read` that it lacks: a page that changed during the run is kept as it was first.
+
+    What was not seen in the page itself is a snippet.
+    """
+    known = source.text if is_seen else f"{source.text}\n{source.snippets}"
+    new = [line for line in read.splitlines() if line not in known]
+    if not new:
+        return source
+    if is_seen:
+        return replace(source, text="\n".join([source.text, *new]))
+    return replace(source, snippets="\n".join([source.snippets, *new]))
 
 
 # The judge and the final answer
@@ -236,9 +283,15 @@ async def _prepare_judge(run: Run) -> None:
                 continue
             ready = _ready(run)
             if ready:
-                messages = judge.conversation(run.question.text, ready)
-                request = judge.read_ahead_request(run.question.panel.judge, messages)
+                request = partial(_read_ahead_request, run, ready)
                 await scheduler.read_ahead(spec, request, run=run.state.run_id)
+
+
+def _read_ahead_request(run: Run, ready: Sequence[Response], model: Model) -> GenerateRequest:
+    tools = _judge_tools(run, model)
+    messages = judge.conversation(run.question.text, ready, info=model.info, tools=tools)
+    native = judge.native_tools(model.info, tools)
+    return judge.read_ahead_request(run.question.panel.judge, messages, tools=native)
 
 
 def _ready(run: Run) -> tuple[Response, ...]:
@@ -266,9 +319,9 @@ async def _judge_and_write(run: Run) -> None:
 
     async def judge_and_write() -> None:
         async with _leased(run, "judge", spec.model) as model:
-            judged, n_prompt = await _prompt(run, model)
-            await _analyse(run, model, judged, n_prompt)
-            await _write(run, model, judged)
+            desk = await _at_desk(run, model)
+            await _analyse(run, desk)
+            await _write(run, desk)
 
     try:
         await _twice(run, "judge", judge_and_write)
@@ -276,18 +329,61 @@ async def _judge_and_write(run: Run) -> None:
         run.say(AnalysisFailed("judge_upstream_error", error.message, Usage()))
 
 
-async def _prompt(run: Run, model: Model) -> tuple[tuple[Message, ...], int]:
-    """The judge's messages and how many tokens they are; the answers are cut fairly to half of its context.
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the judge works with: its model, its tools (None: none at all), and its prompt without what it looked up."""
+
+    model: Model
+    tools: Toolbox | None
+    prompt: tuple[Message, ...]
+
+    @property
+    def native_tools(self) -> tuple[ToolSpec, ...]:
+        return judge.native_tools(self.model.info, self.tools)
+
+    def messages(self, steps: Sequence[ToolStep]) -> tuple[Message, ...]:
+        """The prompt with what was looked up."""
+        looked_up = [] if self.tools is None else step_messages(self.model.info, self.tools, steps)
+        return (*self.prompt, *looked_up)
+
+    async def count(self, steps: Sequence[ToolStep]) -> int:
+        """Tokens of these messages."""
+        return await self.model.count_prompt(self.messages(steps), self.native_tools)
+
+
+async def _at_desk(run: Run, model: Model) -> Desk:
+    tools = _judge_tools(run, model)
+    if tools is not None:
+        tools.know({c.url: c.number for response in run.responses for c in response.citations if c.number})
+        tools.restore(_looked_up(run))
+    return Desk(model, tools, await _prompt(run, model, tools))
+
+
+def _judge_tools(run: Run, model: Model) -> Toolbox | None:
+    spec = run.question.panel.judge
+    tools = run.world.toolbox(spec, partial(_count_tokens, model)) if spec.max_tool_calls else None
+    return tools if tools is not None and callable_tools(model.info.tool_syntax, tools.specs) else None
+
+
+def _looked_up(run: Run) -> tuple[ToolStep, ...]:
+    """The judge's own finished tool calls."""
+    return run.state.steps.get(judge.SEQUENCE, ())
+
+
+async def _prompt(run: Run, model: Model, tools: Toolbox | None) -> tuple[Message, ...]:
+    """The judge's messages; the answers are cut fairly to half of its context.
 
     What counts is the prompt as the judge's template writes it, which may show an answer more than once.
     """
+    native = judge.native_tools(model.info, tools)
+    conversation = partial(judge.conversation, run.question.text, info=model.info, tools=tools)
     seats = [seat.id for seat in run.question.panel.panelists]
     ordered = _in_order(run, judge.seeded_order(seats, run.question.seed))
-    messages = judge.conversation(run.question.text, ordered)
+    messages = conversation(ordered)
     half = model.info.n_ctx // 2
-    whole = await model.count_prompt(messages)
+    whole = await model.count_prompt(messages, native)
     if whole <= half:
-        return messages, whole
+        return messages
     lengths = await model.count_tokens([response.content for response in ordered])
     tokens = {response.id: length for response, length in zip(ordered, lengths, strict=True)}
     budget = sum(lengths)
@@ -295,26 +391,69 @@ async def _prompt(run: Run, model: Model) -> tuple[tuple[Message, ...], int]:
     for _ in range(_MAX_CUTS):
         budget = budget * half // whole
         kept, cut = judge.cut_fairly(ordered, tokens=tokens, budget_tokens=budget)
-        messages = judge.conversation(run.question.text, kept)
-        whole = await model.count_prompt(messages)
+        messages = conversation(kept)
+        whole = await model.count_prompt(messages, native)
         if whole <= half:
             break
     if cut:
         run.warn(f"the answers of {', '.join(cut)} were shortened to fit the judge's context")
-    return messages, whole
+    return messages
 
 
-async def _analyse(run: Run, model: Model, judged: tuple[Message, ...], n_prompt: int) -> None:
+async def _analyse(run: Run, desk: Desk) -> None:
+    """Let the judge look up what it wants to, then compare."""
     if run.state.raw_analysis is not None:
         return
     spec = run.question.panel.judge
-    ids = [response.id for response in run.responses]
     run.say(AnalysisStarted(spec.model.name))
-    lark = judge.analysis_grammar(ids, citations.quotable(run.responses))
-    free = model.info.n_ctx - n_prompt
-    room = max(free - model.info.n_ctx // 4, free // 2, 1)  # the rest is left for the final answer
-    request = replace(judge.analysis_request(spec, judged, lark), max_tokens=min(spec.max_tokens, room))
-    completion = await _listen(run, model, request, kind="analysis")
+    usage = Usage()
+    while True:
+        completion = await _judge_step(run, desk)
+        usage += completion.usage
+        specs = () if desk.tools is None else desk.tools.specs
+        call = parse_call(completion.content, desk.model.info.tool_syntax, specs, model=spec.model.name)
+        if call is None or desk.tools is None:
+            break
+        await _look_up(run, desk, desk.tools, call)
+    _conclude(run, replace(completion, usage=usage))
+
+
+async def _judge_step(run: Run, desk: Desk) -> Completion:
+    """One tool call of the judge or, where it may make none or wants none, its analysis."""
+    spec, info, steps = run.question.panel.judge, desk.model.info, _looked_up(run)
+    n_prompt = await desk.count(steps)
+    may_call = len(steps) < spec.max_tool_calls and n_prompt <= info.n_ctx * _FULL
+    ids = [response.id for response in run.responses]
+    lark = judge.step_grammar(ids, _quotable(run), info=info, tools=desk.tools if may_call else None)
+    free = info.n_ctx - n_prompt
+    room = max(free - info.n_ctx // 4, free // 2, 1)  # the rest is left for the final answer
+    request = judge.step_request(spec, desk.messages(steps), lark, tools=desk.native_tools)
+    return await _listen(run, desk.model, replace(request, max_tokens=min(spec.max_tokens, room)), kind="analysis")
+
+
+async def _look_up(run: Run, desk: Desk, tools: Toolbox, call: ToolCall) -> None:
+    """Carry out a call of the judge; a result that leaves no room for the analysis is not shown to it."""
+    steps = _looked_up(run)
+    run.say(ToolCalled(judge.SEQUENCE, len(steps) + 1, call))
+    step = await tools.run(call)
+    if await desk.count((*steps, step)) > desk.model.info.n_ctx * _FULL:
+        step = ToolStep(call, error="there is no room left for this result; compare the answers now")
+    run.say(ToolReturned(judge.SEQUENCE, len(steps) + 1, step))
+    for warning in step.warnings:
+        run.warn(warning)
+
+
+def _quotable(run: Run) -> dict[int, tuple[str, ...]]:
+    """What the judge may quote: the checked quotes of the answers, and what it looked up itself."""
+    checked = citations.quotable(run.responses)
+    looked_up = citations.passages_by_number(read_passages(_looked_up(run)))
+    return {number: (*checked.get(number, ()), *looked_up.get(number, ())) for number in {**checked, **looked_up}}
+
+
+def _conclude(run: Run, completion: Completion) -> None:
+    """Say the analysis, or what is wrong with it."""
+    spec = run.question.panel.judge
+    ids = [response.id for response in run.responses]
     try:
         analysis = judge.parse_analysis(completion.content, ids, model=spec.model.name)
     except MalformedOutput as error:
@@ -331,22 +470,24 @@ def _reason(completion: Completion, error: MalformedOutput) -> FailureReason:
     return "judge_schema_mismatch" if isinstance(error, judge.SchemaMismatch) else "judge_not_valid_json"
 
 
-async def _write(run: Run, model: Model, judged: tuple[Message, ...]) -> None:
+async def _write(run: Run, desk: Desk) -> None:
     spec = run.question.panel.judge
     run.say(AnswerStarted(spec.model.name))
     request = synthesis.answer_request(
         spec,
-        judged,
+        desk.messages(_looked_up(run)),
         sequence=judge.SEQUENCE,
         analysis=run.state.raw_analysis,
-        quotable=citations.quotable(run.responses),
+        quotable=_quotable(run),
+        tools=desk.native_tools,
     )
-    completion = await _listen(run, model, request, kind="answer")
+    completion = await _listen(run, desk.model, request, kind="answer")
     if completion.finish_reason == "length":
         run.warn(f"the answer was cut short: {spec.model.name} had no room left")
     sources = _run_sources(run)
-    content = citations.drop_unknown_marks(completion.content.strip(), sources)
-    checked = citations.check(content, sources)
+    written = completion.content.strip()
+    checked = await _citations(run, written, sources)
+    content = citations.drop_unknown_marks(written, sources)
     for citation in checked:
         if citation.support == "not_found":
             run.warn(f"[{citation.number}] is not supported by its source: {citation.quote}")
@@ -359,7 +500,10 @@ def _run_sources(run: Run) -> Mapping[int, StoredText]:
         for citation in response.citations:
             if citation.support != "not_found":
                 known = found.get(citation.number) or StoredText(citation.url, citation.title, _page(run, citation.url))
-                found[citation.number] = _with(known, citation.quote)
+                found[citation.number] = _with(known, citation.quote, is_seen=citation.support == "verified")
+    for passage in read_passages(_looked_up(run)):
+        known = found.get(passage.number) or StoredText(passage.url, passage.title, _page(run, passage.url))
+        found[passage.number] = _with(known, passage.text, is_seen=not passage.is_snippet)
     return found
 
 

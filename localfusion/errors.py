@@ -10,6 +10,7 @@ LocalFusionError                     one sentence; `hint` says what to do
 │   ├── WorkerDied(exit_code)
 │   └── ProviderError(status)
 ├── WebError(url)                    told to the model as a tool result
+│   └── NotHere                      this source has no such address; another may
 ├── QueueFull                        the server answers 503 with Retry-After
 ├── RunInterrupted                   the user stopped the run; what was finished is stored
 └── DeliberationFailed(failed_models, failure_reason)
@@ -116,6 +117,10 @@ class WebError(LocalFusionError):
     def __init__(self, url: str, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.url = url
+
+
+class NotHere(WebError):
+    """The source that was asked has no such address; another one may have it."""
 
 
 class QueueFull(LocalFusionError):

@@ -14,21 +14,36 @@ from localfusion.messages import ToolCall, Usage
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """`panelists` maps each id (a, b, ...) to its model's name, in panel order."""
+    """`panelists` maps each id (a, b, ...) to its model's name, in panel order; `sources` says what is searched."""
 
     run_id: str
     question: str
     panelists: Mapping[str, str]
     judge: str
     seed: int
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RunResumed:
-    """A stored run goes on; `finished` are the ids of panelists that are kept."""
+    """A stored run goes on; `finished` are the ids of panelists that are kept, `sources` says what is searched."""
 
     run_id: str
     finished: tuple[str, ...]
+    sources: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentsRead:
+    """Live only, not stored: files read so far, of those that are new or changed, and the last one's name.
+
+    Said before the run is said to have begun, the first time before anything is read.
+    """
+
+    run_id: str
+    done: int
+    of: int
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +172,7 @@ class RunEnded:
 Event = (
     RunStarted
     | RunResumed
+    | DocumentsRead
     | ModelLoading
     | MemoryAwaited
     | ModelReady
@@ -177,5 +193,5 @@ Event = (
 )
 """Everything a run can say."""
 
-LIVE_ONLY = (PromptRead, TextWritten)
+LIVE_ONLY = (DocumentsRead, PromptRead, TextWritten)
 """Events that are shown and not stored."""

@@ -158,6 +158,8 @@ class ModelSpec:
     `deterministic`: a request's text is a function of the request and these settings alone, whatever else the worker
     does or did. One sequence at a time, `n_threads` from start to end ("auto": 1), nothing decided by the clock,
     no drafts; to a chat template that writes the date it is 1 January 2025; `n_seq_max` then counts for nothing.
+    `embeddings`: it is loaded to make vectors of texts and writes none. A text is then read whole in one batch, so its
+    window is the least of `n_ctx`, `n_batch`, `n_ubatch` and what the model was trained with.
     """
 
     name: str
@@ -174,6 +176,7 @@ class ModelSpec:
     device: str = ""
     use_extra_bufts: bool = True
     deterministic: bool = False
+    embeddings: bool = False
 
     @property
     def n_parallel(self) -> int:
@@ -278,16 +281,73 @@ class EngineFacts:
         return any(one.is_integrated for one in self.devices if one.name == device)
 
 
+TextKind = Literal["query", "passage"]
+"""What a text is embedded as: something asked, or something that may answer. Many models are trained to be told."""
+
+
 ToolName = Literal["web_search", "web_fetch"]
+
+
+RESULT_CHARACTERS = 2000
+"""How much of a search result is shown where nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchLimits:
+    """What a panelist's searches may bring back (FUSION.md section 2).
+
+    `max_characters` are of one result. `max_uses` and `max_total_results` are of the whole run, None is without end.
+    Domains are written as in `domains`; they are about pages of the web, never about private documents.
+    """
+
+    max_results: int = 5
+    max_characters: int = RESULT_CHARACTERS
+    max_uses: int | None = None
+    max_total_results: int | None = 50
+    allowed_domains: tuple[str, ...] = ()
+    excluded_domains: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """What a panelist's fetches may bring back; `max_content_tokens` are of its own model."""
+
+    max_uses: int | None = None
+    max_content_tokens: int | None = None
+    allowed_domains: tuple[str, ...] = ()
+    blocked_domains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ToolOptions:
-    """Which tools a panelist has, and how much one call may return (characters count per result)."""
+    """Which tools a panelist has, and how much they may bring back."""
 
     enabled: tuple[ToolName, ...] = ("web_search", "web_fetch")
-    max_results: int = 5
-    max_characters: int = 2000
+    search: SearchLimits = field(default_factory=SearchLimits)
+    fetch: FetchLimits = field(default_factory=FetchLimits)
+
+
+@dataclass(frozen=True, slots=True)
+class SourcesSpec:
+    """Where a run searches; what is empty or False is not searched.
+
+    `docs` are files and folders, `zim` archives, `searxng` and `kiwix` addresses of servers, `web` is DuckDuckGo and
+    others through `engines` of ddgs. `allowed_domains` and `excluded_domains` hold for all searches of the run,
+    `allowed_domains` and `blocked_domains` for all its fetches; see `domains`. `offline`: nothing that needs a network
+    is built, whatever else is named. `embedding` is a model for ranking by meaning, None ranks by words alone.
+    """
+
+    docs: tuple[Path, ...] = ()
+    zim: tuple[Path, ...] = ()
+    searxng: str = ""
+    kiwix: tuple[str, ...] = ()
+    web: bool = False
+    engines: tuple[str, ...] = ()
+    allowed_domains: tuple[str, ...] = ()
+    excluded_domains: tuple[str, ...] = ()
+    blocked_domains: tuple[str, ...] = ()
+    offline: bool = False
+    embedding: ModelSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,11 +366,16 @@ class PanelistSpec:
 
 @dataclass(frozen=True, slots=True)
 class JudgeSpec:
-    """The model that compares the answers and then writes the final one; always at temperature 0."""
+    """The model that compares the answers and then writes the final one; always at temperature 0.
+
+    Before it compares it may look things up itself, `max_tool_calls` times; the final answer is written without tools.
+    """
 
     model: ModelSpec
     thinking: bool = False
     max_tokens: int = 4096
+    tools: ToolOptions = field(default_factory=ToolOptions)
+    max_tool_calls: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from localfusion.analysis import Analysis, Citation, FailedModel, Response
+from localfusion.analysis import Analysis, Citation, FailedModel, Response, ToolStep
 from localfusion.errors import FailureReason
 from localfusion.messages import Usage
 
@@ -30,6 +30,8 @@ class Outcome:
     failure_reason: FailureReason | None = None
     error: str | None = None
     judge_usage: Usage = field(default_factory=Usage)
+    judge_steps: tuple[ToolStep, ...] = ()
+    searched: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

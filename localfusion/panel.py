@@ -6,14 +6,12 @@ always parses. Which model answers, and what is done with the answer, is not dec
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass
 
 from localfusion import citations
-from localfusion.analysis import Passage, Response, ToolStep
+from localfusion.analysis import Response, ToolStep
 from localfusion.engine import grammar
 from localfusion.engine.interface import Model
 from localfusion.errors import MalformedOutput
@@ -30,6 +28,20 @@ from localfusion.messages import (
     ToolSyntax,
     Usage,
 )
+from localfusion.tool_calls import (
+    GENERIC_PROTOCOL,
+    LEFT_OUT,
+    Tools,
+    argument_rule,
+    call_frame,
+    call_rules,
+    callable_tools,
+    generic_protocol,
+    leave_out,
+    parse_call,
+    read_passages,
+    step_messages,
+)
 
 INSTRUCTIONS = """\
 You answer one question from sources. {persona}
@@ -39,34 +51,11 @@ Cite every fact: put the words you rely on between \u201c and \u201d exactly as 
 number of the source right after them, like this: \u201cwords of the source\u201d [2].
 If sources differ, give both sides. If the sources do not say, answer: The sources do not say."""
 
-GENERIC_PROTOCOL = """\
-
-To use a tool, write one JSON object and nothing else, like this: {example}
-{tools}
-To answer, write ANSWER: and then the answer as plain text."""
-
-LEFT_OUT = "this result was left out to make room for newer ones"
+ANSWER_PROTOCOL = "To answer, write ANSWER: and then the answer as plain text."
 ANSWER_MARKER = "ANSWER:"
-_MAX_ARGUMENT_TOKENS = 128
 
-VERSION = hashlib.sha256((INSTRUCTIONS + GENERIC_PROTOCOL + LEFT_OUT).encode()).hexdigest()[:8]
+VERSION = hashlib.sha256((INSTRUCTIONS + GENERIC_PROTOCOL + ANSWER_PROTOCOL + LEFT_OUT).encode()).hexdigest()[:8]
 """Changes whenever the prompt does; stored with each run."""
-
-
-class Tools(Protocol):
-    """What a panelist needs of its tools: which there are, what it may fetch, and what a call returns."""
-
-    @property
-    def specs(self) -> tuple[ToolSpec, ...]: ...
-
-    @property
-    def addresses(self) -> tuple[str, ...]: ...
-
-    async def run(self, call: ToolCall) -> ToolStep: ...
-
-    def result_message(self, step: ToolStep) -> Message: ...
-
-    def restore(self, steps: Sequence[ToolStep]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +101,8 @@ async def answer(
         emit(ToolCalled(spec.id, len(steps) + 1, turn.call))
         steps.append(await tools.run(turn.call))
         emit(ToolReturned(spec.id, len(steps), steps[-1]))
+        for warning in steps[-1].warnings:
+            emit(WarningRaised(warning))
 
 
 async def _fitting_request(
@@ -131,11 +122,6 @@ async def _fitting_request(
             return request, n_left_out
         n_left_out += 1
         room = most * 3 // 4
-
-
-def leave_out(steps: Sequence[ToolStep], n_oldest: int) -> list[ToolStep]:
-    """The steps as if the oldest had brought back nothing, and said why: what is not shown cannot be quoted."""
-    return [replace(step, passages=(), error=LEFT_OUT) for step in steps[:n_oldest]] + list(steps[n_oldest:])
 
 
 def next_request(
@@ -161,21 +147,15 @@ def conversation(
     system = INSTRUCTIONS.format(persona=spec.persona).replace(" \n", "\n")
     native = info.tool_syntax is not None
     if not native and tools.specs:
-        system += _generic_protocol(tools.specs)
-    messages = [Message("system", system), Message("user", question, fields={"question": question})]
-    for step in steps:
-        result = tools.result_message(step)
-        if native:
-            messages += [Message("assistant", tool_calls=(step.call,)), result]
-        else:
-            messages += [Message("assistant", _generic_call(step.call)), replace(result, role="user")]
-    return tuple(messages)
+        system += generic_protocol(tools.specs) + ANSWER_PROTOCOL
+    asked = [Message("system", system), Message("user", question, fields={"question": question})]
+    return tuple(asked + step_messages(info, tools, steps))
 
 
 def step_grammar(info: ModelInfo, tools: Tools, steps: Sequence[ToolStep], *, may_call: bool) -> str:
     """The grammar of the next step: a call of a tool that can be used now, or the answer."""
     quotable = citations.passages_by_number(read_passages(steps))
-    calls = _call_rules(info, tools) if may_call else []
+    calls = call_rules(info, tools) if may_call else []
     choices = [f"call_{index}" for index in range(len(calls))]
     marker = _marker(info, tools)
     answer_start = grammar.with_special_tokens(f"{marker} " if marker == ANSWER_MARKER else marker, info.special_tokens)
@@ -183,7 +163,7 @@ def step_grammar(info: ModelInfo, tools: Tools, steps: Sequence[ToolStep], *, ma
         f"start: {' | '.join([*choices, 'answer'])}\n",
         f"answer: {answer_start} prose\n" if marker else "answer: prose\n",
         *(f"call_{index}: {body}\n" for index, body in enumerate(calls)),
-        grammar.line_of_text("argument", barred=_argument_ends(info), max_tokens=_MAX_ARGUMENT_TOKENS),
+        argument_rule(info),
         grammar.prose("prose", quotable, barred="" if marker else _call_starts(info)),
     ]
     return "".join(rules)
@@ -191,28 +171,11 @@ def step_grammar(info: ModelInfo, tools: Tools, steps: Sequence[ToolStep], *, ma
 
 def parse_turn(text: str, syntax: ToolSyntax | None, specs: Sequence[ToolSpec], *, model: str) -> Turn:
     """The step that `text` is; raises MalformedOutput for a call that breaks off."""
-    text = text.lstrip()
-    for spec in callable_tools(syntax, specs):
-        before, after, escaped = _call_frame(syntax, spec)
-        before = before.lstrip()
-        if text.startswith(before):
-            argument = text[len(before) :]
-            argument = argument.removesuffix(after) if after else argument
-            return Turn(ToolCall(spec.name, {spec.parameter: _unescape(argument, escaped, model)}), "")
-        if text and before.startswith(text):
-            raise MalformedOutput(model, f"{model} wrote a tool call that breaks off", text=text)
+    call = parse_call(text, syntax, specs, model=model)
+    if call is not None:
+        return Turn(call, "")
     marker = ANSWER_MARKER if syntax is None else syntax.answer.strip()
-    return Turn(None, text.removeprefix(marker).strip())
-
-
-def callable_tools(syntax: ToolSyntax | None, specs: Sequence[ToolSpec]) -> tuple[ToolSpec, ...]:
-    """The tools that the model has a way to call: a template may know how to write one and not another."""
-    return tuple(spec for spec in specs if syntax is None or spec.name in syntax.before)
-
-
-def read_passages(steps: Sequence[ToolStep]) -> tuple[Passage, ...]:
-    """Everything that `steps` brought back, in order."""
-    return tuple(passage for step in steps for passage in step.passages)
+    return Turn(None, text.strip().removeprefix(marker).strip())
 
 
 async def _write(
@@ -225,7 +188,7 @@ async def _write(
 ) -> Completion:
     """Generate one step, showing the answer as it is written and never a tool call."""
     frames = [
-        _call_frame(model.info.tool_syntax, tool)[0].lstrip()
+        call_frame(model.info.tool_syntax, tool)[0].lstrip()
         for tool in callable_tools(model.info.tool_syntax, request.tools)
     ]
     marker = marker.lstrip()
@@ -261,56 +224,7 @@ def _marker(info: ModelInfo, tools: Tools) -> str:
     return ANSWER_MARKER if info.tool_syntax is None else info.tool_syntax.answer
 
 
-def _call_frame(syntax: ToolSyntax | None, spec: ToolSpec) -> tuple[str, str, bool]:
-    """Text before and after the argument of a call, and whether the argument is JSON-escaped."""
-    if syntax is None:
-        return f'{{"name": "{spec.name}", "arguments": {{"{spec.parameter}": "', '"}}', True
-    return syntax.before[spec.name], syntax.after[spec.name], syntax.escaped
-
-
-def _call_rules(info: ModelInfo, tools: Tools) -> list[str]:
-    rules: list[str] = []
-    for spec in callable_tools(info.tool_syntax, tools.specs):
-        before, after, _ = _call_frame(info.tool_syntax, spec)
-        argument = "argument"
-        if spec.name == "web_fetch":
-            if not tools.addresses:
-                continue
-            argument = grammar.one_of(tools.addresses)
-        head = grammar.with_special_tokens(before, info.special_tokens)
-        tail = f" {grammar.with_special_tokens(after, info.special_tokens)}" if after else ""
-        rules.append(f"{head} {argument}{tail}")
-    return rules
-
-
-def _argument_ends(info: ModelInfo) -> str:
-    """What could end an argument early, where it is not escaped."""
-    if info.tool_syntax is None or info.tool_syntax.escaped:
-        return ""
-    return "".join(after[0] for after in info.tool_syntax.after.values() if after)
-
-
 def _call_starts(info: ModelInfo) -> str:
     """How no answer may begin, lest it is mistaken for a call; a call that begins with a control token never can be."""
     befores = info.tool_syntax.before.values() if info.tool_syntax else ()
     return "".join(before[0] for before in befores if not before.startswith(tuple(info.special_tokens)))
-
-
-def _unescape(argument: str, escaped: bool, model: str) -> str:
-    if not escaped:
-        return argument.strip()
-    try:
-        return str(json.loads(f'"{argument}"')).strip()
-    except ValueError as error:
-        raise MalformedOutput(model, f"{model} wrote a tool call that breaks off", text=argument) from error
-
-
-def _generic_call(call: ToolCall) -> str:
-    arguments: Mapping[str, str] = dict(call.arguments)
-    return json.dumps({"name": call.name, "arguments": arguments}, ensure_ascii=False)
-
-
-def _generic_protocol(specs: Sequence[ToolSpec]) -> str:
-    example = _generic_call(ToolCall(specs[0].name, {specs[0].parameter: "..."}))
-    lines = [f"- {spec.name}({spec.parameter}): {spec.description}" for spec in specs]
-    return GENERIC_PROTOCOL.format(example=example, tools="\n".join(lines))

@@ -24,6 +24,9 @@ from localfusion.events import (
 from localfusion.messages import Usage
 from localfusion.outcome import Outcome, Status
 
+JUDGE = "judge"
+"""Where the steps of a panelist have its id, those of the judge have this."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunState:
@@ -34,6 +37,7 @@ class RunState:
     panelists: Mapping[str, str] = field(default_factory=dict)
     judge: str = ""
     seed: int = 0
+    sources: tuple[str, ...] = ()
     steps: Mapping[str, tuple[ToolStep, ...]] = field(default_factory=dict)
     responses: Mapping[str, Response] = field(default_factory=dict)
     failed: Mapping[str, FailedModel] = field(default_factory=dict)
@@ -68,9 +72,10 @@ def apply(state: RunState, event: Event) -> RunState:
     """The state after one more event; events that change nothing that lasts leave it as it is."""
     match event:
         case RunStarted():
-            return RunState(event.run_id, event.question, event.panelists, event.judge, event.seed)
+            return RunState(event.run_id, event.question, event.panelists, event.judge, event.seed, event.sources)
         case RunResumed():
-            return replace(state, status=None, failure_reason=None, error=None, failed={})
+            sources = event.sources or state.sources
+            return replace(state, status=None, failure_reason=None, error=None, failed={}, sources=sources)
         case ToolReturned(id=id, result=result):
             return replace(state, steps={**state.steps, id: (*state.steps.get(id, ()), result)})
         case PanelistCompleted(response=response):
@@ -86,7 +91,8 @@ def apply(state: RunState, event: Event) -> RunState:
 def _with_response(state: RunState, response: Response) -> RunState:
     """The state with one more answer; what was judged without it, under other run-wide numbers, no longer holds."""
     responses = {**state.responses, response.id: response}
-    return replace(state, responses=responses, analysis=None, raw_analysis=None, answer=None, citations=())
+    steps = {id: found for id, found in state.steps.items() if id != JUDGE}
+    return replace(state, responses=responses, steps=steps, analysis=None, raw_analysis=None, answer=None, citations=())
 
 
 def _apply_judged(state: RunState, event: Event) -> RunState:
@@ -124,5 +130,7 @@ def to_outcome(state: RunState, responses: tuple[Response, ...]) -> Outcome:
         failure_reason=state.failure_reason,
         error=state.error,
         judge_usage=state.judge_usage,
+        judge_steps=state.steps.get(JUDGE, ()),
+        searched=state.sources,
         warnings=state.warnings,
     )

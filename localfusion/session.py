@@ -4,38 +4,43 @@ Builds and closes; what is asked, judged and written is `deliberation`'s.
 """
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Container, Iterable
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from localfusion import deliberation, machine
-from localfusion.analysis import Page
+from localfusion.analysis import Page, ToolStep
 from localfusion.catalog import check_files
-from localfusion.config import Surroundings, make_home
+from localfusion.citations import Closest
+from localfusion.config import Surroundings, home_directory, load_settings, make_home
 from localfusion.deliberation import Question, World
+from localfusion.domains import parse_domains
 from localfusion.engine import client
 from localfusion.engine.measurements import Measurements
-from localfusion.errors import ConfigError, WebError
-from localfusion.events import Event, RunEnded, RunResumed, RunStarted, WarningRaised
-from localfusion.messages import PanelistSpec, PanelSpec
+from localfusion.errors import ConfigError
+from localfusion.events import DocumentsRead, Event, RunEnded, RunResumed, RunStarted, WarningRaised
+from localfusion.messages import JudgeSpec, PanelistSpec, PanelSpec, SourcesSpec, ToolCall, ToolOptions
 from localfusion.outcome import Outcome
 from localfusion.run_state import fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
+from localfusion.scheduler.embedding import embedder_of
 from localfusion.search.documents import DocumentIndex
-from localfusion.search.source import SearchResult, Source
+from localfusion.search.meaning import closest_sentence
+from localfusion.search.opening import NOTHING_NAMED, Embedders, OnProgress, Opened, Sources, in_words
+from localfusion.search.source import Source
 from localfusion.store import RunRequest, Store
-from localfusion.tools import Toolbox
+from localfusion.tools import CountTokens, Toolbox, named_addresses
 from localfusion.wire import document
 
 DOCUMENTS_FILE = "documents.sqlite3"
 MEASUREMENTS_FOLDER = "measurements"
 STATES_FOLDER = "states"
-NO_DOCUMENTS = "no documents were named, so there is nothing to search"
 
 Emit = Callable[[Event], None]
+Remember = Callable[[Page], None]
+Narrow = Callable[[SourcesSpec], SourcesSpec]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,9 @@ class Session:
 
     store: Store
     documents: DocumentIndex
+    sources: Sources
     scheduler: Scheduler
+    registered: Callable[[], tuple[Path, ...]] = tuple
 
     async def ask(self, request: RunRequest, *, emit: Emit) -> Outcome:
         """Deliberate on a new run; `emit` hears every event after it was stored.
@@ -58,40 +65,74 @@ class Session:
 
     async def _ask(self, request: RunRequest, emit: Emit) -> Outcome:
         panel, remarks = await self._fitted(request.panel)
+        sources, missing = self.searched(request.sources)
+        request = replace(request, sources=sources)
         run_id = self.store.create_run(request)
-        try:
-            source, warnings = await self._read(request)
-        except ConfigError:
-            self.store.discard(run_id)
-            raise
-        except asyncio.CancelledError:
-            self.store.append(run_id, RunEnded("interrupted", "cancelled"))
-            raise
-        say = partial(_say, self.store, run_id, emit, (*remarks, *warnings))
-        return await self._run(run_id, replace(request, panel=panel), source, say)
+        async with AsyncExitStack() as stack:
+            try:
+                opened = await stack.enter_async_context(self._opened(run_id, request, emit))
+            except ConfigError:
+                self.store.discard(run_id)
+                raise
+            except asyncio.CancelledError:
+                self.store.append(run_id, RunEnded("interrupted", "cancelled"))
+                raise
+            say = partial(_say, self.store, run_id, emit, (*remarks, *missing, *opened.warnings))
+            return await self._run(run_id, replace(request, panel=panel), opened.source, say)
 
-    async def resume(self, run_id: str, *, emit: Emit) -> Outcome:
+    @asynccontextmanager
+    async def _opened(self, run_id: str, request: RunRequest, emit: Emit) -> AsyncIterator[Opened]:
+        """The sources of a run; how far its documents are read is said, though nothing of it is stored."""
+        loop = asyncio.get_running_loop()
+
+        def progress(done: int, of: int, name: str) -> None:
+            loop.call_soon_threadsafe(emit, DocumentsRead(run_id, done, of, name))
+
+        emit(DocumentsRead(run_id, 0, 0, ""))
+        async with self.sources.open(
+            request.sources,
+            names_pages=_names_pages(request.question),
+            on_progress=progress,
+            embedders=await self._embedders(request.sources),
+        ) as opened:
+            yield opened
+
+    async def _closest(self, sources: SourcesSpec) -> Closest | None:
+        embedders = await self._embedders(sources)
+        return None if embedders is None else partial(closest_sentence, embedders.asking)
+
+    async def _embedders(self, sources: SourcesSpec) -> Embedders | None:
+        """The embedding model of a run, None where it names none. Raises ModelLoadError where its file is none."""
+        if sources.embedding is None:
+            return None
+        asking = await asyncio.to_thread(embedder_of, self.scheduler, sources.embedding)
+        return Embedders(reading=replace(asking, waits=True), asking=asking)
+
+    async def resume(self, run_id: str, *, emit: Emit, narrow: Narrow = lambda sources: sources) -> Outcome:
         """Go on with a stored run. Raises ConfigError where it has its answer or is still running, and as `ask`.
 
-        Documents are read again only where a panelist has yet to answer.
+        Documents are read again only where a panelist has yet to answer. `narrow` takes from its sources what must not
+        be reached any more.
         """
         async with self.scheduler.admitted():
-            return await self._resume(run_id, emit)
+            return await self._resume(run_id, emit, narrow)
 
-    async def _resume(self, run_id: str, emit: Emit) -> Outcome:
+    async def _resume(self, run_id: str, emit: Emit, narrow: Narrow) -> Outcome:
         request = self.store.request(run_id)
+        request = replace(request, sources=narrow(request.sources))
         if is_complete(self.store, run_id):
             raise ConfigError(f"{run_id} has its answer already", hint=f"localfusion runs show {run_id}")
         state = fold(self.store.events(run_id))
         check_files(request.panel, done=state.responses)
-        waits = any(seat.id not in state.responses for seat in request.panel.panelists)
-        source, warnings = await self._read(request) if waits else (_NoDocuments(), ())
         panel, remarks = await self._fitted(request.panel, state.responses)
-        self.store.claim(run_id)
-        known = fold(self.store.events(run_id)).warnings
-        fresh = tuple(warning for warning in (*remarks, *warnings) if warning not in known)
-        say = partial(_say, self.store, run_id, emit, fresh)
-        return await self._run(run_id, replace(request, panel=panel), source, say)
+        if not _needs_sources(request.panel, state.responses):
+            request = replace(request, sources=replace(request.sources, docs=(), zim=()))
+        async with self._opened(run_id, request, emit) as opened:
+            self.store.claim(run_id)
+            known = fold(self.store.events(run_id)).warnings
+            fresh = tuple(warning for warning in (*remarks, *opened.warnings) if warning not in (*known, NOTHING_NAMED))
+            say = partial(_say, self.store, run_id, emit, fresh)
+            return await self._run(run_id, replace(request, panel=panel), opened.source, say)
 
     async def _fitted(self, panel: PanelSpec, done: Container[str] = ()) -> tuple[PanelSpec, tuple[str, ...]]:
         """The panel with settings that fit the memory, and what to say of it; raises OutOfMemory where none do.
@@ -103,24 +144,46 @@ class Session:
         vram_bytes = await self.scheduler.vram_bytes()
         return fitting.applied(panel, found), fitting.remarks(found, self.scheduler.memory_bytes, vram_bytes)
 
-    async def _read(self, request: RunRequest) -> tuple[Source, tuple[str, ...]]:
-        if not request.docs:
-            return _NoDocuments(), (NO_DOCUMENTS,)
-        is_stopped = threading.Event()
-        try:
-            added = await asyncio.to_thread(self.documents.add, request.docs, is_stopped=is_stopped.is_set)
-        except asyncio.CancelledError:
-            is_stopped.set()
-            raise
-        return added.source, added.warnings
+    async def call_tool(self, sources: SourcesSpec, options: ToolOptions, call: ToolCall, *, question: str) -> ToolStep:
+        """One tool call as a panelist would make it who was asked `question`; the step holds what it would be told."""
+        sources, missing = self.searched(sources)
+        embedders = await self._embedders(sources)
+        opening = self.sources.open(sources, names_pages=_names_pages(question), embedders=embedders)
+        async with opening as opened:
+            step = await _toolbox(sources, opened.source, question, options, 1, lambda _: None).run(call)
+        return replace(step, warnings=(*missing, *opened.warnings, *step.warnings))
+
+    async def prepare(self, sources: SourcesSpec, *, on_progress: OnProgress) -> tuple[str, ...]:
+        """Read and embed what of the documents is new, for later runs; returns what keeps them from being embedded."""
+        embedders = await self._embedders(sources)
+        opening = self.sources.open(sources, names_pages=False, on_progress=on_progress, embedders=embedders)
+        async with opening as opened:
+            return opened.not_embedded
+
+    def searched(self, sources: SourcesSpec) -> tuple[SourcesSpec, tuple[str, ...]]:
+        """What is searched: what was named, else the folders that are registered, else the web; and what is missing.
+
+        Raises ConfigError where folders are registered and none of them is there: it is not the web then.
+        """
+        if sources.docs or sources.zim or sources.searxng or sources.kiwix or sources.web:
+            return sources, ()
+        registered = self.registered()
+        there = tuple(path for path in registered if path.exists())
+        if registered and not there:
+            raise ConfigError(
+                f"{registered[0]} was added and is not there now", hint=f"localfusion docs remove {registered[0]}"
+            )
+        missing = tuple(f"{path} was added and is not there now" for path in registered if path not in there)
+        return replace(sources, docs=there, web=not there and not sources.offline), missing
 
     async def _run(self, run_id: str, request: RunRequest, source: Source, emit: Emit) -> Outcome:
-        question = Question(request.question, request.panel, request.seed)
+        question = Question(request.question, request.panel, request.seed, in_words(request.sources))
         world = World(
             scheduler=self.scheduler,
-            toolbox=partial(_toolbox, request.question, source, partial(self.store.save_page, run_id)),
+            toolbox=partial(_seat_tools, request, source, partial(self.store.save_page, run_id)),
             stored_text=partial(_stored_text, self.store, run_id),
             emit=emit,
+            closest=await self._closest(request.sources),
         )
         state = fold(self.store.events(run_id))
         if state.run_id:
@@ -147,9 +210,21 @@ async def open_session(
     """
     home = make_home(surroundings) if stored else None
     index = home / DOCUMENTS_FILE if home else None
+    keep_pages_s = 3600 * load_settings(surroundings).settings.search.keep_pages_hours
     with closing(Store(home)) as store, closing(DocumentIndex(index)) as documents:
-        async with open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler:
-            yield Session(store, documents, scheduler)
+        async with (
+            aclosing(Sources(documents, home, keep_pages_s=keep_pages_s)) as sources,
+            open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler,
+        ):
+            yield Session(store, documents, sources, scheduler, partial(_registered, home_directory(surroundings)))
+
+
+def _registered(home: Path) -> tuple[Path, ...]:
+    """The folders and files that `docs add` registered in a home, also for runs that store nothing there."""
+    if not (home / DOCUMENTS_FILE).exists():
+        return ()
+    with closing(DocumentIndex(home / DOCUMENTS_FILE)) as index:
+        return tuple(root.path for root in index.roots())
 
 
 @asynccontextmanager
@@ -204,8 +279,34 @@ def _say(store: Store, run_id: str, emit: Emit, warnings: Iterable[str], event: 
             _say(store, run_id, emit, (), WarningRaised(warning))
 
 
-def _toolbox(question: str, source: Source, remember: Callable[[Page], None], seat: PanelistSpec) -> Toolbox:
-    return Toolbox(source, seat.tools, question=question, max_calls=seat.max_tool_calls, remember=remember)
+def _seat_tools(
+    request: RunRequest, source: Source, remember: Remember, seat: PanelistSpec | JudgeSpec, count_tokens: CountTokens
+) -> Toolbox:
+    tools = partial(_toolbox, request.sources, source, request.question, count_tokens=count_tokens)
+    return tools(seat.tools, seat.max_tool_calls, remember)
+
+
+def _toolbox(
+    sources: SourcesSpec,
+    source: Source,
+    question: str,
+    options: ToolOptions,
+    max_calls: int,
+    remember: Remember,
+    count_tokens: CountTokens | None = None,
+) -> Toolbox:
+    return Toolbox(
+        source,
+        options,
+        question=question,
+        max_calls=max_calls,
+        remember=remember,
+        run_domains=(
+            parse_domains(sources.allowed_domains, sources.excluded_domains),
+            parse_domains(sources.allowed_domains, sources.blocked_domains),
+        ),
+        count_tokens=count_tokens,
+    )
 
 
 def _stored_text(store: Store, run_id: str, url: str) -> str | None:
@@ -213,12 +314,11 @@ def _stored_text(store: Store, run_id: str, url: str) -> str | None:
     return None if page is None else page.text
 
 
-class _NoDocuments:
-    """A source without documents."""
+def _names_pages(question: str) -> bool:
+    """Whether the user names a page of the web, which may be fetched whatever is searched."""
+    return any(address.lower().startswith("http") for address in named_addresses(question))
 
-    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        del query, max_results, max_characters
-        return ()
 
-    async def fetch(self, url: str) -> Page:
-        raise WebError(url, f"there is no document {url}", hint="no documents were named")
+def _needs_sources(panel: PanelSpec, done: Container[str]) -> bool:
+    """Whether anybody of a panel still searches: a panelist that has yet to answer, or the judge."""
+    return panel.judge.max_tool_calls > 0 or any(seat.id not in done for seat in panel.panelists)

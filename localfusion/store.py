@@ -17,7 +17,7 @@ from localfusion.analysis import Page
 from localfusion.database import Database, Migration, Transaction
 from localfusion.errors import ConfigError, LocalFusionError
 from localfusion.events import LIVE_ONLY, AnalysisCompleted, Event, PanelistCompleted, RunEnded
-from localfusion.messages import Json, PanelSpec
+from localfusion.messages import Json, PanelSpec, SourcesSpec
 from localfusion.owner import Owner, is_alive, this_process
 
 FILE_NAME = "runs.sqlite3"
@@ -58,7 +58,7 @@ class RunRequest:
 
     question: str
     panel: PanelSpec
-    docs: tuple[Path, ...]
+    sources: SourcesSpec
     seed: int = 0
 
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 
 from localfusion.engine import grammar
-from localfusion.messages import GREEDY, GenerateRequest, JudgeSpec, Message
+from localfusion.messages import GREEDY, GenerateRequest, JudgeSpec, Message, ToolSpec
 
 INSTRUCTIONS = """\
 Now write the final answer to the question, from {basis}. Say first what is agreed, give both sides of \
@@ -20,15 +20,23 @@ VERSION = hashlib.sha256(INSTRUCTIONS.encode()).hexdigest()[:8]
 
 
 def answer_request(
-    spec: JudgeSpec, judged: Sequence[Message], *, sequence: str, analysis: str | None, quotable: grammar.Quotable
+    spec: JudgeSpec,
+    judged: Sequence[Message],
+    *,
+    sequence: str,
+    analysis: str | None,
+    quotable: grammar.Quotable,
+    tools: tuple[ToolSpec, ...] = (),
 ) -> GenerateRequest:
     """Ask for the final answer on the kept `sequence` of the judge.
 
-    `analysis` is the judge's own JSON, None where it wrote none that can be used.
+    `analysis` is the judge's own JSON, None where it wrote none that can be used. `tools` are those that the template
+    has rendered before: the prefix must stay the same, though none can be called any more.
     """
     return GenerateRequest(
         sequence=sequence,
         messages=conversation(judged, analysis),
+        tools=tools,
         sampling=GREEDY,
         max_tokens=spec.max_tokens,
         grammar="start: answer\n" + grammar.prose("answer", quotable),

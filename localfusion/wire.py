@@ -1,8 +1,10 @@
 """The document of `ask --json`: its schema and how a run's outcome is written in it. Not how it is stored or shown."""
 
+from collections.abc import Iterable
+
 from pydantic import BaseModel, ConfigDict
 
-from localfusion.analysis import Analysis, Citation, Response, Support
+from localfusion.analysis import Analysis, Citation, Response, Support, ToolStep
 from localfusion.errors import FailureReason
 from localfusion.messages import Json, Usage
 from localfusion.outcome import Outcome, Status
@@ -62,6 +64,7 @@ class ToolCallPart(Part):
     name: str
     arguments: dict[str, str]
     ok: bool
+    error: str | None
 
 
 class ResponsePart(Part):
@@ -86,6 +89,7 @@ class SourcePart(Part):
 
 class JudgePart(Part):
     model: str
+    tool_calls: list[ToolCallPart]
     usage: UsagePart
 
 
@@ -102,6 +106,7 @@ class RunDocument(Part):
     failed_models: list[FailedModelPart]
     failure_reason: FailureReason | None
     sources: list[SourcePart]
+    searched: list[str]
     judge: JudgePart
     usage: UsagePart
     seed: int
@@ -126,7 +131,10 @@ def _run(outcome: Outcome) -> RunDocument:
         failed_models=[FailedModelPart(id=f.id, model=f.model, error=f.error) for f in outcome.failed_models],
         failure_reason=outcome.failure_reason,
         sources=_sources(outcome),
-        judge=JudgePart(model=outcome.judge_model, usage=_usage(outcome.judge_usage)),
+        searched=list(outcome.searched),
+        judge=JudgePart(
+            model=outcome.judge_model, tool_calls=_tool_calls(outcome.judge_steps), usage=_usage(outcome.judge_usage)
+        ),
         usage=_usage(outcome.usage),
         seed=outcome.seed,
         warnings=list(outcome.warnings),
@@ -162,12 +170,16 @@ def _response(response: Response) -> ResponsePart:
         model=response.model,
         content=response.content,
         citations=[_citation(citation) for citation in response.citations],
-        tool_calls=[
-            ToolCallPart(name=step.call.name, arguments=dict(step.call.arguments), ok=step.ok)
-            for step in response.steps
-        ],
+        tool_calls=_tool_calls(response.steps),
         usage=_usage(response.usage),
     )
+
+
+def _tool_calls(steps: Iterable[ToolStep]) -> list[ToolCallPart]:
+    return [
+        ToolCallPart(name=step.call.name, arguments=dict(step.call.arguments), ok=step.ok, error=step.error)
+        for step in steps
+    ]
 
 
 def _usage(usage: Usage) -> UsagePart:

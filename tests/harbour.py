@@ -8,7 +8,7 @@ from pathlib import Path
 from localfusion.catalog import Choice, resolve
 from localfusion.config import Surroundings, load_models_file
 from localfusion.config.surroundings import packaged_models_file
-from localfusion.messages import PanelSpec
+from localfusion.messages import PanelSpec, SourcesSpec
 from localfusion.store import RunRequest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +25,7 @@ def micro_panel(*panel: str) -> PanelSpec:
 
 def request(question: str = OPEN_QUESTION, panel: PanelSpec | None = None) -> RunRequest:
     """A question to the harbour."""
-    return RunRequest(question, panel or micro_panel(), (HARBOUR,))
+    return RunRequest(question, panel or micro_panel(), SourcesSpec(docs=(HARBOUR,)))
 
 
 def surroundings(home: Path) -> Surroundings:

@@ -32,7 +32,7 @@ presets:
         n_ctx: 2048
         max_tool_calls: 2
         persona: Brief.
-        tools: {max_results: 2}
+        tools: {web_search: {max_results: 2}}
     judge: {model: two, max_tokens: 100}
 aliases:
   second: two
@@ -72,7 +72,7 @@ def test_a_preset_becomes_a_panel(models: ModelsFile) -> None:
     assert (first.model.name, first.model.path, first.model.n_ctx) == ("one", models.folder / "one.gguf", 1024)
     assert (first.sampling.seed, second.sampling.seed) == (40, 7)
     assert (first.max_tool_calls, second.max_tool_calls) == (3, 2)
-    assert (second.sampling.temperature, second.persona, second.tools.max_results) == (0, "Brief.", 2)
+    assert (second.sampling.temperature, second.persona, second.tools.search.max_results) == (0, "Brief.", 2)
     assert (panel.judge.model.name, panel.judge.max_tokens) == ("two", 100)
 
 

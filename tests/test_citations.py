@@ -1,5 +1,7 @@
 """Grounding: marks, quotations, and what counts as verified."""
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from localfusion import citations
 from localfusion.analysis import Citation, Passage, Response
 from localfusion.citations import Claim, StoredText
+from localfusion.search.meaning import Match
 
 PAGE = (
     "Skerry stands on a rock. The height of Skerry is 40 metres.\n"
@@ -33,11 +36,17 @@ SOURCES = {1: StoredText("doc://h/a.md", "A", PAGE), 2: StoredText("doc://h/b.md
         ("Whales sing in the deep [1].", 1, "not_found"),
         ("“The height of Skerry is 40 metres.” [9]", 9, "not_found"),
         ("“The height of Skerry is 4” [1]", 1, "not_found"),
-        ("“eight of Skerry is 40 metres” [1]", 1, "not_found"),
+        ("“eight of Skerry is 40 metres” [1]", 1, "weak"),
         ("“The light costs 1” [1]", 1, "not_found"),
         ("“250 crowns” [1]", 1, "not_found"),
         ("“1,250 crowns” [1]", 1, "verified"),
         ("The height of Skerry is 4 [1].", 1, "not_found"),
+        ("“the Height of Skerry is 40 metres” [1]", 1, "weak"),
+        ("“According to Mara Teld \u2013 the keeper of Skerry is Orrin Vey” [1]", 1, "weak"),
+        ("“According to Mara Teld, the keeper of Skerry is Orrin Vex” [1]", 1, "not_found"),
+        ("“Skerry stands on a rok” [1]", 1, "weak"),
+        ("Skerry's heights are 40 metre [1].", 1, "weak"),
+        ("The height of Skerry is 40 metres, and whales sing in the deep at night [1].", 1, "not_found"),
     ],
 )
 def test_support(answer: str, number: int, support: str) -> None:
@@ -72,7 +81,7 @@ def test_numbers_are_run_wide_and_unsupported_marks_go() -> None:
     a, b = citations.renumber((cited("a", "u", "v"), cited("b", "w", "u")))
     assert a.content == "q [1] q [2] x"
     assert b.content == "q [3] q [1] x"
-    assert [citation.number for citation in b.citations] == [3, 1]
+    assert [citation.number for citation in b.citations] == [3, 1, 0]
 
 
 def test_the_marks_of_a_source_are_its_own() -> None:
@@ -83,7 +92,7 @@ def test_the_marks_of_a_source_are_its_own() -> None:
     assert unknown.number == 7
     (response,) = citations.renumber([Response("a", "m", answer, citations=(replace(found, number=1), unknown))])
     assert response.content == f"“{source.text}” [1] So it is."
-    assert [citation.number for citation in response.citations] == [1]
+    assert [citation.number for citation in response.citations] == [1, 0]
     assert citations.drop_unknown_marks(answer, [1]) == f"“{source.text}” [1] So it is."
 
 
@@ -117,3 +126,60 @@ def test_every_run_of_words_of_the_page_is_found(start: int, length: int) -> Non
     run = " ".join(PAGE.split()[start : start + length])
     (citation,) = citations.check(f"“{run}” [1]", SOURCES)
     assert citation.support == "verified"
+
+
+def by_meaning(answer: str, similarity: float) -> tuple[Citation, ...]:
+    """The citations of an answer where the second sentence of a source is always the closest."""
+
+    async def closest(claim: str, sentences: Sequence[str]) -> Match | None:
+        asked.append((claim, tuple(sentences)))
+        return Match(len(sentences) - 1, similarity) if sentences else None
+
+    asked: list[tuple[str, tuple[str, ...]]] = []
+    checked = citations.check(answer, SOURCES)
+    return asyncio.run(citations.check_meaning(answer, checked, SOURCES, closest))
+
+
+@pytest.mark.parametrize(
+    ("answer", "similarity", "support", "quote"),
+    [
+        ("Its tower rises from a cliff [1].", 0.9, "weak", "The light costs 1,250 crowns."),
+        ("Its tower rises from a cliff [1].", 0.7, "not_found", "Its tower rises from a cliff"),
+        ("One pays 1,250 of them [1].", 0.9, "weak", "The light costs 1,250 crowns."),
+        ("One pays 1,251 of them [1].", 0.99, "not_found", "One pays 1,251 of them"),
+        ("“Its tower rises” [1]", 0.99, "not_found", "Its tower rises"),
+        ("“Skerry stands on a rock.” [1]", 0.99, "verified", "Skerry stands on a rock."),
+        ("Its tower rises from a cliff [9].", 0.99, "not_found", "Its tower rises from a cliff"),
+    ],
+)
+def test_what_no_words_support_may_be_supported_by_meaning(
+    answer: str, similarity: float, support: str, quote: str
+) -> None:
+    (citation,) = by_meaning(answer, similarity)
+    assert (citation.support, citation.quote.rstrip(".")) == (support, quote.rstrip("."))
+
+
+def test_a_snippet_supports_weakly_and_never_against_the_page() -> None:
+    source = StoredText("https://e.com/", "E", "", snippets="The bridge is open.")
+    (citation,) = citations.check("“The bridge is open.” [1]", {1: source})
+    assert (citation.support, citation.quote) == ("weak", "The bridge is open.")
+    (citation,) = citations.check("The bridge is open [1].", {1: source})
+    assert citation.support == "weak"
+    (citation,) = citations.check("“The bridge is shut.” [1]", {1: source})
+    assert citation.support == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("answer", "support"),
+    [
+        ("Brannock is “the keeper of Skerry” [1].", "weak"),
+        ("Nobody is “the keeper of Skerry” [1].", "weak"),
+        ("The keeper: “Orrin Vey” [1]", "verified"),
+        ("According to it, “the keeper of Skerry is Orrin Vey” [1].", "verified"),
+        ("Skerry costs “1,250 crowns” [1].", "weak"),
+        ("Light costs “1,250 crowns” [1].", "verified"),
+    ],
+)
+def test_the_word_that_opens_a_sentence_may_be_a_name(answer: str, support: str) -> None:
+    (citation,) = citations.check(answer, SOURCES)
+    assert citation.support == support

@@ -26,9 +26,9 @@ presets:
   pair:
     max_tool_calls: 1
     panel:
-      - {model: one, max_tokens: 40, tools: {max_characters: 200}}
+      - {model: one, max_tokens: 40, tools: {web_search: {max_characters: 200}}}
       - {model: one, max_tokens: 40, temperature: 0, tools: {enabled: []}}
-      - {model: two, max_tokens: 40, tools: {max_characters: 200}}
+      - {model: two, max_tokens: 40, tools: {web_search: {max_characters: 200}}}
     judge: {model: two, max_tokens: 400}
   slow:
     panel: [{model: one, max_tokens: 3000}, {model: two, max_tokens: 3000}]
@@ -86,7 +86,9 @@ def test_a_run_is_printed_as_it_is_stored(folder: Path, tmp_path: Path) -> None:
     )
     assert any("damaged.pdf" in warning for warning in document.warnings)
     assert "Traceback" not in asked.stderr
-    assert f"{document.id}: a = one, b = one, c = two; judge = two; seed 3" in asked.stderr.splitlines()
+    searching = f"searching {document.searched[0]}"
+    assert f"{document.id}: a = one, b = one, c = two; judge = two; seed 3; {searching}" in asked.stderr.splitlines()
+    assert document.searched == [str((folder / "docs").absolute())]
     shown = run(folder, tmp_path, "runs", "show", "last", "--json")
     assert json.loads(shown.stdout) == json.loads(asked.stdout)
     assert [entry["id"] for entry in stored(folder, tmp_path)] == [document.id]
@@ -118,9 +120,9 @@ def test_a_terminal_without_unicode_gets_what_it_can_show(folder: Path, tmp_path
 
 
 def test_without_documents_the_run_says_so(folder: Path, tmp_path: Path) -> None:
-    asked = run(folder, tmp_path, "ask", "--panel", "one", "--judge", "two", "--json", QUESTION)
+    asked = run(folder, tmp_path, "ask", "--panel", "one", "--judge", "two", "--offline", "--json", QUESTION)
     assert asked.returncode == 0, asked.stderr
-    assert RunDocument.model_validate_json(asked.stdout).warnings[0].startswith("no documents were named")
+    assert RunDocument.model_validate_json(asked.stdout).warnings[0].startswith("no sources were named")
 
 
 def test_a_run_where_nobody_answers_fails_with_every_reason(folder: Path, tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_help_imports_no_engine_and_no_models_file() -> None:
         "numpy",
         "llama_cpp",
         "llguidance",
-        "sqlite3",
+        "apsw",
         "asyncio",
         "psutil",
     }

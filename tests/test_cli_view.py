@@ -216,9 +216,11 @@ def test_the_answer_lists_each_source_once_with_its_quotes() -> None:
         "Sources",
         "[1] A doc://a.md",
         "    “40 metres”",
-        "    “old” (not found there)",
         "[2] B doc://b.md",
         "    “41” (weak: not everything said stands there)",
+        "",
+        "Not found where it was cited",
+        "  [1] old",
     ]
 
 

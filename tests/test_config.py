@@ -26,7 +26,7 @@ presets:
       - model: second
         id: again
         temperature: 0
-        tools: {enabled: [], max_results: 1}
+        tools: {enabled: [], web_search: {max_results: 1}}
     judge: two
 aliases:
   second: two

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import sqlite_vec
 
 from localfusion.database import Database, Migration, Transaction
 from localfusion.errors import ConfigError, LocalFusionError
@@ -130,6 +131,19 @@ def test_a_locked_file_is_named_after_the_timeout(tmp_path: Path) -> None:
         write(waiting, "now")
 
 
+def test_a_snapshot_sees_one_state_and_waits_for_nobody(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    with closing(Database(path, NOTES)) as writer, closing(Database(path, NOTES, timeout_s=0.01)) as reader:
+        write(writer, "old")
+        with reader.snapshot() as snapshot:
+            assert snapshot.rows(str, "SELECT text FROM note") == ["old"]
+            with writer.transaction() as transaction:
+                transaction.execute("INSERT INTO note (text) VALUES ('new')")
+                assert notes(reader) == ["old"]
+            assert notes(reader) == ["old"]
+        assert notes(reader) == ["old", "new"]
+
+
 def test_a_place_that_is_no_folder_is_the_users_mistake(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be opened"):
@@ -173,8 +187,36 @@ def test_several_processes_make_and_write_one_file(tmp_path: Path) -> None:
         assert sorted(notes(database)) == sorted(str(index) for index in range(4) for _ in range(20))
 
 
-def test_the_sqlite_of_this_python_has_full_text_search() -> None:
-    with closing(sqlite3.connect(":memory:")) as connection:
-        connection.execute("CREATE VIRTUAL TABLE t USING fts5(x)")
+def test_there_is_full_text_search() -> None:
+    with closing(Database(None, (("CREATE VIRTUAL TABLE t USING fts5(x)",),))) as database:
+        with database.transaction() as transaction:
+            transaction.execute("INSERT INTO t VALUES ('a lamp')")
+        assert database.rows(int, "SELECT count(*) FROM t WHERE t MATCH 'lamp'") == [1]
+
+
+def test_a_file_that_pythons_own_sqlite_made_is_opened(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "a.db")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        for statement in (*NOTES[0], "CREATE VIRTUAL TABLE t USING fts5(x)", "PRAGMA user_version = 1"):
+            connection.execute(statement)
+        connection.execute("INSERT INTO note (text) VALUES ('old')")
         connection.execute("INSERT INTO t VALUES ('a lamp')")
-        assert connection.execute("SELECT count(*) FROM t WHERE t MATCH 'lamp'").fetchone() == (1,)
+        connection.commit()
+    with closing(Database(tmp_path / "a.db", NOTES)) as database:
+        write(database, "new")
+        assert notes(database) == ["old", "new"]
+        assert database.rows(str, "SELECT x FROM t WHERE t MATCH 'lamp'") == ["a lamp"]
+
+
+def test_vectors_are_there_where_they_are_asked_for() -> None:
+    distance = "SELECT vec_distance_l2('[0, 0]', '[3, 4]')"
+    with closing(Database(None, (), vectors=True)) as database:
+        assert database.rows(float, distance) == [5.0]
+    with closing(Database(None, ())) as database, pytest.raises(LocalFusionError):
+        database.rows(float, distance)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_no_statement_loads_an_extension(vectors: bool) -> None:
+    with closing(Database(None, (), vectors=vectors)) as database, pytest.raises(LocalFusionError, match="not auth"):
+        database.rows(str, "SELECT load_extension(?)", (sqlite_vec.loadable_path(),))

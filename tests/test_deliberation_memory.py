@@ -9,20 +9,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from localfusion.analysis import Page
 from localfusion.deliberation import Question, World, deliberate
+from localfusion.domains import Domains
 from localfusion.engine import client
+from localfusion.engine.interface import Model
 from localfusion.errors import OutOfMemory
 from localfusion.events import AnalysisCompleted, Event, MemoryAwaited, WarningRaised
 from localfusion.judge import seeded_order
-from localfusion.messages import GenerateRequest, ModelSpec, PanelistSpec, PanelSpec
+from localfusion.messages import GenerateRequest, JudgeSpec, ModelSpec, PanelistSpec, PanelSpec
 from localfusion.outcome import Outcome
 from localfusion.scheduler import Engine, Limits, Scheduler
 from localfusion.search.documents import DocumentIndex
-from localfusion.search.source import SearchResult, Source
+from localfusion.search.source import Fetched, Found, Search, Source
 from localfusion.session import open_session
 from localfusion.store import Store
-from localfusion.tools import Toolbox
+from localfusion.tools import CountTokens, Toolbox
 from tests.harbour import HARBOUR, OPEN_QUESTION, micro_panel, request, surroundings
 
 
@@ -84,7 +85,7 @@ class Watched(Scheduler):
         super().__init__(engine, limits)
         self.has_read = asyncio.Event()
 
-    async def read_ahead(self, spec: ModelSpec, request: GenerateRequest, *, run: str = "") -> bool:
+    async def read_ahead(self, spec: ModelSpec, request: Callable[[Model], GenerateRequest], *, run: str = "") -> bool:
         has_read = await super().read_ahead(spec, request, run=run)
         if has_read:
             self.has_read.set()
@@ -97,12 +98,14 @@ class Late:
     def __init__(self, source: Source, event: asyncio.Event) -> None:
         self._source, self._event = source, event
 
-    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        await self._event.wait()
-        return await self._source.search(query, max_results=max_results, max_characters=max_characters)
+    name = "late"
 
-    async def fetch(self, url: str) -> Page:
-        return await self._source.fetch(url)
+    async def search(self, search: Search) -> Found:
+        await self._event.wait()
+        return await self._source.search(search)
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        return await self._source.fetch(url, domains)
 
 
 def test_the_judge_reads_what_is_ready_while_others_still_write() -> None:
@@ -114,10 +117,11 @@ def test_the_judge_reads_what_is_ready_while_others_still_write() -> None:
             run_id = store.create_run(request())
             late = Late(source, scheduler.has_read)
 
-            def toolbox(seat: PanelistSpec) -> Toolbox:
-                chosen = late if seat.id == "c" else source
+            def toolbox(seat: PanelistSpec | JudgeSpec, count_tokens: CountTokens) -> Toolbox:
+                chosen = late if isinstance(seat, PanelistSpec) and seat.id == "c" else source
                 remember = partial(store.save_page, run_id)
-                return Toolbox(chosen, seat.tools, question=OPEN_QUESTION, max_calls=1, remember=remember)
+                tools = partial(Toolbox, chosen, seat.tools, question=OPEN_QUESTION, max_calls=1, remember=remember)
+                return tools(count_tokens=count_tokens)
 
             def stored_text(url: str) -> str | None:
                 page = store.page(run_id, url)

@@ -11,6 +11,7 @@ from localfusion import machine
 from localfusion.engine import client
 from localfusion.scheduler import Engine, Limits, Scheduler
 from localfusion.search.documents import DocumentIndex
+from localfusion.search.opening import Sources
 from localfusion.session import Session
 from localfusion.store import Store
 from tests.harbour import micro_panel, request
@@ -49,7 +50,7 @@ async def deliberate(times: int, *, keep_alive: bool) -> tuple[dict[str, int], d
         limits = Limits(2, machine.available_bytes(), machine.available_bytes, keep_alive_s=keep_alive_s)
         scheduler = Scheduler(Engine(client.load, client.footprint), limits)
         stack.push_async_callback(scheduler.close)
-        session = Session(store, index, scheduler)
+        session = Session(store, index, Sources(index, None, keep_pages_s=0), scheduler)
         for number in range(times):
             outcome = await session.ask(request(QUESTIONS[number % 3], panel), emit=lambda _: None)
             assert (outcome.status, outcome.failed_models) == ("ok", ())

@@ -1,5 +1,8 @@
 """What a machine leaves this process: control groups of both versions, hyper-threads, memory."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -134,3 +137,12 @@ def test_threads_of_one_core_count_once(tmp_path: Path) -> None:
 def test_this_machine_has_cores_and_memory() -> None:
     assert machine.usable_cores() >= 1
     assert machine.available_bytes() > 0
+
+
+def test_the_use_of_a_process_that_is_gone_is_nothing() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    assert machine.use_of(process.pid) == (0, 0.0)
+    rss, seconds = machine.use_of(os.getpid())
+    assert rss > 0
+    assert seconds > 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localfusion import panel
+from localfusion import panel, tool_calls
 from localfusion.analysis import Passage, Response, ToolStep
 from localfusion.engine import client
 from localfusion.errors import MalformedOutput
@@ -218,12 +218,12 @@ def test_the_oldest_results_make_room_for_the_newest(steps: tuple[ToolStep, ...]
 def test_only_what_is_shown_can_be_quoted() -> None:
     old, new = read(1, 2), read(2, 2)
     spec = PanelistSpec("a", ModelSpec("m", Path("m.gguf")))
-    steps = panel.leave_out((old, new), 1)
+    steps = tool_calls.leave_out((old, new), 1)
     request = panel.next_request(spec, info=info(None), tools=AsShown(), question="?", steps=steps)
     assert request.grammar is not None
     assert admits(request.grammar, "ANSWER: “The height of Beacon0 is 20 metres.” [2]")
     assert not admits(request.grammar, "ANSWER: “The height of Beacon0 is 10 metres.” [1]")
-    assert [panel.LEFT_OUT in message.content for message in request.messages] == [
+    assert [tool_calls.LEFT_OUT in message.content for message in request.messages] == [
         False,
         False,
         False,

@@ -5,8 +5,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from localfusion.engine.interface import Embeddings
 from localfusion.errors import ModelLoadError, OutOfMemory, QueueFull, WorkerDied
 from localfusion.messages import (
     Completion,
@@ -18,6 +20,7 @@ from localfusion.messages import (
     ModelInfo,
     ModelSpec,
     Progress,
+    TextKind,
     ToolSpec,
     Usage,
 )
@@ -61,6 +64,11 @@ class NotedModel:
 
     async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         return len(messages) + len(tools)
+
+    async def embed(self, texts: Sequence[str], *, kind: TextKind) -> Embeddings:
+        self.sequences.append(kind)
+        await self.may_write.wait()
+        return Embeddings(np.ones((len(texts), 1), np.float32))
 
     async def set_threads(self, n_threads: int) -> None:
         if self.may_set_threads is not None:
@@ -536,6 +544,25 @@ def test_a_generation_holds_cores_and_a_lease_alone_does_not() -> None:
     asyncio.run(scenario())
 
 
+def test_embedding_takes_its_turn_on_the_cores() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        seats = Seats(shelf.scheduler(1))
+        writer = seats.write(A)
+        await settle()
+        async with seats.scheduler.lease(B) as lease:
+            embedding = asyncio.create_task(lease.model.embed(["a", "b"], kind="query"))
+            await settle()
+            assert shelf.loaded[1].threads == []
+            for model in shelf.loaded:
+                model.may_write.set()
+            assert (await embedding).vectors.shape == (2, 1)
+            assert (shelf.loaded[1].threads, shelf.loaded[1].sequences) == ([1], ["query"])
+        await leave(writer)
+
+    asyncio.run(scenario())
+
+
 def test_a_run_has_conversations_of_its_own() -> None:
     async def scenario() -> None:
         shelf = Shelf()
@@ -645,11 +672,11 @@ def test_reading_ahead_stops_when_somebody_wants_the_cores() -> None:
     async def scenario() -> None:
         shelf = Shelf()
         scheduler = shelf.scheduler(1, keep_alive_s=60)
-        assert not await scheduler.read_ahead(A, REQUEST)
+        assert not await scheduler.read_ahead(A, lambda _: REQUEST)
         assert shelf.loaded == []
         await scheduler.preload(A)
         await settle()
-        ahead = asyncio.create_task(scheduler.read_ahead(A, REQUEST, run="x"))
+        ahead = asyncio.create_task(scheduler.read_ahead(A, lambda _: REQUEST, run="x"))
         await settle()
         assert shelf.loaded[0].sequences == ["x/s"]
         seats = Seats(scheduler)
@@ -660,7 +687,7 @@ def test_reading_ahead_stops_when_somebody_wants_the_cores() -> None:
         assert not await ahead
         await settle()
         assert seats.inside == ["b"]
-        assert not await scheduler.read_ahead(A, REQUEST)
+        assert not await scheduler.read_ahead(A, lambda _: REQUEST)
         assert shelf.loaded[0].sequences == ["x/s"], "the only core is taken"
         await leave(writer)
         await scheduler.close()

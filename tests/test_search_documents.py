@@ -12,21 +12,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from localfusion.domains import Domains
 from localfusion.errors import ConfigError, WebError
-from localfusion.search.documents import DocumentIndex, LocalDocuments, find_files, match_expression
-from localfusion.search.sentences import parse_query, split_sentences
-from localfusion.search.source import SearchResult, Source
+from localfusion.search.candidates import match_any
+from localfusion.search.documents import DocumentIndex
+from localfusion.search.folders import find_files
+from localfusion.search.local_documents import LocalDocuments
+from localfusion.search.query import parse_query
+from localfusion.search.sentences import split_sentences
+from localfusion.search.source import Search, SearchResult, Source
 
 HERE = Path(__file__).parent
 HARBOUR = HERE.parent / "examples" / "harbour"
 
 
 def search(source: Source, query: str, *, results: int = 3, characters: int = 260) -> tuple[SearchResult, ...]:
-    return asyncio.run(source.search(query, max_results=results, max_characters=characters))
+    return asyncio.run(source.search(Search(query, results, characters))).results
+
+
+def text_of(result: SearchResult) -> str:
+    assert result.page
+    return result.page.text
 
 
 def fetch(source: Source, url: str) -> str:
-    return asyncio.run(source.fetch(url)).text
+    return asyncio.run(source.fetch(url, Domains())).page.text
 
 
 @pytest.fixture
@@ -93,7 +103,7 @@ def test_facts_of_one_thing_come_from_several_documents(harbour: LocalDocuments)
 
 
 def test_what_is_hidden_in_a_page_is_not_there(harbour: LocalDocuments) -> None:
-    assert "900" not in "".join(result.page.text for result in search(harbour, "height Skerry 900 metres", results=20))
+    assert "900" not in "".join(text_of(result) for result in search(harbour, "height Skerry 900 metres", results=20))
 
 
 @given(st.text(max_size=80), st.integers(1, 5), st.integers(1, 600))
@@ -104,7 +114,7 @@ def test_any_query_gives_whole_lines_of_known_documents(
     assert len(found) <= results
     for result in found:
         assert 0 < len(result.passage) <= characters
-        assert all(line in result.page.text for line in result.passage.splitlines())
+        assert all(line in text_of(result) for line in result.passage.splitlines())
     assert [result.score for result in found] == sorted((result.score for result in found), reverse=True)
 
 
@@ -115,12 +125,12 @@ def test_any_query_gives_whole_lines_of_known_documents(
 def test_query_syntax_is_only_words(harbour: LocalDocuments, query: str) -> None:
     found = search(harbour, query)
     assert len({result.url for result in found}) == len(found)
-    assert all(line in result.page.text for result in found for line in result.passage.splitlines())
+    assert all(line in text_of(result) for result in found for line in result.passage.splitlines())
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5))
 def test_every_word_is_quoted(words: list[str]) -> None:
-    expression = match_expression(words)
+    expression = match_any(words)
     inside = expression.replace('""', "")
     assert inside.count('"') % 2 == 0
     assert expression.startswith('"')
@@ -270,8 +280,8 @@ def test_two_runs_at_once_on_one_index(tmp_path: Path) -> None:
 
 def test_searches_of_several_panelists_at_once(harbour: LocalDocuments) -> None:
     async def ask() -> list[str]:
-        searches = (harbour.search("keeper of Skerry", max_results=1, max_characters=99) for _ in range(8))
-        return [results[0].url for results in await asyncio.gather(*searches)]
+        searches = (harbour.search(Search("keeper of Skerry", 1, 99)) for _ in range(8))
+        return [found.results[0].url for found in await asyncio.gather(*searches)]
 
     assert set(asyncio.run(ask())) == {"doc://harbour/keepers.txt"}
 

@@ -25,13 +25,13 @@ from localfusion.events import (
     TextWritten,
     WarningRaised,
 )
-from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling
+from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, SourcesSpec
 from localfusion.owner import is_alive, owner_of, this_process
 from localfusion.store import RunRequest, Store
 
 SMALL = ModelSpec("small", Path("/models/small.gguf"))
 PANEL = PanelSpec((PanelistSpec("a", SMALL, Sampling(seed=7)), PanelistSpec("b", SMALL)), JudgeSpec(SMALL))
-REQUEST = RunRequest("How high is Skerry?", PANEL, (Path("examples/harbour"),), seed=3)
+REQUEST = RunRequest("How high is Skerry?", PANEL, SourcesSpec(docs=(Path("examples/harbour"),)), seed=3)
 DEAD = replace(this_process(), started=-10.0)
 
 

@@ -12,14 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localfusion.analysis import Page, Passage, ToolStep
+from localfusion.domains import Domains
 from localfusion.errors import WebError
-from localfusion.messages import ToolCall, ToolOptions
-from localfusion.search.documents import DocumentIndex, LocalDocuments
-from localfusion.search.source import SearchResult
-from localfusion.tools import WEB_FETCH, WEB_SEARCH, Toolbox, result_message
+from localfusion.messages import SearchLimits, ToolCall, ToolOptions
+from localfusion.search.documents import DocumentIndex
+from localfusion.search.local_documents import LocalDocuments
+from localfusion.search.source import Fetched, Found, Search
+from localfusion.tools import WEB_FETCH, WEB_SEARCH, Toolbox, named_addresses, result_message
 
 HARBOUR = Path(__file__).parent.parent / "examples" / "harbour"
-SMALL = ToolOptions(max_results=3, max_characters=260)
+SMALL = ToolOptions(search=SearchLimits(max_results=3, max_characters=260))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_an_address_that_the_user_named_is_fetched(harbour: LocalDocuments) -> N
 
 
 def test_a_long_page_is_cut_behind_a_sentence(harbour: LocalDocuments) -> None:
-    tools = toolbox(harbour, ToolOptions(max_results=1, max_characters=44))
+    tools = toolbox(harbour, ToolOptions(search=SearchLimits(max_results=1, max_characters=44)))
     search(tools, "architect of Skerry")
     text = fetch(tools, "1").passages[0].text
     assert len(text) <= 176
@@ -126,7 +128,7 @@ def test_a_wrong_call_is_told_to_the_model(harbour: LocalDocuments, call: ToolCa
 
 def test_calls_over_the_limit_are_refused(harbour: LocalDocuments) -> None:
     tools = toolbox(harbour, max_calls=2)
-    steps = [search(tools, "Skerry") for _ in range(3)]
+    steps = [search(tools, query) for query in ("Skerry", "the keeper", "granite")]
     assert [step.ok for step in steps] == [True, True, False]
     assert "answer now" in (steps[2].error or "")
 
@@ -147,12 +149,32 @@ def test_a_stored_run_goes_on_with_its_numbers_and_its_calls(harbour: LocalDocum
     after = toolbox(harbour, max_calls=3)
     after.restore(steps)
     assert after.addresses == before.addresses
-    assert search(after, "speed of The Merriden") == steps[1]
-    assert not search(after, "one more").ok
+    assert search(after, "material of Thornwick Beacon").ok
+    assert "answer now" in (search(after, "one more").error or "")
+
+
+def test_nearly_the_same_query_is_not_run_twice(harbour: LocalDocuments) -> None:
+    tools = toolbox(harbour)
+    assert search(tools, "keeper of Skerry").ok
+    for again in ("keeper of Skerry", "Keepers of Skerry", "of skerry: KEEPER"):
+        assert search(tools, again).error == (
+            "nearly the same was searched before and gave [1], [2], [3]; use other words, or fetch a result"
+        )
+    assert search(tools, "keeper of The Merriden").ok
+    assert search(tools, "xylophone").ok
+    assert "gave nothing" in (search(tools, "xylophones").error or "")
+
+
+def test_a_page_is_not_fetched_twice_by_one_panelist(harbour: LocalDocuments) -> None:
+    tools = toolbox(harbour)
+    search(tools, "speed of The Merriden")
+    first = fetch(tools, "1")
+    assert first.ok
+    assert fetch(tools, first.passages[0].url).error == "[1] was read before; use what it said, or another source"
 
 
 def test_the_model_is_told_numbers_titles_and_text_between_marks(harbour: LocalDocuments) -> None:
-    tools = toolbox(harbour, ToolOptions(max_results=1, max_characters=60))
+    tools = toolbox(harbour, ToolOptions(search=SearchLimits(max_results=1, max_characters=60)))
     message = tools.result_message(search(tools, "speed of The Merriden"))
     assert message.role == "tool"
     assert re.fullmatch(
@@ -177,7 +199,7 @@ def test_nothing_found_is_no_error(harbour: LocalDocuments) -> None:
     tools = toolbox(harbour)
     step = search(tools, "xylophone")
     assert step.ok
-    assert tools.result_message(step).content == "Nothing was found."
+    assert tools.result_message(step).content.startswith("Nothing was found. Try")
     assert tools.result_message(step).fields["results"] == []
 
 
@@ -196,14 +218,32 @@ def test_no_page_can_forge_the_end_of_its_text(text: str) -> None:
 class Failing:
     """A source that is down."""
 
-    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        raise WebError(query, f"the search engine refused {max_results} results of {max_characters}")
+    name = "failing"
 
-    async def fetch(self, url: str) -> Page:
+    async def search(self, search: Search) -> Found:
+        raise WebError(search.query, f"the search engine refused {search.max_results} results")
+
+    async def fetch(self, url: str, domains: Domains) -> Fetched:
+        del domains
         raise WebError(url, "timed out")
 
 
 def test_a_source_that_fails_is_told_to_the_model() -> None:
     tools = Toolbox(Failing(), SMALL, question="see https://example.org", max_calls=3, remember=lambda _: None)
-    assert search(tools, "x").error == "the search engine refused 3 results of 260"
+    assert search(tools, "x").error == "the search engine refused 3 results"
     assert fetch(tools, "https://example.org").error == "timed out"
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("see https://en.wikipedia.org/wiki/Mercury_(planet)", ("https://en.wikipedia.org/wiki/Mercury_(planet)",)),
+        ("(see https://en.wikipedia.org/wiki/Mercury_(planet)).", ("https://en.wikipedia.org/wiki/Mercury_(planet)",)),
+        ("https://e.org/Hall's_theorem, 'https://e.org/x'", ("https://e.org/Hall's_theorem", "https://e.org/x")),
+        ("[https://e.org/a] {zim://w/B_[c]}!", ("https://e.org/a", "zim://w/B_[c]")),
+        ("doc://h/a.md; doc://h/a.md", ("doc://h/a.md",)),
+        ("no address, http:// and ftp://e.org/", ()),
+    ],
+)
+def test_addresses_in_a_question(text: str, addresses: tuple[str, ...]) -> None:
+    assert named_addresses(text) == addresses

@@ -51,6 +51,7 @@ OUTCOME = Outcome(
     ),
     failed_models=(FailedModel("b", "micro-b", "the worker died"),),
     judge_usage=Usage(100, 50, 20, 1.5),
+    searched=("/docs",),
     warnings=("damaged.pdf was skipped",),
 )
 
@@ -67,13 +68,15 @@ DESIGNED = """
                 "citations": [
                     {"number": 1, "url": "doc://a.md", "title": "A", "quote": "40 metres", "support": "verified"},
                     {"number": 2, "url": "doc://b.md", "title": "B", "quote": "41 metres", "support": "weak"}],
-                "tool_calls": [{"name": "web_search", "arguments": {"query": "height"}, "ok": true},
-                               {"name": "web_fetch", "arguments": {"url": "doc://x"}, "ok": false}],
+                "tool_calls": [{"name": "web_search", "arguments": {"query": "height"}, "ok": true, "error": null},
+                               {"name": "web_fetch", "arguments": {"url": "doc://x"}, "ok": false,
+                                "error": "not there"}],
                 "usage": {"prompt_tokens": 10, "cached_tokens": 4, "completion_tokens": 3,
                           "seconds": 0.5, "cost": 0.0}}],
  "failed_models": [{"id": "b", "model": "micro-b", "error": "the worker died"}], "failure_reason": null,
  "sources": [{"url": "doc://a.md", "title": "A"}, {"url": "doc://b.md", "title": "B"}],
- "judge": {"model": "micro-judge",
+ "searched": ["/docs"],
+ "judge": {"model": "micro-judge", "tool_calls": [],
            "usage": {"prompt_tokens": 100, "cached_tokens": 50, "completion_tokens": 20, "seconds": 1.5, "cost": 0.0}},
  "usage": {"prompt_tokens": 110, "cached_tokens": 54, "completion_tokens": 23, "seconds": 2.0, "cost": 0.0},
  "seed": 5, "warnings": ["damaged.pdf was skipped"]}

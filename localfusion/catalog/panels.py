@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from localfusion.catalog.gguf_files import check_gguf, expanded, file_of, real
 from localfusion.config.models_file import (
+    CONTEXT_SIZES,
     SEAT_IDS,
     JudgeEntry,
     ModelEntry,
@@ -20,11 +21,14 @@ from localfusion.config.models_file import (
 from localfusion.errors import ConfigError
 from localfusion.messages import (
     N_CTX_AUTO,
+    RESULT_CHARACTERS,
+    FetchLimits,
     JudgeSpec,
     ModelSpec,
     PanelistSpec,
     PanelSpec,
     Sampling,
+    SearchLimits,
     ToolOptions,
     with_models,
 )
@@ -48,6 +52,7 @@ AGREED = (
     "use_mmap",
     "use_extra_bufts",
     "deterministic",
+    "embeddings",
 )
 """The settings that all users of one file must have alike, since one worker loads it for all of them."""
 
@@ -82,7 +87,13 @@ def resolve(models: ModelsFile, choice: Choice) -> PanelSpec:
     judge = JudgeEntry(model=choice.judge) if choice.judge is not None else preset.judge
     panel = PanelSpec(
         panelists=tuple(_panelist(models, preset, choice, i, seat) for i, seat in enumerate(seats)),
-        judge=JudgeSpec(_model(models, judge.model, judge.n_ctx), judge.thinking, judge.max_tokens),
+        judge=JudgeSpec(
+            _model(models, judge.model, judge.n_ctx),
+            judge.thinking,
+            judge.max_tokens,
+            tools=_tools(judge.tools),
+            max_tool_calls=judge.max_tool_calls,
+        ),
     )
     check_files(panel)
     return _deterministic(_shared(panel)) if choice.deterministic else _shared(panel)
@@ -146,7 +157,25 @@ def _panelist(models: ModelsFile, preset: PresetEntry, choice: Choice, index: in
 
 
 def _tools(entry: ToolsEntry) -> ToolOptions:
-    return ToolOptions(entry.enabled, entry.max_results, entry.max_characters)
+    search, fetch = entry.web_search, entry.web_fetch
+    by_size = CONTEXT_SIZES[search.search_context_size] if search.search_context_size else RESULT_CHARACTERS
+    return ToolOptions(
+        entry.enabled,
+        SearchLimits(
+            max_results=search.max_results,
+            max_characters=search.max_characters or by_size,
+            max_uses=search.max_uses,
+            max_total_results=search.max_total_results,
+            allowed_domains=search.allowed_domains,
+            excluded_domains=search.excluded_domains,
+        ),
+        FetchLimits(
+            max_uses=fetch.max_uses,
+            max_content_tokens=fetch.max_content_tokens,
+            allowed_domains=fetch.allowed_domains,
+            blocked_domains=fetch.blocked_domains,
+        ),
+    )
 
 
 def _model(models: ModelsFile, name: str, n_ctx: int | Literal["auto"] | None) -> ModelSpec:

@@ -7,7 +7,7 @@ from localfusion.analysis import Analysis, Citation
 from localfusion.cli.terminal import printable, printable_text
 from localfusion.outcome import Outcome
 
-SUPPORT = {"verified": "", "weak": " (weak: not everything said stands there)", "not_found": " (not found there)"}
+SUPPORT = {"verified": "", "weak": " (weak: not everything said stands there)"}
 
 
 def answer_text(outcome: Outcome) -> str:
@@ -37,14 +37,21 @@ def _responses(outcome: Outcome) -> Iterator[str]:
 
 
 def _sources(citations: tuple[Citation, ...]) -> Iterator[str]:
-    """One block: each number once with its title and address, under it each quote once."""
+    """Each number once with its title and address, under it each quote once; then what no source holds."""
     quotes: dict[tuple[int, str, str], dict[str, Citation]] = {}
     for citation in citations:
+        if citation.support == "not_found":
+            continue
         quotes.setdefault((citation.number, citation.title, citation.url), {}).setdefault(citation.quote, citation)
     if quotes:
         yield "Sources\n" + "\n".join(
             line for source, found in sorted(quotes.items()) for line in _source_lines(*source, found)
         )
+    missing = dict.fromkeys(
+        f"[{c.number}] {c.quote}" if c.number else c.quote for c in citations if c.support == "not_found"
+    )
+    if missing:
+        yield _block("Not found where it was cited", tuple(missing))
 
 
 def _source_lines(number: int, title: str, url: str, found: Mapping[str, Citation]) -> Iterator[str]:

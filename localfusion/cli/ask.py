@@ -8,7 +8,6 @@ import click
 from localfusion.catalog import Choice, resolve
 from localfusion.cli.live import Emit
 from localfusion.cli.options import (
-    check_paths,
     file_option,
     json_option,
     memory_option,
@@ -17,7 +16,9 @@ from localfusion.cli.options import (
     vram_option,
 )
 from localfusion.cli.running import Output, carry_out
+from localfusion.cli.sources import NamedSources, source_options
 from localfusion.config import Surroundings, find_models_file, load_models_file
+from localfusion.offline import close_network
 from localfusion.outcome import Outcome
 from localfusion.session import open_session
 from localfusion.store import RunRequest
@@ -28,9 +29,7 @@ MAX_SEED = 2**32 - 1 - 8
 
 @click.command()
 @click.argument("question")
-@click.option(
-    "--docs", multiple=True, metavar="PATH", help="File or folder to search (md, txt, html, pdf). Repeatable."
-)
+@source_options
 @click.option("--preset", metavar="NAME", help="A panel and judge of models.yaml.  [default: default]")
 @click.option(
     "--panel",
@@ -49,14 +48,13 @@ MAX_SEED = 2**32 - 1 - 8
 @click.option(
     "--deterministic", is_flag=True, help="The same seed gives the same bytes: one text at a time, fixed threads; slow."
 )
-@click.option("--offline", is_flag=True, help="Use no network. No network backend exists yet: every run is offline.")
 @click.option("--no-store", is_flag=True, help="Keep nothing of this run; it cannot be resumed.")
 @json_option
 @file_option
 def ask(
+    named: NamedSources,
     *,
     question: str,
-    docs: tuple[str, ...],
     preset: str | None,
     panel: tuple[str, ...],
     judge: str | None,
@@ -66,35 +64,38 @@ def ask(
     memory: int | None,
     vram: int | None,
     deterministic: bool,
-    offline: bool,
     no_store: bool,
     as_json: bool,
     file: Path | None,
 ) -> None:
     """Ask a panel of local models one question.
 
-    Each panelist searches the documents and answers with citations; the judge compares the answers, then writes the
-    final one. The answer and its sources go to stdout, everything else to stderr. A QUESTION of - is read from stdin.
+    Each panelist searches and answers with citations; the judge compares the answers, then writes the final one. What
+    is searched is what --docs, --zim, --web, --searxng and --kiwix name, and nothing else; where none is given, what
+    config.yaml names, then the folders of `docs add`, then the web. The answer and its sources go to stdout,
+    everything else to stderr. A QUESTION of - is read from stdin.
 
     \b
     Examples:
       localfusion ask --docs examples/harbour "What do the sources say about Skerry?"
       localfusion ask --docs notes --docs report.pdf --json "Who is the keeper of Skerry?"
-      localfusion ask --docs notes --panel a.gguf,b.gguf --judge a.gguf "What is the height of Skerry?"
+      localfusion ask --web "What is the height of the Eiffel tower?"
+      localfusion ask --docs notes --offline --panel a.gguf,b.gguf --judge a.gguf "What is the height of Skerry?"
       localfusion ask --docs notes - < question.txt
     """
     surroundings = Surroundings.of_this_process()
     names = tuple(name.strip() for name in chain.from_iterable(entry.split(",") for entry in panel))
     request = RunRequest(
         question=read_question(question),
-        docs=check_paths(docs),
         panel=resolve(
             load_models_file(find_models_file(surroundings, models)),
             Choice(preset, names, judge, seed=seed, max_tool_calls=max_tool_calls, deterministic=deterministic),
         ),
+        sources=named.spec(surroundings),
         seed=seed,
     )
-    del offline  # true of every run until there is a network backend to leave out
+    if request.sources.offline:
+        close_network()
 
     async def start(emit: Emit) -> Outcome:
         async with open_session(surroundings, stored=not no_store, memory_bytes=memory, vram_bytes=vram) as session:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -53,7 +54,12 @@ def shown(
 
 def drawing(view: RunView, *, width: int, now_s: float) -> RenderableType:
     """The whole picture of a view, no wider than `width`."""
-    parts: list[RenderableType] = [Text(head(view.question, width - 1), style="bold"), _table(view, width, now_s)]
+    parts: list[RenderableType] = [Text(head(view.question, width - 1), style="bold")]
+    if view.reading:
+        parts.append(Text(head(view.reading, width - 1), style="dim"))
+    if view.sources:
+        parts.append(Text(head(f"searching {', '.join(view.sources)}", width - 1), style="dim"))
+    parts.append(_table(view, width, now_s))
     parts += [Text(f"warning: {printable(warning)}", style="yellow") for warning in view.warnings]
     if view.answer:
         lines = Text(printable_text(view.answer)).wrap(Console(width=width, stderr=True), width)[-ANSWER_LINES:]
@@ -63,7 +69,7 @@ def drawing(view: RunView, *, width: int, now_s: float) -> RenderableType:
 
 def _settled(view: RunView) -> RunView:
     """What stays on the screen: the rows and warnings; the answer follows on its own."""
-    return RunView(view.run_id, view.question, view.rows, "", view.warnings)
+    return replace(view, answer="", reading="")
 
 
 def _table(view: RunView, width: int, now_s: float) -> Table:

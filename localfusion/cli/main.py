@@ -16,8 +16,11 @@ from localfusion.errors import ConfigError, LocalFusionError, RunInterrupted
 
 COMMANDS = {
     "ask": ("localfusion.cli.ask", "Ask a panel of local models one question."),
+    "docs": ("localfusion.cli.docs", "Index folders and files ahead, list, refresh and forget them."),
     "doctor": ("localfusion.cli.doctor", "Say what this machine offers and which presets fit."),
+    "fetch": ("localfusion.cli.fetch", "Fetch one address as a panelist does, and print what it would be told."),
     "runs": ("localfusion.cli.runs", "List, show, resume and remove stored runs."),
+    "search": ("localfusion.cli.search", "Search as a panelist does, and print what it would be told."),
 }
 """Command -> the module that holds it under its own name, and its line in the overview."""
 

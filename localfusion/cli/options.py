@@ -74,16 +74,10 @@ def vram_option(command: Callable[P, R]) -> Callable[P, R]:
 
 def read_question(argument: str) -> str:
     """The question as it is asked; `-` is read from stdin. Raises ConfigError for one that cannot be asked."""
-    # In the C locale Python takes no byte of an argument beyond ASCII for text.
-    text = argument if is_text(argument) else os.fsencode(argument).decode("utf-8", errors="surrogateescape")
-    if argument == "-":
-        text = sys.stdin.buffer.read(4 * MAX_QUESTION_CHARACTERS + 1).decode("utf-8", errors="surrogateescape")
-    text = text.strip()
     hint = 'write it in quotes after the options, or pipe it to "localfusion ask -"'
-    if not text:
-        raise ConfigError("the question is empty", hint=hint)
-    if not is_text(text) or "\0" in text:
-        raise ConfigError("the question is not UTF-8 text", hint=hint)
+    if argument == "-":
+        argument = sys.stdin.buffer.read(4 * MAX_QUESTION_CHARACTERS + 1).decode("utf-8", errors="surrogateescape")
+    text = text_argument(argument, "question", hint=hint)
     if len(text) > MAX_QUESTION_CHARACTERS:
         raise ConfigError(
             f"the question has {len(text)} characters and at most {MAX_QUESTION_CHARACTERS} are read",
@@ -92,9 +86,21 @@ def read_question(argument: str) -> str:
     return text
 
 
-def check_paths(paths: tuple[str, ...]) -> tuple[Path, ...]:
-    """The paths of --docs, absolute, so that a run can be resumed from anywhere."""
-    hint = "--docs takes files and folders that are there"
+def text_argument(argument: str, what: str, *, hint: str = "write it in quotes") -> str:
+    """An argument that is free text, trimmed. Raises ConfigError where there is none or it is not UTF-8."""
+    # In the C locale Python takes no byte of an argument beyond ASCII for text.
+    text = argument if is_text(argument) else os.fsencode(argument).decode("utf-8", errors="surrogateescape")
+    text = text.strip()
+    if not text:
+        raise ConfigError(f"the {what} is empty", hint=hint)
+    if not is_text(text) or "\0" in text:
+        raise ConfigError(f"the {what} is not UTF-8 text", hint=hint)
+    return text
+
+
+def check_paths(paths: tuple[str, ...], option: str) -> tuple[Path, ...]:
+    """The paths of an option, absolute, so that a run can be resumed from anywhere. Raises ConfigError."""
+    hint = f"{option} takes what is there"
     for path in paths:
         try:
             is_there = bool(path) and Path(path).exists()

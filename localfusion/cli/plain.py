@@ -9,6 +9,7 @@ from localfusion.events import (
     AnalysisStarted,
     AnswerCompleted,
     AnswerStarted,
+    DocumentsRead,
     Event,
     MemoryAwaited,
     ModelLoading,
@@ -26,6 +27,8 @@ from localfusion.events import (
 from localfusion.messages import Usage
 
 ANSWER_WIDTH = 160
+TOLD_FILES = 500
+"""After how many files the reading of documents gets a line."""
 
 
 def line(event: Event) -> str | None:
@@ -38,15 +41,23 @@ def _of_run(event: Event) -> str | None:
     match event:
         case RunStarted():
             panel = ", ".join(f"{id} = {model}" for id, model in event.panelists.items())
-            return f"{event.run_id}: {panel}; judge = {event.judge}; seed {event.seed}"
+            run = f"{event.run_id}: {panel}; judge = {event.judge}; seed {event.seed}"
+            return run + _searching(event.sources)
+        case DocumentsRead(done=done, of=of):
+            is_told = of >= TOLD_FILES and (done % TOLD_FILES == 0 or done == of)
+            return f"documents: {done} of {of} read" if is_told else None
         case RunResumed():
-            return f"{event.run_id}: goes on; kept: {', '.join(event.finished) or 'nothing'}"
+            return f"{event.run_id}: goes on; kept: {', '.join(event.finished) or 'nothing'}{_searching(event.sources)}"
         case WarningRaised():
             return f"warning: {event.message}"
         case RunEnded():
             reason = f" ({event.failure_reason})" if event.failure_reason else ""
             return f"ended: {event.status}{reason}"
     return None
+
+
+def _searching(sources: tuple[str, ...]) -> str:
+    return f"; searching {', '.join(sources)}" if sources else ""
 
 
 def _of_model(event: Event) -> str | None:

@@ -15,7 +15,7 @@ from rich.text import Text
 from localfusion.cli.answer import analysis_text, answer_text
 from localfusion.cli.live import Emit, shown
 from localfusion.errors import ConfigError, DeliberationFailed, LocalFusionError, RunInterrupted
-from localfusion.events import Event, RunResumed, RunStarted
+from localfusion.events import AnswerCompleted, DocumentsRead, Event, RunResumed, RunStarted
 from localfusion.outcome import Outcome
 from localfusion.wire import document
 
@@ -33,14 +33,15 @@ class Output:
 def carry_out(start: Start, output: Output, *, stored: bool, history: Iterable[Event] = ()) -> None:
     """Run to the end and hand over the outcome; raises DeliberationFailed or RunInterrupted for any other end."""
     check_writable(output)
-    run_id = ""
+    run_id, is_answered = "", False
     console = Console(stderr=True, highlight=False)
 
     async def run(emit: Emit) -> Outcome:
         def listen(event: Event) -> None:
-            nonlocal run_id
-            if isinstance(event, RunStarted | RunResumed):
+            nonlocal run_id, is_answered
+            if isinstance(event, RunStarted | RunResumed | DocumentsRead):
                 run_id = event.run_id
+            is_answered = is_answered or isinstance(event, AnswerCompleted)
             emit(event)
 
         return await start(listen)
@@ -49,7 +50,8 @@ def carry_out(start: Start, output: Output, *, stored: bool, history: Iterable[E
         with shown(console, history=history) as emit:
             outcome = _finish(run(emit))
     except KeyboardInterrupt:
-        raise RunInterrupted("the run was interrupted", hint=_resume_hint(run_id, stored=stored)) from None
+        hint = _resume_hint(run_id, stored=stored, is_answered=is_answered)
+        raise RunInterrupted("the run was interrupted", hint=hint) from None
     hand_over(outcome, output)
     if outcome.status == "interrupted":
         raise RunInterrupted("the run was interrupted", hint=_resume_hint(run_id, stored=stored))
@@ -150,7 +152,9 @@ def _failure_hint(outcome: Outcome) -> str:
     return next((failed.hint for failed in outcome.failed_models if failed.hint and not outcome.responses), "")
 
 
-def _resume_hint(run_id: str, *, stored: bool) -> str:
+def _resume_hint(run_id: str, *, stored: bool, is_answered: bool = False) -> str:
     if not stored or not run_id:
         return "ask again"
+    if is_answered:
+        return f"localfusion runs show {run_id} shows what it came to"
     return f"localfusion runs resume {run_id} goes on with what is missing"

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,11 +13,14 @@ import click
 from localfusion.cli.live import Emit
 from localfusion.cli.options import file_option, json_option, memory_option, vram_option
 from localfusion.cli.running import Output, carry_out, check_writable, hand_over
+from localfusion.cli.sources import narrowed
 from localfusion.cli.terminal import head
 from localfusion.config import Surroundings, make_home
 from localfusion.errors import ConfigError
 from localfusion.messages import Json
+from localfusion.offline import close_network
 from localfusion.outcome import Outcome
+from localfusion.search.snapshots import FILE_NAME, Snapshots
 from localfusion.session import STATES_FOLDER, open_session, stored_outcome
 from localfusion.store import RunSummary, Store
 
@@ -96,10 +100,13 @@ def resume_command(*, run: str, memory: int | None, vram: int | None, as_json: b
     with _open_store() as store:
         run_id = _find(store, run)
         history = store.events(run_id)
+        if narrowed(store.request(run_id).sources, surroundings).offline:
+            close_network()
 
     async def start(emit: Emit) -> Outcome:
         async with open_session(surroundings, memory_bytes=memory, vram_bytes=vram) as session:
-            return await session.resume(run_id, emit=emit)
+            narrow = partial(narrowed, surroundings=surroundings)
+            return await session.resume(run_id, emit=emit, narrow=narrow)
 
     carry_out(start, Output(as_json, file), stored=True, history=history)
 
@@ -107,7 +114,7 @@ def resume_command(*, run: str, memory: int | None, vram: int | None, as_json: b
 @runs.command("remove")
 @click.argument("run", nargs=-1, required=True)
 def remove_command(*, run: tuple[str, ...]) -> None:
-    """Remove runs, with the pages that only they have read and all kept states of prompts.
+    """Remove runs, with the pages that only they have read, all fetched pages and all kept states of prompts.
 
     \b
     Examples:
@@ -120,7 +127,10 @@ def remove_command(*, run: tuple[str, ...]) -> None:
                 store.remove(run_id)
                 click.echo(f"removed {run_id}", err=True)
         finally:
-            shutil.rmtree(make_home(Surroundings.of_this_process()) / STATES_FOLDER, ignore_errors=True)
+            home = make_home(Surroundings.of_this_process())
+            shutil.rmtree(home / STATES_FOLDER, ignore_errors=True)
+            with closing(Snapshots(home / FILE_NAME)) as pages:
+                pages.purge()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from localfusion.events import (
     AnalysisStarted,
     AnswerCompleted,
     AnswerStarted,
+    DocumentsRead,
     Event,
     MemoryAwaited,
     ModelLoading,
@@ -59,6 +60,8 @@ class RunView:
     run_id: str = ""
     question: str = ""
     rows: tuple[Row, ...] = ()
+    reading: str = ""
+    sources: tuple[str, ...] = ()
     answer: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -68,10 +71,14 @@ def advance(view: RunView, event: Event, *, now_s: float) -> RunView:
     match event:
         case RunStarted():
             rows = [Row(id, model) for id, model in event.panelists.items()]
-            return replace(view, run_id=event.run_id, question=event.question, rows=(*rows, Row(JUDGE, event.judge)))
+            view = replace(view, run_id=event.run_id, question=event.question, reading="", sources=event.sources)
+            return replace(view, rows=(*rows, Row(JUDGE, event.judge)))
+        case DocumentsRead():
+            said = f"{event.done} of {event.of} documents read: {event.name}" if event.of else ""
+            return replace(view, reading=said)
         case RunResumed():
             kept = [row if row.id in event.finished else Row(row.id, row.model) for row in view.rows]
-            return replace(view, run_id=event.run_id, rows=tuple(kept))
+            return replace(view, run_id=event.run_id, reading="", sources=event.sources, rows=tuple(kept))
         case WarningRaised():
             return replace(view, warnings=(*view.warnings, event.message))
         case TextWritten(kind="answer"):

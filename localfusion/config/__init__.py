@@ -3,6 +3,8 @@
 from localfusion.config.located import Located, read_yaml
 from localfusion.config.models_file import JudgeEntry, ModelEntry, ModelsFile, PresetEntry, SeatEntry, ToolsEntry
 from localfusion.config.models_file import load as load_models_file
+from localfusion.config.settings import SettingsFile
+from localfusion.config.settings import load as load_settings
 from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home
 
 __all__ = [
@@ -12,11 +14,13 @@ __all__ = [
     "ModelsFile",
     "PresetEntry",
     "SeatEntry",
+    "SettingsFile",
     "Surroundings",
     "ToolsEntry",
     "find_models_file",
     "home_directory",
     "load_models_file",
+    "load_settings",
     "make_home",
     "read_yaml",
 ]

@@ -1,37 +1,23 @@
 """models.yaml: models, presets and aliases as checked values. Which file a name means is not known here."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from localfusion.config.located import MAX_CHARACTERS, Located, Location, YamlValue, read_yaml
-from localfusion.errors import ConfigError
+from localfusion.config.checked import DOMAINS, Domain, Entry, OneLine, checked, read_file
+from localfusion.config.located import Location, YamlValue
 
 SEAT_IDS = "abcdefgh"
 """The ids that seats get in panel order unless they name their own."""
 
 
-class Entry(BaseModel):
-    """What every part of the file has in common: no unknown keys, no conversions, no change afterwards."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
 def _bare_name(value: str) -> str:
     if Path(value).name != value or not value.endswith(".gguf"):
         raise ValueError("must be the bare name of a .gguf file that localfusion ships")
-    return value
-
-
-def _one_line(value: str) -> str:
-    if not value.strip() or len(value) > 4096 or any(ord(c) < 32 for c in value):
-        raise ValueError("must be a path on one line")
     return value
 
 
@@ -48,7 +34,7 @@ class ModelEntry(Entry):
     shipped: Annotated[str, AfterValidator(_bare_name)] | None = Field(
         None, description="Bare name of a GGUF that ships with localfusion. Either this or `path`."
     )
-    path: Annotated[str, AfterValidator(_one_line)] | None = Field(
+    path: OneLine | None = Field(
         None, description="Path of a GGUF; a relative one starts at this file's folder, `~/` at your own."
     )
     description: str = Field("", description="One line for people.")
@@ -77,14 +63,45 @@ class ModelEntry(Entry):
     )
 
 
+CONTEXT_SIZES = {"low": 5_000, "medium": 15_000, "high": 30_000}
+"""`search_context_size` as characters of a result (FUSION.md section 2)."""
+
+
+class SearchEntry(Entry):
+    """How much the searches of a seat may bring back. Over a limit the model is told."""
+
+    max_results: int = Field(5, ge=1, le=25, description="Results of one search, at most.")
+    max_characters: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        None, description="Characters of one result, at most; 2000 where `search_context_size` says nothing either."
+    )
+    search_context_size: Literal["low", "medium", "high"] | None = Field(
+        None, description="The same in three sizes: 5 000, 15 000 or 30 000 characters."
+    )
+    max_uses: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="Searches, at most.")
+    max_total_results: int = Field(50, ge=1, le=1000, description="Results of all searches together, at most.")
+    allowed_domains: tuple[Domain, ...] = Field((), max_length=100, description=f"Only these of the web: {DOMAINS}")
+    excluded_domains: tuple[Domain, ...] = Field((), max_length=100, description="None of these, written alike.")
+
+
+class FetchEntry(Entry):
+    """How much the fetches of a seat may bring back. Over a limit the model is told."""
+
+    max_uses: Annotated[int, Field(ge=1, le=100)] | None = Field(None, description="Fetches, at most.")
+    max_content_tokens: Annotated[int, Field(ge=1, le=1_048_576)] | None = Field(
+        None, description="Tokens of a page, at most; by default four times the characters of a search result."
+    )
+    allowed_domains: tuple[Domain, ...] = Field((), max_length=100, description=f"Only these of the web: {DOMAINS}")
+    blocked_domains: tuple[Domain, ...] = Field((), max_length=100, description="None of these, written alike.")
+
+
 class ToolsEntry(Entry):
-    """Which tools a seat has, and how much a call may return."""
+    """Which tools a seat has, and how much they may bring back."""
 
     enabled: tuple[Literal["web_search", "web_fetch"], ...] = Field(
         ("web_search", "web_fetch"), max_length=2, description="The tools; `[]` means none."
     )
-    max_results: int = Field(5, ge=1, le=25, description="Results of one search, at most.")
-    max_characters: int = Field(2000, ge=1, le=100_000, description="Characters of one result, at most.")
+    web_search: SearchEntry = Field(SearchEntry(), description="Limits of `web_search`; its keys are below.")
+    web_fetch: FetchEntry = Field(FetchEntry(), description="Limits of `web_fetch`; its keys are below.")
 
 
 class SeatEntry(Entry):
@@ -111,7 +128,7 @@ class SeatEntry(Entry):
     max_tool_calls: Annotated[int, Field(ge=1, le=16)] | None = Field(
         None, description="By default the preset's `max_tool_calls`."
     )
-    tools: ToolsEntry = Field(ToolsEntry(), description="See below.")
+    tools: ToolsEntry = Field(ToolsEntry(), description="Its tools and their limits; its keys are below.")
 
 
 class JudgeEntry(Entry):
@@ -119,6 +136,13 @@ class JudgeEntry(Entry):
 
     model: str = Field(description="A name under `models` or `aliases`.")
     thinking: bool = Field(False, description="Let a model that can think do so before it writes.")
+    max_tool_calls: int = Field(
+        2, ge=0, le=16, description="Tool calls before it compares, to look up what the answers leave in doubt."
+    )
+    tools: ToolsEntry = Field(
+        ToolsEntry(web_search=SearchEntry(max_results=3, max_characters=800)),
+        description="As a seat's; by default 3 results of 800 characters, since the answers need the room.",
+    )
     max_tokens: int = Field(4096, ge=1, le=1_048_576, description="Tokens of the analysis, and of the answer, at most.")
     n_ctx: Annotated[int, Field(ge=256, le=1_048_576)] | Literal["auto"] | None = Field(
         None, description="By default the model's own `n_ctx`."
@@ -159,78 +183,13 @@ class ModelsFile:
 
 def load(path: Path) -> ModelsFile:
     """Read and check a models file; every error is a ConfigError that names the file, and the line if there is one."""
-    name = str(path)
-    located = read_yaml(_text(path), name=name)
-    if not isinstance(located.value, dict):
-        raise located.error((), "the file must be a mapping", hint=_keys_hint(()))
-    try:
-        contents = Contents.model_validate(located.value)
-    except ValidationError as error:
-        raise _first_error(located, error) from error
+    located = read_file(
+        path, "models file", "name a models file with --models or LOCALFUSION_MODELS, or leave both out"
+    )
+    contents = checked(located, Contents, _entry_at)
     for location, message, hint in _disagreements(contents):
         raise located.error(location, message, hint=hint)
-    return ModelsFile(name, path.resolve().parent, contents.models, contents.presets, contents.aliases)
-
-
-def _text(path: Path) -> str:
-    hint = "name a models file with --models or LOCALFUSION_MODELS, or leave both out"
-    try:
-        with path.open("rb") as file:
-            return file.read(4 * MAX_CHARACTERS + 1).decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(f"the models file {path} cannot be read: {error.strerror}", hint=hint) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the models file {path} is not UTF-8 text", hint=hint) from error
-
-
-def _first_error(located: Located, error: ValidationError) -> ConfigError:
-    """The first complaint by line; several complaints about one value are joined."""
-    details = error.errors(include_url=False)
-    first = min(details, key=lambda detail: located.line(detail["loc"]))
-    location = _known(located, first["loc"])
-    if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
-        return located.error(location, f'unknown key "{key}"', hint=_keys_hint(location[:-1], guess=key))
-    if first["type"] == "missing":
-        return located.error(location, f'the key "{first["loc"][-1]}" is missing', hint=_keys_hint(location))
-    same = [detail for detail in details if _known(located, detail["loc"]) == location]
-    message = " or ".join(dict.fromkeys(_sentence(detail) for detail in same))
-    return located.error(location, f"{_dotted(location)} {message}", hint=_meaning(location))
-
-
-def _known(located: Located, location: Location) -> Location:
-    """The part of a location that the file has; pydantic adds the branch of a union behind it."""
-    while location and location not in located.lines:
-        location = location[:-1]
-    return location
-
-
-def _sentence(detail: ErrorDetails) -> str:
-    if detail["type"] in ("model_type", "dict_type"):
-        return "must be a mapping"
-    if detail["type"] == "tuple_type":
-        return "must be a list"
-    text = detail["msg"].removeprefix("Value error, ")
-    return re.sub(r"^\w+ should", "must", text).replace(" after validation", "")
-
-
-def _dotted(location: Location) -> str:
-    return ".".join(str(part) for part in location)
-
-
-def _meaning(location: Location) -> str:
-    """What the documentation says of the key at a location, or which keys there are."""
-    field = _entry_at(location[:-1]).model_fields.get(str(location[-1])) if location else None
-    if field is None or field.description is None:
-        return _keys_hint(location)
-    return f"{location[-1]}: {field.description}"
-
-
-def _keys_hint(location: Location, *, guess: str = "") -> str:
-    """Says which keys a place of the file has, the nearest to a mistyped one first."""
-    keys = list(_entry_at(location).model_fields)
-    near = get_close_matches(guess, keys, n=1)
-    return (f'did you mean "{near[0]}"? ' if near else "") + f"the keys here are {', '.join(keys)}"
+    return ModelsFile(located.name, path.resolve().parent, contents.models, contents.presets, contents.aliases)
 
 
 def _entry_at(location: Location) -> type[Entry]:
@@ -243,7 +202,11 @@ def _entry_at(location: Location) -> type[Entry]:
             return JudgeEntry
         case ("presets", _, "panel", _):
             return SeatEntry
-        case (*_, "tools"):
+        case (*_, "tools", "web_search") | (*_, "tools", "web_search", str()):
+            return SearchEntry
+        case (*_, "tools", "web_fetch") | (*_, "tools", "web_fetch", str()):
+            return FetchEntry
+        case (*_, "tools") | (*_, "tools", "enabled"):
             return ToolsEntry
         case _:
             return Contents

@@ -41,7 +41,7 @@ def _user_home() -> Path:
 def home_directory(surroundings: Surroundings) -> Path:
     """Where all state lives: LOCALFUSION_HOME, else the platform's data directory. Creates nothing."""
     if explicit := surroundings.variables.get("LOCALFUSION_HOME", ""):
-        return surroundings.working_directory / _expanded(explicit, surroundings)
+        return surroundings.working_directory / expanded(explicit, surroundings)
     return _data_directory(surroundings) / "localfusion"
 
 
@@ -65,7 +65,7 @@ def find_models_file(surroundings: Surroundings, explicit: Path | None = None) -
     if explicit is not None:
         return surroundings.working_directory / explicit
     if named := surroundings.variables.get("LOCALFUSION_MODELS", ""):
-        return surroundings.working_directory / _expanded(named, surroundings)
+        return surroundings.working_directory / expanded(named, surroundings)
     here = surroundings.working_directory / "models.yaml"
     return here if here.is_file() else packaged_models_file()
 
@@ -76,8 +76,8 @@ def packaged_models_file() -> Path:
     return packaged if packaged.is_file() else PACKAGE.parent / "models.yaml"
 
 
-def _expanded(text: str, surroundings: Surroundings) -> Path:
-    """`~/` is the user's own folder, since not every place that sets a variable expands it."""
+def expanded(text: str, surroundings: Surroundings) -> Path:
+    """A path as it is written in a setting: `~/` is the user's own folder, which not every shell expands."""
     if text == "~" or text.startswith("~/"):
         return surroundings.user_home / text[2:]
     return Path(text)

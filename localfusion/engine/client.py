@@ -1,4 +1,4 @@
-"""The parent's side of a worker process: load a GGUF file, generate, count, close. Async, and only here.
+"""The parent's side of a worker process: load a GGUF file, generate, embed, count, close. Async, and only here.
 
 Everything that can happen to a worker ends in an error of the tree: a file that cannot be loaded in
 ModelLoadError, a process that ended by itself in WorkerDied. Nothing of llama.cpp is imported here.
@@ -17,6 +17,8 @@ from itertools import count
 from pathlib import Path
 from time import monotonic
 
+import numpy as np
+
 import localfusion
 from localfusion.config.surroundings import Surroundings
 from localfusion.engine.footprint import (
@@ -27,8 +29,11 @@ from localfusion.engine.footprint import (
     predict,
     read_weights,
 )
+from localfusion.engine.interface import Embeddings
 from localfusion.engine.measurements import Measurements, may_use_gpus
+from localfusion.engine.prefixes import NO_PREFIXES, Prefixes, prefixes_of
 from localfusion.engine.protocol import (
+    FLOATS,
     LENGTH,
     LESS_ON_GPU,
     Cancel,
@@ -39,6 +44,8 @@ from localfusion.engine.protocol import (
     Describe,
     Described,
     Done,
+    Embed,
+    Embedded,
     Failed,
     Generate,
     Load,
@@ -67,6 +74,7 @@ from localfusion.messages import (
     ModelInfo,
     ModelSpec,
     Progress,
+    TextKind,
     ToolSpec,
 )
 
@@ -224,10 +232,18 @@ class Model:
     """One loaded GGUF file in its worker process. Any number of tasks may use it at once."""
 
     def __init__(
-        self, spec: ModelSpec, info: ModelInfo, worker: Worker, *, file: FileIdentity, step_limit_s: float
+        self,
+        spec: ModelSpec,
+        info: ModelInfo,
+        worker: Worker,
+        *,
+        file: FileIdentity,
+        prefixes: Prefixes = NO_PREFIXES,
+        step_limit_s: float,
     ) -> None:
         self.spec = spec
         self._file = file
+        self._prefixes = prefixes
         self._step_limit_s = step_limit_s
         self.info = info
         self._worker = worker
@@ -268,6 +284,39 @@ class Model:
             if isinstance(item, Completion):
                 return item
         raise AssertionError("a generation ends with its Completion")
+
+    async def embed(self, texts: Sequence[str], *, kind: TextKind) -> Embeddings:
+        """The vectors of texts, each with what this model wants in front of its kind (`prefixes`).
+
+        Cancelling the task ends the request in the worker. Raises WorkerDied, or ModelError where the model was not
+        loaded with `embeddings`.
+        """
+        if not texts:
+            return Embeddings(np.zeros((0, 0), np.float32))
+        prefix, number = self._prefixes.of(kind), next(self._ids)
+        queue = self._worker.open_queue(number)
+        parts: list[Embedded] = []
+        n_missing = len(texts)
+        try:
+            self._worker.send(Embed(number, tuple(prefix + text for text in texts)))
+            while n_missing:
+                parts.append(await self._embedded(queue))
+                n_missing -= parts[-1].n_texts
+        finally:
+            self._worker.close_queue(number)
+            if n_missing:
+                self._worker.send(Cancel(number))
+        vectors = np.frombuffer(b"".join(part.vectors for part in parts), FLOATS).astype(np.float32)
+        return Embeddings(vectors.reshape(len(texts), -1), sum(part.n_cut for part in parts))
+
+    async def _embedded(self, queue: asyncio.Queue[Reply | None]) -> Embedded:
+        reply = await self._worker.reply(queue, limit_s=self._step_limit_s)
+        if reply is Died:
+            raise await self._worker.death()
+        if isinstance(reply, Failed):
+            raise ModelError(self.spec.name, f"{self.spec.name}: {reply.message}", hint=reply.hint)
+        assert isinstance(reply, Embedded)
+        return reply
 
     async def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
         """How many tokens each text has, read as plain text."""
@@ -350,7 +399,8 @@ async def load(
         is_same = identity(part_paths(spec.path)) == file
         if cache and is_same and (weights := read_weights(log)):
             cache.keep(weights, header, spec)
-        return Model(spec, reply.info, worker, file=file, step_limit_s=step_limit_s)
+        prefixes = prefixes_of(header.metadata, spec.path)
+        return Model(spec, reply.info, worker, file=file, prefixes=prefixes, step_limit_s=step_limit_s)
     except BaseException:
         await asyncio.shield(worker.close())
         raise

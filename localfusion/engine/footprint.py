@@ -58,6 +58,23 @@ BUFFER = re.compile(r"^\w+: +(\S+) +(?:(model|KV|RS|compute|output)|\S.* state) 
 TOTAL = re.compile(r"^llama_(kv_cache|memory_recurrent)[^:]*: size = +([\d.]+) MiB")
 MIB = 1 << 20
 
+ENCODERS = frozenset(
+    {
+        "bert",
+        "eurobert",
+        "gemma-embedding",
+        "jina-bert-v2",
+        "jina-bert-v3",
+        "modern-bert",
+        "neo-bert",
+        "nomic-bert",
+        "nomic-bert-moe",
+    }
+)
+"""Architectures that llama.cpp evaluates without any cells: nothing of a text is kept."""
+HEADLESS = ENCODERS - {"gemma-embedding"}
+"""Those of which the embedding serves for no output either."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightSizes:
@@ -154,7 +171,8 @@ def plan_weights(
     n_rows = 4 if "NEON" in features else 8
     rearrangeable = [t for t in host if t.type in types and len(t.shape) > 1 and t.shape[1] % n_rows == 0]
     repacked = {t.name for t in rearrangeable if _is_multiplied(t)}
-    is_tied = all(tensor.name != "output.weight" for tensor in header.tensors)
+    has_head = header.metadata.get("general.architecture") not in HEADLESS
+    is_tied = has_head and all(tensor.name != "output.weight" for tensor in header.tensors)
     tied = [t for t in rearrangeable if is_tied and t.name == EMBEDDING]
     plain = [tensor for tensor in host if tensor.name not in repacked]
     return WeightSizes(
@@ -216,8 +234,18 @@ def layer_of(tensor: Tensor) -> int | None:
 
 def n_cells(header: Header, spec: ModelSpec) -> int:
     """Cells of the window of all sequences together, padded as llama.cpp pads them."""
-    wanted = min(_number(header, "context_length"), N_CTX_AUTO) if spec.n_ctx == "auto" else spec.n_ctx
-    return -(-wanted // N_CTX_PADDING) * N_CTX_PADDING * spec.n_parallel
+    if spec.embeddings:
+        wanted, n_windows = embedding_window(_number(header, "context_length"), spec), 1
+    else:
+        wanted = min(_number(header, "context_length"), N_CTX_AUTO) if spec.n_ctx == "auto" else spec.n_ctx
+        n_windows = spec.n_parallel
+    return -(-wanted // N_CTX_PADDING) * N_CTX_PADDING * n_windows
+
+
+def embedding_window(n_ctx_train: int, spec: ModelSpec) -> int:
+    """How many tokens of a text are embedded: it has to be one batch, and positions end with the training."""
+    wanted = n_ctx_train if spec.n_ctx == "auto" else spec.n_ctx
+    return min(wanted, n_ctx_train, spec.n_batch, spec.n_ubatch)
 
 
 def estimate_context(header: Header, spec: ModelSpec) -> ContextSizes | None:
@@ -225,6 +253,8 @@ def estimate_context(header: Header, spec: ModelSpec) -> ContextSizes | None:
 
     Keys, values and states are exact but for sliding windows, which count as full. The compute buffer is a bound.
     """
+    if header.metadata.get("general.architecture") in ENCODERS:
+        return ContextSizes(compute_bytes=_compute_bound(header, spec))
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
     layers = {layer for tensor in header.tensors if (layer := layer_of(tensor)) is not None}
     kept = [_kept_of_layer(header, shapes, layer) for layer in sorted(layers)]
@@ -268,7 +298,8 @@ def _compute_bound(header: Header, spec: ModelSpec) -> int:
     activations = n_tokens * (6 * n_embd + 3 * _widest_row(header)) * LOGIT_BYTES
     scores = 0 if spec.flash_attn else 2 * _number(header, "attention.head_count") * LOGIT_BYTES
     mask = n_tokens * cells * (scores + LOGIT_BYTES + 2)
-    return activations + mask + _logits_bytes(header, spec.n_parallel + LONGEST)
+    n_rows = n_tokens if spec.embeddings else spec.n_parallel + LONGEST
+    return activations + mask + _logits_bytes(header, n_rows)
 
 
 def _widest_row(header: Header) -> int:
@@ -280,6 +311,14 @@ def _logits_bytes(header: Header, n_rows: int) -> int:
     """By the embedding's rows, which are at least the tokens."""
     n_vocab = next((t.shape[1] for t in header.tensors if t.name == EMBEDDING and len(t.shape) > 1), 0)
     return n_vocab * n_rows * LOGIT_BYTES
+
+
+def _output_bytes(header: Header, spec: ModelSpec) -> int:
+    """Logits of each sequence; where texts are embedded, llama.cpp keeps room for logits and a vector of each token."""
+    if not spec.embeddings:
+        return _logits_bytes(header, spec.n_parallel)
+    n_rows = embedding_window(_number(header, "context_length"), spec)
+    return _logits_bytes(header, n_rows) + n_rows * _number(header, "embedding_length") * LOGIT_BYTES
 
 
 def _scratch_bytes(header: Header, spec: ModelSpec) -> int:
@@ -322,8 +361,8 @@ def predict(
         kv_bytes=round(context.kv_bytes * share),
         recurrent_bytes=round(context.recurrent_bytes * share),
         compute_bytes=context.compute_bytes - context.device_compute_bytes,
-        output_bytes=_logits_bytes(header, spec.n_parallel),
-        drafts_bytes=0 if context.recurrent_bytes else _logits_bytes(header, LONGEST),
+        output_bytes=_output_bytes(header, spec),
+        drafts_bytes=0 if context.recurrent_bytes or spec.embeddings else _logits_bytes(header, LONGEST),
         scratch_bytes=_scratch_bytes(header, spec),
         worker_bytes=WORKER_BYTES + _vocabulary_bytes(header),
         libraries_bytes=LIBRARIES_BYTES,

@@ -1,12 +1,27 @@
 """What the layers above need of a loaded model, wherever it runs: a worker process here, an actor, an endpoint.
 
-Protocols only; `client` holds the implementation for this machine.
+Protocols and the values that cross them; `client` holds the implementation for this machine.
 """
 
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress, ToolSpec
+import numpy as np
+from numpy.typing import NDArray
+
+from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress, TextKind, ToolSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """A row of length 1 for each text, or of zeros for one without any token; float32 (n, d).
+
+    `n_cut` texts were longer than the window, and only their beginnings were read.
+    """
+
+    vectors: NDArray[np.float32]
+    n_cut: int = 0
 
 
 class Model(Protocol):
@@ -25,6 +40,10 @@ class Model(Protocol):
 
     async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         """The length in tokens of the prompt that the chat template makes of a conversation. Raises ModelError."""
+        ...
+
+    async def embed(self, texts: Sequence[str], *, kind: TextKind) -> Embeddings:
+        """The vectors of texts, where the model was loaded with `embeddings`. Raises ModelError."""
         ...
 
 

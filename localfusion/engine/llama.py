@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from localfusion.engine.devices import device_list, devices
 from localfusion.engine.drafting import LONGEST
-from localfusion.engine.footprint import N_CTX_PADDING
+from localfusion.engine.footprint import N_CTX_PADDING, embedding_window
 from localfusion.engine.protocol import LESS_ON_GPU
 from localfusion.messages import N_CTX_AUTO, EngineFacts, ModelSpec
 
@@ -27,6 +27,10 @@ KV_TYPES = {"auto": llama_cpp.GGML_TYPE_F16, "f16": llama_cpp.GGML_TYPE_F16, "q8
 PIECE_BYTES = 4096
 MOST_STREAMS = 256
 """LLAMA_MAX_SEQ of llama.cpp."""
+MOST_TEXTS = 64
+"""How many texts are embedded side by side."""
+UNPOOLED = frozenset({llama_cpp.LLAMA_POOLING_TYPE_NONE, llama_cpp.LLAMA_POOLING_TYPE_RANK})
+"""What makes no vector of a text: one of each token, or a score."""
 COUNT = np.dtype("<u4")
 STATE_HEAD_BYTES = 3 * COUNT.itemsize
 """What a sequence's state begins with: a mark, the sequence, the number of streams."""
@@ -39,6 +43,7 @@ _log_callbacks: list[Any] = []
 """ctypes callbacks must outlive their registration."""
 
 VocabularyPointer = Any
+ContextPointer = Any
 """llama_cpp gives pointers no type of their own."""
 
 
@@ -154,15 +159,15 @@ class Vocabulary:
         """The texts of control tokens: what must not be read as one in text from outside."""
         return [text for token in sorted(self.control | self.eog) if (text := self.token_text(token))]
 
-    def tokenize(self, text: str, *, parse_special: bool) -> list[int]:
-        """The ids of `text`, nothing added in front or behind."""
+    def tokenize(self, text: str, *, parse_special: bool, add_special: bool = False) -> list[int]:
+        """The ids of `text`; nothing is added in front or behind unless `add_special`, then what the file says."""
         raw = text.encode("utf-8", "surrogatepass")
         size = len(raw) + 16
         ids = (llama_cpp.llama_token * size)()
-        n = int(llama_cpp.llama_tokenize(self.pointer, raw, len(raw), ids, size, False, parse_special))
+        n = int(llama_cpp.llama_tokenize(self.pointer, raw, len(raw), ids, size, add_special, parse_special))
         if n < 0:
             ids = (llama_cpp.llama_token * -n)()
-            n = int(llama_cpp.llama_tokenize(self.pointer, raw, len(raw), ids, -n, False, parse_special))
+            n = int(llama_cpp.llama_tokenize(self.pointer, raw, len(raw), ids, -n, add_special, parse_special))
         return list(ids[:n])
 
 
@@ -270,18 +275,12 @@ class Context:
         params.swa_full = False
         self.n_threads = 1 if spec.n_threads == "auto" else spec.n_threads
         params.n_threads = params.n_threads_batch = self.n_threads
-        params.flash_attn_type = (
-            llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if spec.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        )
-        params.type_k = params.type_v = KV_TYPES[spec.kv_type]
-        self.pointer = llama_cpp.llama_init_from_model(weights.pointer, params)
-        if not self.pointer:
-            raise LoadError(
-                "llama.cpp could not make a context of these settings for it",
-                "choose kv_type f16, flash_attn true, or a smaller n_ctx, and free some memory"
-                + (f"; {LESS_ON_GPU}" if weights.is_on_gpu else ""),
-            )
+        self.pointer = _make_context(weights, spec, params, smaller="n_ctx")
         self._memory = llama_cpp.llama_get_memory(self.pointer)
+        if not self._memory:
+            raise LoadError(
+                "it writes no text: it is an embedding model, or of another kind", "name a model that writes"
+            )
         self._being_copied: set[int] = set()
         empty = int(llama_cpp.llama_state_seq_get_size(self.pointer, 0))
         self._has_plain_states = empty == STATE_HEAD_BYTES + self._n_streams * COUNT.itemsize
@@ -422,6 +421,81 @@ class Context:
         return bool(llama_cpp.llama_state_seq_set_data_ext(self.pointer, window, size, sequence, flags))
 
 
+def _make_context(
+    weights: Weights, spec: ModelSpec, params: llama_cpp.llama_context_params, *, smaller: str
+) -> ContextPointer:
+    """A context of these parameters and the spec's attention and cache. Raises LoadError; `smaller` may help then."""
+    params.flash_attn_type = (
+        llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if spec.flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    )
+    params.type_k = params.type_v = KV_TYPES[spec.kv_type]
+    pointer: ContextPointer = llama_cpp.llama_init_from_model(weights.pointer, params)
+    if not pointer:
+        raise LoadError(
+            "llama.cpp could not make a context of these settings for it",
+            f"choose kv_type f16, flash_attn true, or a smaller {smaller}, and free some memory"
+            + (f"; {LESS_ON_GPU}" if weights.is_on_gpu else ""),
+        )
+    return pointer
+
+
+class EmbeddingContext:
+    """Vectors of texts: pooled as the file says, with the attention that the file says, a batch of whole texts at once.
+
+    `n_ctx` is the longest text in tokens. The texts of a batch share the cells of one window, where there are any, and
+    none sees another's; nothing is kept from batch to batch.
+    """
+
+    def __init__(self, weights: Weights, spec: ModelSpec) -> None:
+        self.n_ctx = embedding_window(weights.facts.n_ctx_train, spec)
+        self.n_texts = 1 if spec.deterministic else min(MOST_TEXTS, self.n_ctx)
+        self.n_embd = int(llama_cpp.llama_model_n_embd_out(weights.pointer))
+        params = llama_cpp.llama_context_default_params()
+        params.embeddings = True
+        params.n_ctx = params.n_batch = params.n_ubatch = self.n_ctx
+        params.n_seq_max = self.n_texts
+        params.kv_unified = True
+        params.swa_full = False
+        self.n_threads = 1 if spec.n_threads == "auto" else spec.n_threads
+        params.n_threads = params.n_threads_batch = self.n_threads
+        self.pointer = _make_context(weights, spec, params, smaller="n_batch")
+        pooling = int(llama_cpp.llama_pooling_type(self.pointer))
+        if pooling in UNPOOLED:
+            is_ranker = pooling == llama_cpp.LLAMA_POOLING_TYPE_RANK
+            what = "it scores pairs of texts" if is_ranker else "it names no pooling of its tokens"
+            raise LoadError(
+                f"it is no embedding model: {what}", "name an embedding model, such as a bge or a nomic-embed"
+            )
+        self._memory = llama_cpp.llama_get_memory(self.pointer)
+        self._batch = llama_cpp.llama_batch_init(self.n_ctx, 0, 1)
+
+    def set_threads(self, n_threads: int) -> None:
+        """Use this many threads from the next batch on."""
+        if n_threads != self.n_threads:
+            llama_cpp.llama_set_n_threads(self.pointer, n_threads, n_threads)
+            self.n_threads = n_threads
+
+    def pooled(self, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """The vector of each text as it comes (n, n_embd); `n_texts` with `n_ctx` tokens in sum at most, none empty.
+
+        Raises DecodeError.
+        """
+        batch = self._batch
+        rows = [(token, place, text) for text, ids in enumerate(texts) for place, token in enumerate(ids)]
+        for row, (token, place, text) in enumerate(rows):
+            batch.token[row], batch.pos[row] = token, place
+            batch.n_seq_id[row], batch.seq_id[row][0] = 1, text
+            batch.logits[row] = True
+        batch.n_tokens = len(rows)
+        if self._memory:
+            llama_cpp.llama_memory_clear(self._memory, False)
+        code = int(llama_cpp.llama_decode(self.pointer, batch))
+        if code != 0:
+            raise DecodeError(code)
+        found = [llama_cpp.llama_get_embeddings_seq(self.pointer, text) for text in range(len(texts))]
+        return np.array([np.ctypeslib.as_array(vector, shape=(self.n_embd,)) for vector in found], np.float32)
+
+
 def describe() -> EngineFacts:
     """How llama.cpp was built, by its own line: "CPU : AVX2 = 1 | FMA = 1 | ...", and the GPUs it finds."""
     llama_cpp.llama_backend_init()
@@ -447,7 +521,10 @@ def dry_run(spec: ModelSpec) -> list[str]:
         use_extra_bufts=spec.use_extra_bufts,
         is_dry=True,
     )
-    Context(weights, spec)
+    if spec.embeddings:
+        EmbeddingContext(weights, spec)
+    else:
+        Context(weights, spec)
     return lines
 
 

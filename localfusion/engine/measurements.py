@@ -37,6 +37,7 @@ SETTINGS: Mapping[type, tuple[str, ...]] = {
         "n_gpu_layers",
         "device",
         "use_extra_bufts",
+        "embeddings",
     ),
 }
 """What each kind of answer depends on, by the names of ModelSpec."""

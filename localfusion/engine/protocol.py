@@ -27,6 +27,10 @@ from localfusion.messages import (
 LENGTH = struct.Struct(">I")
 """The frame's head."""
 
+FLOATS = "<f4"
+"""How numbers of a vector cross the pipe, as numpy writes it: float32, little-endian."""
+FLOAT_BYTES = 4
+
 LESS_ON_GPU = "its GPU may have no room: set a smaller n_gpu_layers in models.yaml, or give a smaller --vram"
 """What to do where a file with layers on a GPU cannot be loaded, and no more is known."""
 
@@ -65,8 +69,16 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True)
+class Embed:
+    """Make a vector of each text; answered by Embedded for one batch after another, or Failed."""
+
+    id: int
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
-    """End the request early; it is answered by its Completion with finish_reason "cancelled"."""
+    """End the request early: a Generate is answered by its Completion ("cancelled"), an Embed by nothing more."""
 
     id: int
 
@@ -96,7 +108,7 @@ class SetThreads:
     n_threads: int
 
 
-Command = Load | Measure | Describe | Generate | Cancel | CountTokens | CountPrompt | SetThreads
+Command = Load | Measure | Describe | Generate | Embed | Cancel | CountTokens | CountPrompt | SetThreads
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +150,24 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """The vectors of the next texts of a request: FLOATS, `n_embd` a text, each vector of length 1.
+
+    `n_cut` of these texts were longer than the window: their beginnings are what was read. A text without any token has
+    the vector of zeros.
+    """
+
+    id: int
+    vectors: bytes
+    n_embd: int
+    n_cut: int
+
+    @property
+    def n_texts(self) -> int:
+        return len(self.vectors) // (FLOAT_BYTES * self.n_embd)
+
+
+@dataclass(frozen=True, slots=True)
 class Overflowed:
     """The prompt of this request does not fit."""
 
@@ -166,7 +196,7 @@ class Done:
     id: int
 
 
-Reply = Loaded | Measured | Described | LoadFailed | Log | Output | Overflowed | Failed | Counted | Done
+Reply = Loaded | Measured | Described | LoadFailed | Log | Output | Embedded | Overflowed | Failed | Counted | Done
 
 
 def to_frame(message: Command | Reply) -> bytes:

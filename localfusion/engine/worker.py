@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import BinaryIO
 
 from localfusion.engine import llama
+from localfusion.engine.embedding import Embedder
 from localfusion.engine.footprint import DryRun, read_context
 from localfusion.engine.loop import Loop, open_states
 from localfusion.engine.protocol import (
@@ -27,6 +28,8 @@ from localfusion.engine.protocol import (
     Describe,
     Described,
     Done,
+    Embed,
+    Failed,
     Generate,
     Load,
     Loaded,
@@ -75,7 +78,7 @@ def open_pipe() -> Pipe:
     return pipe
 
 
-def try_load(pipe: Pipe, command: Load) -> Loop | None:
+def try_load(pipe: Pipe, command: Load) -> Loop | Embedder | None:
     """Load the file, sending llama.cpp's log on the way; None where it cannot be."""
     complaints: deque[str] = deque(maxlen=50)
 
@@ -85,7 +88,7 @@ def try_load(pipe: Pipe, command: Load) -> Loop | None:
 
     llama.send_log_to(on_line)
     try:
-        loop = Loop(command.spec, command.tools, states=open_states(command.state_cache, command.spec))
+        loaded = load(command)
     except llama.LoadError as error:
         errors = [line for line in complaints if "error" in line.lower()]
         pipe.send([LoadFailed(str(error), f"{error.hint}; llama.cpp says: {errors[0]}" if errors else error.hint)])
@@ -93,8 +96,15 @@ def try_load(pipe: Pipe, command: Load) -> Loop | None:
     except TemplateError as error:
         pipe.send([LoadFailed(str(error), "the file carries a broken chat template")])
         return None
-    pipe.send([Loaded(loop.info)])
-    return loop
+    pipe.send([Loaded(loaded.info)])
+    return loaded
+
+
+def load(command: Load) -> Loop | Embedder:
+    """The file as the spec wants it: to write, or to embed; raises LoadError or TemplateError."""
+    if command.spec.embeddings:
+        return Embedder(command.spec)
+    return Loop(command.spec, command.tools, states=open_states(command.state_cache, command.spec))
 
 
 def measure(pipe: Pipe, command: Measure) -> None:
@@ -110,32 +120,55 @@ def measure(pipe: Pipe, command: Measure) -> None:
         pipe.send([Measured(found)])
 
 
-def obey(loop: Loop, command: Command) -> list[Reply]:
-    """Carry out one command; what takes time is left to `loop.step`."""
+def obey(loaded: Loop | Embedder, command: Command) -> list[Reply]:
+    """Carry out one command; what takes time is left to `step`."""
+    match command:
+        case CountTokens(id, texts):
+            return [Counted(id, llama.token_counts(loaded.vocabulary, texts))]
+        case SetThreads(id, n_threads):
+            loaded.set_threads(n_threads)
+            return [Done(id)]
+        case Load() | Measure() | Describe():
+            raise ValueError("a worker loads one file, once")
+        case _ if isinstance(loaded, Embedder):
+            return obey_embedding(loaded, command)
+        case _:
+            return obey_writing(loaded, command)
+
+
+def obey_writing(loop: Loop, command: Generate | Embed | Cancel | CountPrompt) -> list[Reply]:
+    """What is asked of a model that writes."""
     match command:
         case Generate():
             return loop.submit(command)
         case Cancel(id):
             return loop.cancel(id)
-        case CountTokens(id, texts):
-            return [Counted(id, llama.token_counts(loop.vocabulary, texts))]
         case CountPrompt():
             return [loop.count_prompt(command)]
-        case SetThreads(id, n_threads):
-            loop.set_threads(n_threads)
-            return [Done(id)]
-        case Load() | Measure() | Describe():
-            raise ValueError("a worker loads one file, once")
+        case Embed(id):
+            return [Failed(id, "it was loaded to write, not to embed", "name an embedding model")]
 
 
-def serve(pipe: Pipe, loop: Loop) -> None:
+def obey_embedding(embedder: Embedder, command: Generate | Embed | Cancel | CountPrompt) -> list[Reply]:
+    """What is asked of a model that embeds."""
+    match command:
+        case Embed():
+            embedder.submit(command)
+        case Cancel(id):
+            embedder.cancel(id)
+        case Generate(id) | CountPrompt(id):
+            return [Failed(id, "it was loaded to embed, not to write", "name a model that writes")]
+    return []
+
+
+def serve(pipe: Pipe, loaded: Loop | Embedder) -> None:
     """Run until the parent goes: commands between steps, waiting for one only when there is nothing to do."""
     while True:
         try:
             while True:
-                pipe.send(obey(loop, pipe.commands.get(block=loop.is_idle)))
+                pipe.send(obey(loaded, pipe.commands.get(block=loaded.is_idle)))
         except Empty:
-            pipe.send(loop.step())
+            pipe.send(loaded.step())
 
 
 def main() -> None:
@@ -145,9 +178,9 @@ def main() -> None:
     command = pipe.commands.get()
     match command:
         case Load():
-            loop = try_load(pipe, command)
-            if loop is not None:
-                serve(pipe, loop)
+            loaded = try_load(pipe, command)
+            if loaded is not None:
+                serve(pipe, loaded)
         case Measure():
             measure(pipe, command)
         case Describe():

@@ -10,6 +10,9 @@ import psutil
 
 from localfusion.machine import cgroup
 
+_LAST = 10
+"""How nice a process is that gives way to all others, but not to nothing at all."""
+
 
 def usable_cores() -> int:
     """Physical cores that this process may keep busy, at least 1, by its affinity and its control groups.
@@ -97,3 +100,36 @@ def limited_memory(n_bytes: int) -> Iterator[None]:
         yield
     finally:
         process.rlimit(psutil.RLIMIT_AS, (soft, hard))
+
+
+def confine(n_bytes: int, *, mapped_bytes: int = 0) -> None:
+    """Bind this process for good: it goes last on the cores; on Linux it takes at most `n_bytes` more.
+
+    Files that it maps to read them take `mapped_bytes` on top. There it writes to no file either, and leaves no core.
+    """
+    process = psutil.Process()
+    if sys.platform == "win32":
+        process.nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+    else:
+        process.nice(max(_LAST, process.nice()))
+    if sys.platform == "linux":
+        used = process.memory_info()
+        most = {
+            psutil.RLIMIT_AS: used.vms + n_bytes + mapped_bytes,
+            psutil.RLIMIT_DATA: used.data + n_bytes,
+            psutil.RLIMIT_FSIZE: 0,
+            psutil.RLIMIT_CORE: 0,
+        }
+        for resource, limit in most.items():
+            known = [bound for bound in process.rlimit(resource) if bound != psutil.RLIM_INFINITY]
+            process.rlimit(resource, (min([limit, *known]),) * 2)
+
+
+def use_of(pid: int) -> tuple[int, float]:
+    """The resident memory of a process in bytes, and the seconds that it had a core; zeros where it is gone."""
+    try:
+        process = psutil.Process(pid)
+        times = process.cpu_times()
+        return process.memory_info().rss, times.user + times.system
+    except psutil.Error:
+        return 0, 0.0

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
-from localfusion.engine.interface import Model, Resident
+from localfusion.engine.interface import Embeddings, Model, Resident
 from localfusion.errors import ModelLoadError, OutOfMemory, QueueFull, WorkerDied
 from localfusion.gguf_header import FileIdentity, identity, part_paths
 from localfusion.messages import (
@@ -23,6 +23,7 @@ from localfusion.messages import (
     ModelInfo,
     ModelSpec,
     Progress,
+    TextKind,
     ToolSpec,
 )
 from localfusion.scheduler import fitting, memory, placing
@@ -118,6 +119,10 @@ class _Leased:
 
     async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         return await self.resident.count_prompt(messages, tools)
+
+    async def embed(self, texts: Sequence[str], *, kind: TextKind) -> Embeddings:
+        async with self.turns.turn(self.spec, self.resident):
+            return await self.resident.embed(texts, kind=kind)
 
 
 class Scheduler:
@@ -283,17 +288,17 @@ class Scheduler:
         loaded.loading.result()
         return loaded.leaving is None
 
-    async def read_ahead(self, spec: ModelSpec, request: GenerateRequest, *, run: str = "") -> bool:
+    async def read_ahead(self, spec: ModelSpec, request: Callable[[Model], GenerateRequest], *, run: str = "") -> bool:
         """Let a resident model read a prompt that goes on later, unless others want the cores; whether it was read.
 
-        What it had read when it was stopped is kept by its worker.
+        `request` is made for the model as it is loaded. What it had read when it was stopped is kept by its worker.
         """
         key = replace(spec, name="")
         loaded = self._loaded.get(key)
         is_ready = loaded is not None and loaded.leaving is None and _is_loaded(loaded.loading)
         if not is_ready or self._has_waiting() or not self._turns.free_cores:
             return False
-        async with self.lease(spec, run=run) as lease, aclosing(lease.model.generate(request)) as stream:
+        async with self.lease(spec, run=run) as lease, aclosing(lease.model.generate(request(lease.model))) as stream:
             async for _ in stream:
                 if self._has_waiting():
                     return False

@@ -1,64 +1,53 @@
-"""Local documents as a search source: an index over SQLite's full-text search, and what one run may see of it.
+"""The index of local documents: reads files into passages and keeps them, so that unchanged files are not read twice.
 
-`DocumentIndex` reads files into passages and keeps them; unchanged files are not read twice. `LocalDocuments`
-is the index as seen from the folders and files that one run was given, behind `doc://` addresses. How a file
-becomes text is decided in `readers`; nothing here fetches from a network.
+Runs share one index, in this process and in others. What a run sees of it is a `LocalDocuments`; how a file becomes
+text is decided in `readers`, which files there are in `folders`. Nothing here fetches from a network.
 """
 
-import asyncio
-import hashlib
-import json
-import math
-import os
-import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote, unquote
 
-from localfusion.analysis import Page
-from localfusion.database import Database, Migration, Transaction
-from localfusion.errors import ConfigError, WebError
-from localfusion.search.blocks import Unreadable
-from localfusion.search.passages import cut_passages
-from localfusion.search.readers import MAX_FILE_BYTES, SUFFIXES, read
-from localfusion.search.sentences import Query, coverage, parse_query, select, stems
-from localfusion.search.source import SearchResult
-
-SOURCE_NAME = "documents"
-_PATHS_HINT = "--docs takes files and folders"
-
-MIGRATIONS: tuple[Migration, ...] = (
-    (
-        """CREATE TABLE document (
-            id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
-            content_sha256 TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL, sha256 TEXT NOT NULL, problem TEXT
-        ) STRICT""",
-        """CREATE VIRTUAL TABLE passage USING fts5(
-            title, headings, text, tokenize = 'porter unicode61 remove_diacritics 2'
-        )""",
-    ),
-    (  # everything is read again: hidden text of Markdown is out, and no id is given twice
-        "DROP TABLE document",
-        """CREATE TABLE document (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, path TEXT NOT NULL UNIQUE, size INTEGER NOT NULL,
-            mtime_ns INTEGER NOT NULL, content_sha256 TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL,
-            sha256 TEXT NOT NULL, problem TEXT
-        ) STRICT""",
-        "DELETE FROM passage",
-    ),
+from localfusion import machine
+from localfusion.database import Database, Transaction
+from localfusion.errors import ConfigError
+from localfusion.search.document_tables import (
+    MIGRATIONS,
+    Known,
+    Prepared,
+    delete,
+    delete_empty_folders,
+    drop_deleted_terms,
+    forget_links,
+    forget_unregistered_links,
+    known_at,
+    known_under,
+    linked_from,
+    linking_to,
+    note_links,
+    place_of_document,
+    place_of_folder,
+    prepare,
+    write,
 )
-"""A passage's rowid is its document's id times `_PASSAGES` plus its place in the document.
+from localfusion.search.extraction import extract
+from localfusion.search.folders import FoundFile, FoundFiles, find_files, is_below, is_gone, is_there, real_path
+from localfusion.search.formats import SUFFIXES
+from localfusion.search.languages import DEFAULT
+from localfusion.search.local_documents import LocalDocuments, Scope
 
-No id is given twice, so that one that a run holds never comes to mean another document.
-"""
+OnProgress = Callable[[int, int, str], None]
+"""Is told how many files were read, how many there are to read, and the name of the last."""
 
-_PASSAGES = 1 << 20
-_CANDIDATES = 60
-_MAX_TERMS = 32
-_SENTENCE_SHARE = 2.0
-_BM25 = "bm25(passage, 3.0, 2.0, 1.0)"
-_IN_SCOPE = f"(rowid / {_PASSAGES}) IN (SELECT value FROM json_each(?))"
+_BATCH_FILES = 256
+_BATCH_CHARACTERS = 4 * 2**20
+_BATCH_S = 2.0
+"""A batch of files is stored in one transaction: what an interruption may cost."""
+_FILES_PER_PROCESS = 16
+_MAX_PLACES = 64
+"""Single files that are looked for by name; more of them are looked for by their folders."""
 
 
 class Stopped(Exception):
@@ -66,26 +55,10 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class FoundFile:
-    """A file under one of the given paths: `path` has no symbolic link in it, `url` is its address in this run."""
-
-    path: Path
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class FoundFiles:
-    """`skipped` holds a sentence for each file or folder that cannot even be looked at."""
-
-    files: tuple[FoundFile, ...]
-    skipped: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Added:
     """What `DocumentIndex.add` did; each warning names a file that was skipped and says why."""
 
-    source: "LocalDocuments"
+    source: LocalDocuments
     read: int
     unchanged: int
     removed: int
@@ -93,370 +66,295 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
-    id: int
-    size: int
-    mtime_ns: int
-    content_sha256: str
-    problem: str | None
+class Root:
+    """A registered file or folder; `n_bytes` is of its readable files, `refreshed` a time as `time.time` gives it."""
 
-    def is_of(self, seen: os.stat_result) -> bool:
-        return (self.size, self.mtime_ns) == (seen.st_size, seen.st_mtime_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A file as it is now; `problem` says why it cannot be read."""
-
-    size: int
-    mtime_ns: int
-    content_sha256: str
-    problem: str | None = None
-    title: str = ""
-    text: str = ""
-    passages: tuple[tuple[str, str], ...] = ()
+    path: Path
+    n_files: int
+    n_bytes: int
+    n_unreadable: int
+    refreshed: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Hit:
-    rowid: int
-    title: str
-    headings: str
-    text: str
-    relevance: float
-
-    @property
-    def document(self) -> int:
-        return self.rowid // _PASSAGES
+def tell_nobody(*_: object) -> None:
+    """Progress that nobody looks at."""
 
 
 class DocumentIndex:
-    """Every document that was ever added and still exists; runs share it, in this process and in others."""
+    """Every document that was ever added and still exists."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Open or create the index file; None keeps it in memory. Raises what `Database` raises."""
+    def __init__(
+        self, path: Path | None, *, clock: Callable[[], float] = time.time, n_processes: int | None = None
+    ) -> None:
+        """Open or create the index file; None keeps it in memory. Raises what `Database` raises.
+
+        Files are read in at most `n_processes` processes, one for each usable core unless it is given.
+        """
         self._database = Database(path, MIGRATIONS)
+        self._clock = clock
+        self._n_processes = n_processes or machine.usable_cores()
 
-    def add(self, paths: Sequence[Path], *, is_stopped: Callable[[], bool] = lambda: False) -> Added:
+    def add(
+        self,
+        paths: Sequence[Path],
+        *,
+        is_stopped: Callable[[], bool] = lambda: False,
+        on_progress: OnProgress = tell_nobody,
+    ) -> Added:
         """Read what is new or changed under `paths`, forget what is gone, and return the view of just these paths.
 
         Blocks. A file that cannot be read is a warning; a path that does not exist, or paths under which
-        nothing can be read, are a ConfigError. `is_stopped` is asked before each file: then Stopped is
+        nothing can be read, are a ConfigError. `is_stopped` is asked again and again: then Stopped is
         raised, and what was read is kept.
         """
+        added = self._bring_up_to_date(paths, is_stopped, on_progress)
+        if not added.source.urls:
+            raise _nothing_readable(paths, added.warnings)
+        return added
+
+    def _bring_up_to_date(
+        self, paths: Sequence[Path], is_stopped: Callable[[], bool], on_progress: OnProgress
+    ) -> Added:
         found = find_files(paths)
-        documents: dict[int, str] = {}
-        warnings = list(found.skipped)
-        fresh = 0
-        for file in found.files:
-            if is_stopped():
-                raise Stopped
-            stored, is_fresh = self._refresh(file.path)
-            fresh += is_fresh
-            if stored.problem is None:
-                documents[stored.id] = file.url
-            else:
-                warnings.append(f"{file.path} was skipped: {stored.problem}")
-        removed = self._forget_missing(paths)
-        if not documents:
-            raise _nothing_readable(paths, warnings)
-        source = LocalDocuments(self._database, documents)
-        return Added(source, read=fresh, unchanged=len(found.files) - fresh, removed=removed, warnings=tuple(warnings))
+        before = self._known(found)
+        changed = [file for file in found.files if not _is_current(file, before)]
+        read = self._read(changed, is_stopped, on_progress) if changed else 0
+        if is_stopped():
+            raise Stopped
+        emptied = [root for root in found.empty if any(is_below(path, root) for path in before)]
+        removed = self._forget_missing(before, found, emptied)
+        known = self._known(found)
+        kept = (f"{root} is empty now: what was read from it is kept" for root in emptied)
+        warnings = (*found.skipped, *kept, *_earlier(before.values()), *_problems(found, known))
+        source = LocalDocuments(self._database, self._scope(found, known))
+        return Added(source, read=read, unchanged=len(found.files) - read, removed=removed, warnings=warnings)
+
+    def register(self, paths: Sequence[Path], *, is_read: bool = False) -> None:
+        """Keep files and folders by name, for `roots` and `refresh`; `is_read` says that they were added just now.
+
+        Raises ConfigError for one that is not there.
+        """
+        find = [real_path(path) for path in paths if not is_there(path)]
+        if find:
+            raise ConfigError(f"{find[0]} does not exist", hint="name files and folders")
+        with self._database.transaction(durable=True) as transaction:
+            rows = [(real_path(path),) for path in paths]
+            transaction.execute_many("INSERT OR IGNORE INTO root (path) VALUES (?)", rows)
+            if is_read:
+                self._note_time(transaction, paths)
+
+    def roots(self) -> tuple[Root, ...]:
+        """What is registered, by path."""
+        with self._database.snapshot() as transaction:
+            rows = transaction.rows(lambda *row: row, "SELECT path, refreshed FROM root ORDER BY path")
+            return tuple(_root(path, refreshed, known_under(transaction, path)) for path, refreshed in rows)
+
+    def refresh(
+        self,
+        paths: Sequence[Path] = (),
+        *,
+        is_stopped: Callable[[], bool] = lambda: False,
+        on_progress: OnProgress = tell_nobody,
+    ) -> Added:
+        """`add` of what is registered, or of the `paths` that are given, and note the time.
+
+        A registered path that is not there now, or that is empty, is a warning, and its documents are kept: a disk may
+        be away.
+        """
+        wanted = list(paths) or [root.path for root in self.roots()]
+        if not wanted:
+            raise ConfigError("no documents are registered", hint="`localfusion docs add PATH` registers some")
+        there = [path for path in wanted if is_there(path)] if not paths else wanted
+        added = self._bring_up_to_date(there, is_stopped, on_progress)
+        with self._database.transaction(durable=True) as transaction:
+            self._note_time(transaction, there)
+        away = (f"{path} was skipped: it is not there now" for path in wanted if path not in there)
+        return Added(added.source, added.read, added.unchanged, added.removed, (*away, *added.warnings))
+
+    def unregister(self, path: Path) -> int:
+        """Forget a file or a folder with all that was read from it, from the disk too; how many documents it were.
+
+        What is also under another registered path is kept. Raises ConfigError where nothing is known there.
+        """
+        root = real_path(path)
+        with self._database.transaction(durable=True) as transaction:
+            others = transaction.rows(str, "SELECT path FROM root WHERE path != ?", (root,))
+            is_registered = bool(transaction.rows(str, "SELECT path FROM root WHERE path = ?", (root,)))
+            linked = linked_from(transaction, root)
+            known = [*known_under(transaction, root), *_known_of(transaction, linked, besides=root)]
+            if not known and not is_registered:
+                raise ConfigError(f"nothing is known of {path}", hint="`localfusion docs list` shows what is")
+            transaction.execute("DELETE FROM root WHERE path = ?", (root,))
+            forget_unregistered_links(transaction, root)
+            gone = [file for file in known if not _is_held(transaction, file.path, others)]
+            _forget(transaction, gone)
+        self._database.empty_log()
+        return len(gone)
+
+    def passage_ids(self) -> tuple[int, ...]:
+        """The ids of all passages, for what is kept of them elsewhere."""
+        return tuple(self._database.rows(int, "SELECT id FROM passage"))
 
     def close(self) -> None:
         """Close the file; sources made from it are of no use after."""
         self._database.close()
 
-    def _refresh(self, path: Path) -> tuple[_Stored, bool]:
-        """The stored document of a file, read anew if it changed; and whether its content was taken in again."""
-        stored = self._find(path)
-        seen = _try_stat(path)
-        if stored is not None and seen is not None and stored.is_of(seen):
-            return stored, False
-        content = _content(path, seen)
-        digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else ""
-        if stored is not None and seen is not None and digest and stored.content_sha256 == digest:
-            with self._database.transaction() as transaction:
-                touched = (seen.st_size, seen.st_mtime_ns, stored.id)
-                transaction.execute("UPDATE document SET size = ?, mtime_ns = ? WHERE id = ?", touched)
-            return stored, False
-        now = _parse(path, content, seen, digest)
+    def _known(self, found: FoundFiles) -> dict[str, Known]:
+        """What is known of the files that were found, and of those that were under the same paths before."""
+        with self._database.snapshot() as transaction:
+            known = {file.path: file for root in found.roots for file in known_under(transaction, root)}
+            linked = {path for _, path in found.links}.union(*(linked_from(transaction, root) for root in found.roots))
+            known |= {path: file for path in linked if (file := known_at(transaction, path))}
+        return known
+
+    def _note_time(self, transaction: Transaction, paths: Iterable[Path]) -> None:
+        rows = [(self._clock(), real_path(path)) for path in paths]
+        transaction.execute_many("UPDATE root SET refreshed = ? WHERE path = ?", rows)
+
+    def _read(self, files: Sequence[FoundFile], is_stopped: Callable[[], bool], on_progress: OnProgress) -> int:
+        """Read files and store them, batch by batch; how many had another content than before."""
+        n_processes = min(self._n_processes, 1 + len(files) // _FILES_PER_PROCESS)
+        paths = (Path(file.path) for file in files)
+        fresh = 0
+        batch = _Batch(self._database, self._clock)
+        with closing(extract(paths, n_processes=n_processes, is_stopped=is_stopped)) as extracted:
+            try:
+                for done, found in enumerate(extracted, 1):
+                    batch.add(prepare(found))
+                    if batch.is_full:
+                        fresh += batch.store()
+                    on_progress(done, len(files), str(found.path))
+            finally:
+                fresh += batch.store()
+        return fresh
+
+    def _forget_missing(self, known: Mapping[str, Known], found: FoundFiles, emptied: Sequence[str]) -> int:
+        """Drop, from the disk too, the documents whose files no longer exist or that nothing leads to any more."""
+        there = {file.path for file in found.files}
+        absent = [
+            file
+            for path, file in known.items()
+            if path not in there and not any(is_below(path, root) for root in emptied)
+        ]
         with self._database.transaction() as transaction:
-            return _write(transaction, path, now), True
-
-    def _find(self, path: Path) -> _Stored | None:
-        query = "SELECT id, size, mtime_ns, content_sha256, problem FROM document WHERE path = ?"
-        found = self._database.rows(_Stored, query, (str(path),))
-        return found[0] if found else None
-
-    def _forget_missing(self, paths: Sequence[Path]) -> int:
-        """Drop the documents under `paths` whose files no longer exist."""
-        removed = 0
-        for path in paths:
-            root = str(_real(path))
-            below = root.rstrip(os.sep) + os.sep
-            found = self._database.rows(
-                str, "SELECT path FROM document WHERE path = ? OR substr(path, 1, ?) = ?", (root, len(below), below)
-            )
-            gone = [candidate for candidate in found if not Path(candidate).exists()]
+            held = (*found.roots, *transaction.rows(str, "SELECT path FROM root"))
+            if not found.skipped:  # else a link may be where nobody can look
+                for root in found.roots:
+                    if root not in emptied:
+                        forget_links(transaction, root)
+            note_links(transaction, found.links)
+            gone = [file for file in absent if is_gone(file.path) or not _is_held(transaction, file.path, held)]
             if gone:
-                with self._database.transaction() as transaction:
-                    for candidate in gone:
-                        _delete(transaction, candidate)
-                removed += len(gone)
-        return removed
+                _forget(transaction, gone)
+        if gone:
+            self._database.empty_log()
+        return len(gone)
+
+    def _scope(self, found: FoundFiles, known: Mapping[str, Known]) -> Scope:
+        readable = [(stored, file.url) for file in found.files if (stored := _readable(known.get(file.path)))]
+        documents = {stored.id: url for stored, url in readable}
+        with self._database.snapshot() as transaction:
+            n_readable = transaction.rows(int, "SELECT count(*) FROM document WHERE problem IS NULL")[0]
+            is_all = n_readable == len(documents)
+            places = () if is_all else _places(found, known, lambda path: place_of_folder(transaction, path))
+        reached = sum(file.problem is None for file in known.values())
+        return Scope(
+            documents,
+            places,
+            n_passages=sum(stored.passages for stored, _ in readable),
+            languages=tuple(sorted({stored.language for stored, _ in readable})) or (DEFAULT,),
+            is_wider=not is_all and (len(found.roots) + len(found.links) > _MAX_PLACES or reached > len(documents)),
+        )
 
 
-class LocalDocuments:
-    """The documents of one run as a `Source`; made by `DocumentIndex.add`. SQLite's work is done in a thread."""
+class _Batch:
+    """Files that wait to be stored in one transaction."""
 
-    def __init__(self, database: Database, documents: Mapping[int, str]) -> None:
-        """`documents` maps the ids that may be seen to their addresses."""
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
-        self._urls = dict(documents)
-        self._ids = {url: id_ for id_, url in documents.items()}
-        self._scope = json.dumps(sorted(documents))
+        self._clock = clock
+        self._files: list[Prepared] = []
+        self._n_characters = 0
+        self._since = clock()
 
     @property
-    def urls(self) -> tuple[str, ...]:
-        """Every address that can be fetched, sorted."""
-        return tuple(sorted(self._ids))
-
-    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        """The best documents first, each once, with the sentences that match; nothing for a query without words."""
-        return await asyncio.to_thread(self._search, query, max_results, max_characters)
-
-    async def fetch(self, url: str) -> Page:
-        """A document's whole text. Raises WebError for an address that is not one of this run's documents."""
-        return await asyncio.to_thread(self._fetch, url)
-
-    def _search(self, text: str, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        query = parse_query(text)
-        hits = self._hits(query)
-        if not hits:
-            return ()
-        weights = self._weights(query)
-        ranked = sorted(_rank(hits, query, weights).items(), key=lambda item: (-item[1], self._urls[item[0]]))
-        results: list[SearchResult] = []
-        for document, score in ranked[:max_results]:
-            matching = sorted((hit for hit in hits if hit.document == document), key=lambda hit: hit.rowid)
-            passage = select("\n".join(hit.text for hit in matching), query, weights, max_characters=max_characters)
-            results.append(SearchResult(self._page(document), passage, SOURCE_NAME, round(score, 6)))
-        return tuple(results)
-
-    def _hits(self, query: Query) -> list[_Hit]:
-        if not query.words:
-            return []
-        return self._database.rows(
-            _Hit,
-            f"SELECT rowid, title, headings, text, -{_BM25} FROM passage WHERE passage MATCH ? AND {_IN_SCOPE}"
-            f" ORDER BY {_BM25}, rowid LIMIT {_CANDIDATES}",
-            (match_expression(query.words[:_MAX_TERMS]), self._scope),
+    def is_full(self) -> bool:
+        return (
+            len(self._files) >= _BATCH_FILES
+            or self._n_characters >= _BATCH_CHARACTERS
+            or self._clock() - self._since >= _BATCH_S
         )
 
-    def _weights(self, query: Query) -> dict[str, float]:
-        """How rare each word of the query is among this run's passages (idf); 0 for a word that none has.
+    def add(self, file: Prepared) -> None:
+        self._files.append(file)
+        self._n_characters += len(file.found.text)
 
-        A name matters as much as the rarest word: what a folder is all about is common in it.
-        """
-        total = self._database.rows(int, f"SELECT count(*) FROM passage WHERE {_IN_SCOPE}", (self._scope,))[0]
-        weights: dict[str, float] = {}
-        for word in query.words[:_MAX_TERMS]:
-            having = self._database.rows(
-                int,
-                f"SELECT count(*) FROM passage WHERE passage MATCH ? AND {_IN_SCOPE}",
-                (match_expression((word,)), self._scope),
-            )[0]
-            idf = math.log(1 + (total - having + 0.5) / (having + 0.5)) if having else 0.0
-            weights |= {stem: max(idf, weights.get(stem, 0.0)) for stem in stems(word)}
-        most = max(weights.values(), default=0.0)
-        return {word: most if weight and word in query.names else weight for word, weight in weights.items()}
-
-    def _fetch(self, url: str) -> Page:
-        document = self._ids.get(url) or self._ids.get(_canonical(url))
-        if document is None:
-            raise WebError(url, f"there is no document {url}", hint="fetch an address that a search returned")
-        return self._page(document)
-
-    def _page(self, document: int) -> Page:
-        found = self._database.rows(
-            lambda title, text, sha256: Page(self._urls[document], title, text, sha256),
-            "SELECT title, text, sha256 FROM document WHERE id = ? AND problem IS NULL",
-            (document,),
-        )
-        if not found:
-            raise WebError(self._urls[document], f"{self._urls[document]} was deleted", hint="search again")
-        return found[0]
+    def store(self) -> int:
+        """Store what waits; how many files had another content than before."""
+        files, self._files = self._files, []
+        self._n_characters, self._since = 0, self._clock()
+        if not files:
+            return 0
+        places: dict[str, str] = {}
+        with self._database.transaction() as transaction:
+            return sum(write(transaction, file, places) for file in files)
 
 
-def match_expression(words: Iterable[str]) -> str:
-    """An FTS5 query for any of the words; as each is quoted, none can be read as query syntax."""
-    return " OR ".join('"' + word.replace('"', '""') + '"' for word in words)
+def _is_current(file: FoundFile, known: Mapping[str, Known]) -> bool:
+    stored = known.get(file.path)
+    return stored is not None and stored.is_of(file.size, file.mtime_ns)
 
 
-def find_files(paths: Sequence[Path]) -> FoundFiles:
-    """The files under `paths` in a fixed order, each once, with the addresses that they have in this run.
-
-    Hidden files and folders are left out, symbolic links are followed once. Raises ConfigError for a path
-    that does not exist.
-    """
-    names: dict[Path, str] = {}
-    found: dict[Path, FoundFile] = {}
-    skipped: list[str] = []
-    for path in paths:
-        whole = _existing(path)
-        root = whole if whole.is_dir() else whole.parent
-        name = names.setdefault(root, _unique_name(root.name or "root", names.values()))
-        for file in _walk(whole, skipped) if whole.is_dir() else [whole]:
-            real = _real(file)
-            if not _is_text(f"{real}{file}"):
-                skipped.append(f"{str(file)!a} was skipped: its name is not UTF-8")
-                continue
-            url = f"doc://{quote(name, safe='')}/{quote(file.relative_to(root).as_posix(), safe='/')}"
-            found.setdefault(real, FoundFile(real, url))
-    return FoundFiles(tuple(found.values()), tuple(skipped))
+def _is_held(transaction: Transaction, path: str, roots: Collection[str]) -> bool:
+    """Whether a file is below one of the roots, or a link there leads to it."""
+    leading = (path, *linking_to(transaction, path))
+    return any(is_below(place, root) for place in leading for root in roots)
 
 
-def _existing(path: Path) -> Path:
-    """`path` without symbolic links. Raises ConfigError where nothing is there."""
-    try:
-        exists = path.exists()
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be opened: {error.strerror}", hint=_PATHS_HINT) from error
-    if not exists:
-        raise ConfigError(f"{path} does not exist", hint=_PATHS_HINT)
-    return _real(path)
+def _forget(transaction: Transaction, files: Iterable[Known]) -> None:
+    """Delete documents, and what only they left in the file."""
+    for file in files:
+        delete(transaction, file.id)
+    delete_empty_folders(transaction)
+    drop_deleted_terms(transaction)
 
 
-def _real(path: Path) -> Path:
-    # Path.resolve of Python 3.11 raises for a link that leads to itself.
-    return Path(os.path.realpath(path))
+def _known_of(transaction: Transaction, paths: Iterable[str], *, besides: str) -> list[Known]:
+    """What is known of files that are not below a root."""
+    elsewhere = (known_at(transaction, path) for path in paths if not is_below(path, besides))
+    return [file for file in elsewhere if file is not None]
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _readable(file: Known | None) -> Known | None:
+    return None if file is None or file.problem is not None else file
 
 
-def _unique_name(name: str, taken: Iterable[str]) -> str:
-    """`name`, or `name-2`, `name-3`: two folders of one name are told apart by the order they are given in."""
-    taken = set(taken)
-    return next(n for n in (name, *(f"{name}-{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+def _places(found: FoundFiles, known: Mapping[str, Known], place_of: Callable[[str], str | None]) -> tuple[str, ...]:
+    """Terms that lead to all files found: the given folders, files given or linked by themselves, or their folders."""
+    folders = [place for root in found.roots if (place := place_of(root))]
+    within = [root for root in found.roots if place_of(root)]
+    alone = [file.path for file in found.files if not any(is_below(file.path, root) for root in within)]
+    if len(alone) <= _MAX_PLACES:
+        places = [place_of_document(known[path].id) for path in alone if path in known]
+    else:
+        places = [place for folder in {str(Path(path).parent) for path in alone} if (place := place_of(folder))]
+    return tuple(sorted({*folders, *places}))
 
 
-def _walk(root: Path, skipped: list[str]) -> list[Path]:
-    """Files below `root` with a suffix that can be read, sorted, links last; a folder is entered once.
-
-    A folder that cannot be opened is added to `skipped`.
-    """
-    found: list[Path] = []
-    entered: set[Path] = set()
-
-    def refused(error: OSError) -> None:
-        skipped.append(f"{error.filename} was skipped: it cannot be opened ({error.strerror})")
-
-    for folder, folders, files in os.walk(root, followlinks=True, onerror=refused):
-        here = Path(folder)
-        if _real(here) in entered:
-            folders.clear()
-            continue
-        entered.add(_real(here))
-        folders[:] = sorted((n for n in folders if not n.startswith(".")), key=lambda n: ((here / n).is_symlink(), n))
-        found += [here / n for n in files if not n.startswith(".") and Path(n).suffix.lower() in SUFFIXES]
-    return sorted((file for file in found if file.is_file()), key=lambda file: (file.is_symlink(), file))
+def _problems(found: FoundFiles, known: Mapping[str, Known]) -> list[str]:
+    stored = (known.get(file.path) for file in found.files)
+    return [f"{file.path} was skipped: {file.problem}" for file in stored if file and file.problem is not None]
 
 
-def _try_stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None
+def _earlier(known: Iterable[Known]) -> list[str]:
+    count = sum(file.is_earlier for file in known)
+    return [f"{count} documents were indexed by an earlier version, and are read again"] if count else []
 
 
-def _content(path: Path, seen: os.stat_result | None) -> bytes | str:
-    """The bytes of a file, or why it cannot be read."""
-    if seen is not None and not stat.S_ISREG(seen.st_mode):
-        return "it is no file"
-    if seen is not None and seen.st_size > MAX_FILE_BYTES:
-        return f"it is larger than {MAX_FILE_BYTES // 2**20} MiB"
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        return f"it cannot be opened ({error.strerror})"
-
-
-def _parse(path: Path, content: bytes | str, seen: os.stat_result | None, digest: str) -> _Read:
-    if isinstance(content, str) or seen is None:
-        # No file has the size -1, so that this one is tried again next time.
-        return _Read(-1, 0, "", content if isinstance(content, str) else "it was written just now")
-    try:
-        found = read(path, content)
-    except Unreadable as error:
-        return _Read(seen.st_size, seen.st_mtime_ns, digest, error.message)
-    passages = tuple((piece.headings, piece.text) for piece in cut_passages(found.blocks))
-    return _Read(seen.st_size, seen.st_mtime_ns, digest, None, found.title, found.text, passages[:_PASSAGES])
-
-
-def _write(transaction: Transaction, path: Path, now: _Read) -> _Stored:
-    """Store a document under the id that it had, or a new one."""
-    known = transaction.rows(int, "SELECT id FROM document WHERE path = ?", (str(path),))
-    if known:
-        _delete_passages(transaction, known[0])
-    digest = hashlib.sha256(now.text.encode()).hexdigest()
-    row = (now.size, now.mtime_ns, now.content_sha256, now.title, now.text, digest, now.problem)
-    transaction.execute(
-        "INSERT INTO document (path, size, mtime_ns, content_sha256, title, text, sha256, problem)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET size = excluded.size,"
-        " mtime_ns = excluded.mtime_ns, content_sha256 = excluded.content_sha256, title = excluded.title,"
-        " text = excluded.text, sha256 = excluded.sha256, problem = excluded.problem",
-        (str(path), *row),
-    )
-    id_ = transaction.rows(int, "SELECT id FROM document WHERE path = ?", (str(path),))[0]
-    transaction.execute_many(
-        "INSERT INTO passage (rowid, title, headings, text) VALUES (?, ?, ?, ?)",
-        [(id_ * _PASSAGES + i, now.title, headings, text) for i, (headings, text) in enumerate(now.passages)],
-    )
-    return _Stored(id_, now.size, now.mtime_ns, now.content_sha256, now.problem)
-
-
-def _delete(transaction: Transaction, path: str) -> None:
-    for id_ in transaction.rows(int, "SELECT id FROM document WHERE path = ?", (path,)):
-        _delete_passages(transaction, id_)
-        transaction.execute("DELETE FROM document WHERE id = ?", (id_,))
-
-
-def _delete_passages(transaction: Transaction, document: int) -> None:
-    first = document * _PASSAGES
-    transaction.execute("DELETE FROM passage WHERE rowid BETWEEN ? AND ?", (first, first + _PASSAGES - 1))
-
-
-def _rank(hits: Sequence[_Hit], query: Query, weights: Mapping[str, float]) -> dict[int, float]:
-    """The score of each document, of its best passage: bm25 and its best sentence, each scaled to the best of all.
-
-    Without the scale a query of many words would be won by pages that hold many of them, each in another sentence.
-    """
-    sentences = [coverage(hit.text, query, weights, context=f"{hit.title}\n{hit.headings}") for hit in hits]
-    best_passage = max((hit.relevance for hit in hits), default=0.0)
-    best_sentence = max(sentences, default=0.0)
-    scores: dict[int, float] = {}
-    for hit, sentence in zip(hits, sentences, strict=True):
-        score = _scaled(hit.relevance, best_passage) + _SENTENCE_SHARE * _scaled(sentence, best_sentence)
-        scores[hit.document] = max(scores.get(hit.document, 0.0), score)
-    return scores
-
-
-def _scaled(value: float, best: float) -> float:
-    return value / best if best > 0 else 0.0
-
-
-def _canonical(url: str) -> str:
-    """An address as this module writes it, whatever of it came percent-encoded."""
-    scheme, _, rest = url.partition("://")
-    name, _, path = rest.partition("/")
-    return f"{scheme.lower()}://{quote(unquote(name), safe='')}/{quote(unquote(path), safe='/')}"
+def _root(path: str, refreshed: float | None, known: Sequence[Known]) -> Root:
+    readable = [file for file in known if file.problem is None]
+    n_bytes = sum(file.size for file in readable)
+    return Root(Path(path), len(readable), n_bytes, len(known) - len(readable), refreshed)
 
 
 def _nothing_readable(paths: Sequence[Path], warnings: Sequence[str]) -> ConfigError:

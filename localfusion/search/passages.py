@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from localfusion.search.blocks import Block
-from localfusion.search.sentences import split_sentences
+from localfusion.search.sentences import sentence_spans
 
 TARGET_WORDS = 200
 
@@ -49,19 +49,21 @@ class _Cutter:
         yield from self._flush()
 
     def _add(self, paragraph: str) -> Iterator[Piece]:
-        """Add a paragraph, by sentences where it is too long for one passage."""
-        new_line = True
-        for sentence in split_sentences(paragraph):
-            words = len(sentence.split())
+        """Add a paragraph, by sentences where it is too long for one passage: runs of it as it stands."""
+        first: int | None = None
+        last = 0
+        for start, end in sentence_spans(paragraph):
+            words = len(paragraph[start:end].split())
             if self._words and self._words + words > self._target:
+                if first is not None:
+                    self._lines.append(paragraph[first:last])
                 yield from self._flush()
-                new_line = True
-            if new_line:
-                self._lines.append(sentence)
-            else:
-                self._lines[-1] += f" {sentence}"
-            new_line = False
+                first = None
+            first = start if first is None else first
+            last = end
             self._words += words
+        if first is not None:
+            self._lines.append(paragraph[first:last])
 
     def _flush(self) -> Iterator[Piece]:
         text = "\n".join(self._lines)

@@ -1,11 +1,22 @@
-"""PDF as blocks, by PDFium. Text only: no recognition of scanned pages, no tables, no forms."""
+"""PDF as blocks, by PDFium. Text that is seen only: no recognition of scanned pages, no tables, no forms."""
 
 import re
 import threading
+from dataclasses import replace
 
 import pypdfium2
 
-from localfusion.search.blocks import Block, Readable, Unreadable, first_heading, is_heading, join_wrapped, readable
+from localfusion.search.blocks import (
+    Block,
+    Readable,
+    Unreadable,
+    check_length,
+    first_heading,
+    is_heading,
+    join_wrapped,
+    readable,
+)
+from localfusion.search.pdf_text import PageText, text_of
 
 _LOCK = threading.Lock()
 """PDFium is not safe to use from two threads at once."""
@@ -13,6 +24,7 @@ _LOCK = threading.Lock()
 _PAGE_NUMBER = re.compile(r"(?:page\s+)?\d{1,4}(?:\s*(?:/|of)\s*\d{1,4})?$", re.IGNORECASE)
 _STOPPED = re.compile(r"[.!?…][\"'”’»)\]]*$")
 _PASSWORD_NEEDED = 4  # FPDF_ERR_PASSWORD
+MAX_PAGES = 20_000
 
 
 def read_pdf(content: bytes) -> Readable:
@@ -21,22 +33,36 @@ def read_pdf(content: bytes) -> Readable:
         title, pages = _read_pages(content)
     blocks: list[Block] = []
     for page in pages:
-        _append_page(blocks, page)
-    return readable(title or first_heading(blocks), blocks)
+        _append_page(blocks, page.shown)
+    hidden = "\n".join(page.hidden for page in pages if page.hidden)
+    return replace(readable(title or first_heading(blocks), blocks), hidden=hidden)
 
 
-def _read_pages(content: bytes) -> tuple[str, list[str]]:
+def _read_pages(content: bytes) -> tuple[str, list[PageText]]:
     try:
         document = pypdfium2.PdfDocument(content)
     except pypdfium2.PdfiumError as error:
         encrypted = error.err_code == _PASSWORD_NEEDED
         raise Unreadable("it is encrypted" if encrypted else "it is damaged or not a PDF") from error
     try:
-        return _title(document), [_page_text(page) for page in document]
+        return _title(document), _page_texts(document)
     except pypdfium2.PdfiumError as error:
         raise Unreadable("a page of it is damaged") from error
     finally:
         document.close()
+
+
+def _page_texts(document: pypdfium2.PdfDocument) -> list[PageText]:
+    """The text of each page; no more is read than a file may have."""
+    if len(document) > MAX_PAGES:
+        raise Unreadable(f"it has more than {MAX_PAGES} pages")
+    texts: list[PageText] = []
+    n_characters = 0
+    for page in document:
+        texts.append(_page_text(page))
+        n_characters += len(texts[-1].shown) + len(texts[-1].hidden)
+        check_length(n_characters)
+    return texts
 
 
 def _title(document: pypdfium2.PdfDocument) -> str:
@@ -46,12 +72,10 @@ def _title(document: pypdfium2.PdfDocument) -> str:
         return ""
 
 
-def _page_text(page: pypdfium2.PdfPage) -> str:
-    textpage = page.get_textpage()
+def _page_text(page: pypdfium2.PdfPage) -> PageText:
     try:
-        return str(textpage.get_text_bounded())
+        return text_of(page)
     finally:
-        textpage.close()
         page.close()
 
 

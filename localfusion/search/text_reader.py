@@ -4,14 +4,18 @@ import html
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from localfusion.search.blocks import Block, Readable, first_heading, is_heading, join_wrapped, readable
-from localfusion.search.html_reader import BLOCKS, visible_blocks
+from localfusion.search.html_reader import read_html_page, visible_blocks
+from localfusion.search.nesting import BLOCKS
+from localfusion.search.visible_page import FoundLink
 
+_MARKDOWN = MarkdownIt("commonmark").enable("table")
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*\n", re.DOTALL)
 _UNDERLINE = re.compile(r"([=\-~_*#])\1{2,}$")
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
@@ -38,9 +42,14 @@ def read_plain(text: str) -> Readable:
 
 def read_markdown(text: str) -> Readable:
     """Markdown (CommonMark and tables) without its marks; front matter, comments and hidden HTML are left out."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(_FRONT_MATTER.sub("", text))
-    blocks = visible_blocks(_without_placeholders("".join(_html(tokens))))
-    return readable(first_heading(blocks), blocks)
+    tokens = _MARKDOWN.parse(_FRONT_MATTER.sub("", text))
+    found = visible_blocks(_without_placeholders("".join(_html(tokens))))
+    return replace(readable(first_heading(found.blocks), found.blocks), hidden=found.hidden)
+
+
+def markdown_links(text: str) -> tuple[FoundLink, ...]:
+    """The visible links of a Markdown text, those of its HTML included."""
+    return read_html_page(MarkdownIt("commonmark").render(_FRONT_MATTER.sub("", text))).links
 
 
 def _paragraphs(lines: list[str]) -> list[list[str]]:
@@ -62,7 +71,7 @@ def _html(tokens: Sequence[Token]) -> Iterator[str]:
             case "fence" | "code_block":
                 yield from (f"<pre>{html.escape(line)}</pre>" for line in token.content.splitlines())
             case "inline" if before.tag in ("td", "th"):
-                yield html.escape(" ".join(block.text for block in visible_blocks(_inline(token))))
+                yield html.escape(" ".join(block.text for block in visible_blocks(_inline(token)).blocks))
             case "inline":
                 yield _inline(token)
             case "td_open" | "th_open":

@@ -17,12 +17,22 @@ from typing import Any
 import llama_cpp
 
 from localfusion.engine.client import TOOL_ARGUMENTS
-from localfusion.engine.interface import Resident
+from localfusion.engine.interface import Embeddings, Resident
 from localfusion.engine.llama import send_log_to
 from localfusion.engine.loop import Loop
 from localfusion.engine.protocol import Counted, CountPrompt, Failed, Generate, Output, Overflowed, Reply
 from localfusion.errors import ContextOverflow, ModelError
-from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, ModelSpec, Progress, ToolSpec
+from localfusion.messages import (
+    Completion,
+    Delta,
+    GenerateRequest,
+    Message,
+    ModelInfo,
+    ModelSpec,
+    Progress,
+    TextKind,
+    ToolSpec,
+)
 from scripts.engine_bench.deliberations import FULL, SMALL, seated, timed
 from scripts.engine_bench.figures import Figure
 from scripts.engine_bench.peers import Peer
@@ -152,6 +162,9 @@ class LoopModel:
         reply = self._loop.count_prompt(CountPrompt(0, tuple(messages), tuple(tools)))
         assert isinstance(reply, Counted)
         return reply.counts[0]
+
+    async def embed(self, texts: Sequence[str], *, kind: TextKind) -> Embeddings:
+        raise ModelError(self._spec.name, f"no {kind} is embedded here, nor {len(texts)} of them")
 
     async def set_threads(self, n_threads: int) -> None:
         self._loop.set_threads(n_threads)

@@ -17,10 +17,20 @@ from pathlib import Path
 from localfusion.engine import client
 from localfusion.engine.interface import Resident
 from localfusion.engine.measurements import Measurements
-from localfusion.messages import JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Sampling, ToolOptions
+from localfusion.messages import (
+    JudgeSpec,
+    ModelSpec,
+    PanelistSpec,
+    PanelSpec,
+    Sampling,
+    SearchLimits,
+    SourcesSpec,
+    ToolOptions,
+)
 from localfusion.outcome import Outcome
 from localfusion.scheduler import Engine, Scheduler
 from localfusion.search.documents import DocumentIndex
+from localfusion.search.opening import Sources
 from localfusion.session import Session
 from localfusion.store import RunRequest, Store
 from scripts.engine_bench import ours, peers
@@ -51,8 +61,8 @@ class Sizes:
     tools: ToolOptions
 
 
-FULL = Sizes(8192, 128, 600, 256, ToolOptions(max_results=3, max_characters=500))
-SMALL = Sizes(4096, 48, 600, 32, ToolOptions(max_results=2, max_characters=300))
+FULL = Sizes(8192, 128, 600, 256, ToolOptions(search=SearchLimits(max_results=3, max_characters=500)))
+SMALL = Sizes(4096, 48, 600, 32, ToolOptions(search=SearchLimits(max_results=2, max_characters=300)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +146,10 @@ async def ask(
         with closing(Store(Path(folder))) as store, closing(documents(None)) as index:
             index.add([docs])
             scheduler = Scheduler(engine, ours.unbounded(cores))
-            session = Session(store, index, scheduler)
+            session = Session(store, index, Sources(index, None, keep_pages_s=0), scheduler)
             started = time.monotonic()
             try:
-                outcome = await session.ask(RunRequest(QUESTION, panel, (docs,)), emit=lambda _: None)
+                outcome = await session.ask(RunRequest(QUESTION, panel, SourcesSpec(docs=(docs,))), emit=lambda _: None)
                 seconds = time.monotonic() - started
             finally:
                 await scheduler.close()

@@ -3,12 +3,15 @@
 import random
 from pathlib import Path
 
+from localfusion.messages import GenerateRequest
 from scripts.engine_bench.prompts import sentence
 
 SUBJECTS = ("the lighthouse of Skerry", "the tide mill", "the salt market", "the old harbour wall", "the copper bell")
 QUESTION = f"What do the sources say about {SUBJECTS[0]} and {SUBJECTS[1]}, and where do they differ?"
 QUERIES = tuple(f"height of {subject}" for subject in SUBJECTS[:3])
 """What panelists search for: a model of random weights would not think of it."""
+DISTINCT = 20
+"""Characters that tell the queries apart: a step may be too short for all of one."""
 N_DOCUMENTS, N_PARAGRAPHS = 12, 4
 
 
@@ -26,3 +29,10 @@ def write_documents(folder: Path) -> Path:
 def _paragraph(writer: random.Random, subject: str) -> str:
     facts = [f"The height of {subject} is {writer.randint(10, 99)} metres. {sentence(writer)}" for _ in range(8)]
     return " ".join(facts)
+
+
+def unasked(request: GenerateRequest) -> tuple[str, ...]:
+    """The queries that a conversation has not made yet; the tools refuse to make one twice."""
+    turns = [message for message in request.messages if message.role == "assistant"]
+    written = "\n".join(f"{turn.content}{turn.tool_calls}" for turn in turns)
+    return tuple(query for query in QUERIES if query[:DISTINCT] not in written)

@@ -6,8 +6,9 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from scripts.engine_bench.setting import Setting
+S = TypeVar("S", bound="Progress")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +37,20 @@ class FailedRow:
     error: str
 
 
-Row = Callable[[Setting], Iterable[Figure]]
+Row = Callable[[S], Iterable[Figure]]
 """Yields its figures as they become known, a ratio before the values that it is of."""
 
 
-def measure(rows: Mapping[str, Row], setting: Setting) -> Iterator[Figure | FailedRow]:
+class Progress(Protocol):
+    """What every setting of a bench can do."""
+
+    @property
+    def say(self) -> Callable[[str], None]:
+        """Tells of progress."""
+        ...
+
+
+def measure(rows: Mapping[str, Row[S]], setting: S) -> Iterator[Figure | FailedRow]:
     """The figures of all rows; a row that fails is said so in its place and costs no other."""
     for name, row in rows.items():
         setting.say(name)

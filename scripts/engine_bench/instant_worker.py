@@ -27,7 +27,7 @@ from localfusion.engine.protocol import (
     to_frame,
 )
 from localfusion.messages import Completion, Delta, ModelInfo, Progress, ToolSyntax, Usage
-from scripts.engine_bench.documents import QUERIES
+from scripts.engine_bench.documents import QUERIES, unasked
 
 N_PROMPT = 1000
 CALL = "<call>"
@@ -68,7 +68,7 @@ def answer(command: Command, n_tokens: int) -> Iterator[Reply]:
             yield Loaded(INFO)
         case Generate(id, request):
             yield Output(id, Progress(N_PROMPT, N_PROMPT))
-            pieces = text(request.grammar or "", n_tokens)
+            pieces = text(request.grammar or "", n_tokens, unasked(request)[0])
             yield from (Output(id, Delta("content", piece)) for piece in pieces)
             usage = Usage(prompt_tokens=N_PROMPT, completion_tokens=len(pieces))
             yield Output(id, Completion("".join(pieces), "", "stop", usage))
@@ -82,10 +82,10 @@ def answer(command: Command, n_tokens: int) -> Iterator[Reply]:
             pass
 
 
-def text(grammar: str, n_tokens: int) -> list[str]:
+def text(grammar: str, n_tokens: int, query: str = QUERIES[0]) -> list[str]:
     """The tokens of a text that the grammar admits: a call where one may be made."""
     if grammar.startswith("start: call_0"):
-        return [CALL, "search", " ", *QUERIES[0], "\n"]
+        return [CALL, "search", " ", *query, "\n"]
     words = [" word"] * n_tokens
     if "STRING_INNER" not in grammar:
         return words

@@ -19,8 +19,9 @@ from localfusion.engine.protocol import Load, Loaded
 from localfusion.gguf_header import identity
 from localfusion.messages import Footprint, ModelSpec
 from localfusion.scheduler import Engine
-from localfusion.search.documents import Added, DocumentIndex, LocalDocuments
-from localfusion.search.source import SearchResult
+from localfusion.search.documents import Added, DocumentIndex, OnProgress, tell_nobody
+from localfusion.search.local_documents import LocalDocuments
+from localfusion.search.source import Found, Search, SearchResult
 from scripts.engine_bench import documents, instant_worker
 from scripts.engine_bench.deliberations import FULL, N_CALLS, SEATS, ask, seated
 from scripts.engine_bench.figures import Figure
@@ -32,7 +33,7 @@ N_REQUESTS = len(SEATS) * (N_CALLS + 1) + 2
 N_CALL_TOKENS = len(SEATS) * N_CALLS * len(instant_worker.text("start: call_0", 0))
 
 
-TEXTS = [f"The height of the mill is {number} metres. " * 30 for number in range(FULL.tools.max_results)]
+TEXTS = [f"The height of the mill is {number} metres. " * 30 for number in range(FULL.tools.search.max_results)]
 PAGES = [Page(f"doc://{n}", f"{n}", text, sha256(text.encode()).hexdigest()) for n, text in enumerate(TEXTS)]
 
 
@@ -67,8 +68,14 @@ async def deliberate(n_tokens: int, *, cores: int) -> float:
 class InstantDocuments(DocumentIndex):
     """An index that reads nothing and whose every search finds the same pages at once."""
 
-    def add(self, paths: Sequence[Path], *, is_stopped: Callable[[], bool] = lambda: False) -> Added:
-        del paths, is_stopped
+    def add(
+        self,
+        paths: Sequence[Path],
+        *,
+        is_stopped: Callable[[], bool] = lambda: False,
+        on_progress: OnProgress = tell_nobody,
+    ) -> Added:
+        del paths, is_stopped, on_progress
         return Added(InstantSource(), read=0, unchanged=len(PAGES), removed=0, warnings=())
 
 
@@ -78,9 +85,9 @@ class InstantSource(LocalDocuments):
     def __init__(self) -> None:
         """Nothing is opened."""
 
-    async def search(self, query: str, *, max_results: int, max_characters: int) -> tuple[SearchResult, ...]:
-        del query
-        return tuple(SearchResult(page, page.text[:max_characters], "instant", 1.0) for page in PAGES[:max_results])
+    async def search(self, search: Search) -> Found:
+        texts = [(page, page.text[: search.max_characters]) for page in PAGES[: search.max_results]]
+        return Found(tuple(SearchResult(page.url, page.title, text, "instant", 1.0, page) for page, text in texts))
 
 
 async def start(spec: ModelSpec, n_tokens: int) -> Resident:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from scripts.engine_bench import budget, busy, counting, decoding, deliberations, footprint, orchestration, panels
 from scripts.engine_bench.figures import Row
+from scripts.engine_bench.setting import Setting
 
-ROWS: Mapping[str, Row] = {
+ROWS: Mapping[str, Row[Setting]] = {
     "panel": panels.panel,
     "files": panels.files,
     "deliberation": deliberations.deliberation,

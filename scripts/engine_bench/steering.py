@@ -11,17 +11,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from localfusion.engine.interface import Resident
-from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress, ToolSpec
-from scripts.engine_bench.documents import QUERIES
+from localfusion.engine.interface import Embeddings, Resident
+from localfusion.messages import Completion, Delta, GenerateRequest, Message, ModelInfo, Progress, TextKind, ToolSpec
+from scripts.engine_bench.documents import unasked
 
 STRING_CHARACTERS = 60
 """About as many as STRING_TOKENS of a random model."""
 STRING_TOKENS = 16
-_NARROWER = (
-    (re.compile(r"^start: call_0 \|.*$", re.MULTILINE), "start: call_0"),
-    (re.compile(r"^argument\[.*$", re.MULTILINE), f"argument: {' | '.join(map(json.dumps, QUERIES))}"),
-)
+_START = re.compile(r"^start: call_0 \|.*$", re.MULTILINE)
+_ARGUMENT = re.compile(r"^argument\[.*$", re.MULTILINE)
 _SHORTER_QUOTES = (
     (re.compile(r"^STRING_INNER_FIRST: .*$", re.MULTILINE), "STRING_INNER_FIRST: /“/"),
     (re.compile(r"^STRING_INNER_NEXT: .*$", re.MULTILINE), "STRING_INNER_NEXT: / “/"),
@@ -80,6 +78,9 @@ class SteeredModel:
     async def count_prompt(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         return await self._model.count_prompt(messages, tools)
 
+    async def embed(self, texts: Sequence[str], *, kind: TextKind) -> Embeddings:
+        return await self._model.embed(texts, kind=kind)
+
     async def set_threads(self, n_threads: int) -> None:
         await self._model.set_threads(n_threads)
 
@@ -99,7 +100,8 @@ def narrow(request: GenerateRequest, *, n_answer: int) -> GenerateRequest:
         return replace(request, grammar=smaller(request.grammar))
     if "call_0" not in request.grammar:
         return request
-    return replace(request, grammar=_change(request.grammar, _NARROWER))
+    queries = f"argument: {' | '.join(map(json.dumps, unasked(request)))}"
+    return replace(request, grammar=_change(request.grammar, ((_START, "start: call_0"), (_ARGUMENT, queries))))
 
 
 def smaller(grammar: str) -> str:

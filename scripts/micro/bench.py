@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from localfusion.engine import client
-from localfusion.messages import PanelSpec
+from localfusion.messages import PanelSpec, SourcesSpec
 from localfusion.scheduler import Engine, Scheduler
 from localfusion.search.documents import DocumentIndex
+from localfusion.search.opening import Sources
 from localfusion.session import Session, limits
 from localfusion.store import RunRequest, Store
 from scripts.micro.folder import write_folder
@@ -71,11 +72,11 @@ class Bench:
 async def _ask_world(bench: Bench, world: World, tally: Tally, per_kind: int) -> None:
     key = Key.of(world, write_folder(world, bench.folder))
     store, index = Store(None), DocumentIndex(None)
-    session = Session(store, index, bench.scheduler)
+    session = Session(store, index, Sources(index, None, keep_pages_s=0), bench.scheduler)
     try:
         for question in world.questions:
             if tally.count(question.kind) < per_kind:
-                request = RunRequest(question.text, bench.panel, (bench.folder,))
+                request = RunRequest(question.text, bench.panel, SourcesSpec(docs=(bench.folder,)))
                 outcome = await session.ask(request, emit=lambda _: None)
                 tally.grades[question.kind].append(grade_outcome(question, outcome, key))
                 tally.failures += len(outcome.failed_models) + (outcome.analysis is None)
