@@ -294,7 +294,7 @@ PIECES = [
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.binary(max_size=5))).map(b"".join))
 def test_any_answer_is_a_page_or_an_error_that_the_model_is_told(answer: bytes) -> None:
     with suppress(WebError):
-        fetch({"/": answer})
+        assert fetch({"/": answer})[0].page.url.startswith("http://a.test:")
 
 
 ENDLESS = [
