@@ -18,7 +18,6 @@ from localfusion.messages import JudgeSpec, PanelistSpec
 from localfusion.search.addresses import is_public
 from localfusion.search.fetcher import Fetcher
 from localfusion.search.guard import Guard
-from localfusion.search.page_reader import read_in_thread
 from localfusion.search.shared import Shared
 from localfusion.search.snapshots import RememberedPages, Snapshots
 from localfusion.search.source import Fetched, Found, Search
@@ -28,6 +27,7 @@ from localfusion.tools import CountTokens, Toolbox
 from tests.harbour import request
 from tests.hostile_pages import HOSTILE_PAGES, HostilePage
 from tests.obedient import Obedient, panel_of, scheduler_of
+from tests.reading import read_in_thread
 from tests.web_server import WebServer, page, redirect, serve
 
 OPEN = "127.0.0.2"

@@ -97,6 +97,18 @@ def test_what_reads_archives_has_no_network(tmp_path: Path) -> None:
         assert process.stderr.readline() == "192.0.2.1 is not reached: this process is offline\n"
 
 
+HUB = """
+import os
+from localfusion.cli.sources import go_offline
+go_offline()
+print(os.environ["HF_HUB_OFFLINE"])
+"""
+
+
+def test_the_hub_is_told_to_use_no_network(tmp_path: Path) -> None:
+    assert run(sys.executable, "-c", HUB, home=tmp_path).stdout == "1\n"
+
+
 def without_network() -> list[str]:
     """The command that runs another in a namespace without network."""
     command = ["unshare", "--net", *(["--map-root-user"] if os.geteuid() else [])]

@@ -492,6 +492,55 @@ def test_layers_go_to_gpus_as_their_memory_allows() -> None:
     asyncio.run(scenario())
 
 
+async def by_kv_type(spec: ModelSpec) -> Footprint:
+    """What a model takes of a GPU where all of its layers are there: less with a narrower KV cache."""
+    if not spec.device:
+        return Footprint(weights_copied_bytes=10)
+    return Footprint(weights_copied_bytes=1, vram_bytes=60 if spec.kv_type == "q8_0" else 100, n_gpu_layers=10)
+
+
+def gpu_of(*free_bytes: int) -> tuple[Scheduler, list[int]]:
+    """A scheduler with one GPU, which has what stands last in the list."""
+    free = list(free_bytes)
+
+    async def devices() -> tuple[Device, ...]:
+        return (Device("gpu0", "a card", 1000, free[-1]),)
+
+    return Scheduler(
+        Engine(Shelf().load, by_kv_type, devices), Limits(2, 10_000, lambda: 10_000, keep_alive_s=60)
+    ), free
+
+
+def test_layers_that_the_user_set_are_kept_with_a_narrower_cache_where_that_is_open() -> None:
+    async def scenario() -> None:
+        scheduler, _ = gpu_of(140)
+        asked = replace(A, name="", n_gpu_layers=-1, kv_type="auto")
+        found = await scheduler.fit([asked])
+        assert found.chosen[asked].kv_type == "q8_0"
+        assert (found.chosen[asked].n_gpu_layers, found.chosen[asked].device) == (-1, "gpu0")
+        with pytest.raises(OutOfMemory):
+            await scheduler.fit([replace(asked, kv_type="f16")])
+
+    asyncio.run(scenario())
+
+
+def test_what_a_gpu_has_free_is_looked_at_again_while_nothing_is_loaded_there() -> None:
+    async def scenario() -> None:
+        scheduler, free = gpu_of(90)
+        asked = replace(A, name="", n_gpu_layers=-1, kv_type="auto")
+        with pytest.raises(OutOfMemory):
+            await scheduler.fit([asked])
+        free.append(900)
+        found = await scheduler.fit([asked])
+        assert found.chosen[asked].kv_type == "f16"
+        async with scheduler.lease(replace(found.chosen[asked], name="a")):
+            free.append(0)  # it is ours that takes it
+            assert (await scheduler.vram_bytes())["gpu0"] > 100
+        await scheduler.close()
+
+    asyncio.run(scenario())
+
+
 def test_models_that_one_gpu_cannot_have_together_are_leased_one_after_another() -> None:
     async def scenario() -> None:
         shelf = Shelf()

@@ -19,10 +19,10 @@ from localfusion.errors import WebError
 from localfusion.search.blocks import Unreadable
 from localfusion.search.fetcher import USER_AGENT, Fetcher, Limits, retry_after_s, utc_time
 from localfusion.search.guard import Guard
-from localfusion.search.page_reader import read_in_thread
 from localfusion.search.read_page import PageReader, ReadPage
 from localfusion.search.source import Fetched
 from localfusion.search.spacing import HostSpacing
+from tests.reading import read_in_thread
 from tests.web_server import Answer, WebServer, endless, page, redirect, serve
 
 NOW = 1_767_225_600.0

@@ -19,10 +19,10 @@ from localfusion.errors import WebError
 from localfusion.search.addresses import is_public
 from localfusion.search.fetcher import Fetcher, Limits
 from localfusion.search.guard import FOREIGN, Guard, Lookups, Resolver, named
-from localfusion.search.page_reader import read_in_thread
 from localfusion.search.source import Fetched
 from localfusion.search.spacing import HostSpacing
 from tests.hostile_addresses import HOSTILE
+from tests.reading import read_in_thread
 from tests.web_server import WebServer, page, redirect, serve
 
 OPEN = "127.0.0.2"

@@ -11,8 +11,8 @@ from localfusion.domains import ANYWHERE, parse_domains
 from localfusion.errors import ConfigError, NotHere, WebError
 from localfusion.search.combined import Combined
 from localfusion.search.kiwix import KiwixServer
-from localfusion.search.page_reader import read_in_thread
 from localfusion.search.source import Fetched, Found, Search, Source
+from tests.reading import read_in_thread
 from tests.recorded_server import Answer, Asked, Recorded, serve
 
 XML = "application/rss+xml; charset=utf-8"

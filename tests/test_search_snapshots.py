@@ -20,10 +20,10 @@ from localfusion.search.documents import DocumentIndex
 from localfusion.search.fetcher import Fetcher, utc_time
 from localfusion.search.guard import Guard
 from localfusion.search.opening import Sources
-from localfusion.search.page_reader import read_in_thread
 from localfusion.search.snapshots import FILE_NAME, MIGRATIONS, RememberedPages, Snapshots
 from localfusion.search.source import Fetched
 from localfusion.search.spacing import HostSpacing
+from tests.reading import read_in_thread
 from tests.web_server import Answer, WebServer, page, redirect, serve
 
 NOW = 1_767_225_600.0

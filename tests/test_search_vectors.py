@@ -88,7 +88,7 @@ def test_the_ranking_is_numpys_among_thousands() -> None:
     with opened() as file:
         for start in range(0, 5000, 500):
             file.put(versions(ids[start : start + 500]), vectors[start : start + 500])
-        file.forget(ids[1000:2000])
+        file.keep_only([*ids[:1000], *ids[2000:]])
         file.put(versions(ids[1500:2500]), vectors[1500:2500])
         kept = [*range(1000), *range(1500, 5000)]
         for query in noise(5, 32, seed=2):
@@ -112,7 +112,7 @@ def test_what_is_missing_is_known(tmp_path: Path) -> None:
     with opened(path) as file:
         assert file.missing(versions([3, 1, 2, 3])) == (1, 2, 3)
         assert file.nearest(noise(1)[0], 5) == ()
-        file.forget([1])
+        file.keep_only([2])
         file.put(versions([]), noise(0))
         file.put(versions([1, 3]), np.array([[0, 0, 0, 0], [1, 0, 0, 0]], np.float32))
         assert file.missing(versions([1, 2, 3, 4])) == (2, 4)
@@ -123,7 +123,7 @@ def test_what_is_missing_is_known(tmp_path: Path) -> None:
         assert file.nearest(np.zeros(4, np.float32), 5) == ()
         file.put(versions([3]), np.array([[0, 1, 0, 0]], np.float32))
         assert file.nearest(np.array([0, 2, 0, 0], np.float32), 5) == (Neighbour(3, 1.0),)
-        file.forget([3, 9])
+        file.keep_only([1])
         assert file.missing(versions([1, 3])) == (3,)
         assert file.nearest(noise(1)[0], 5) == ()
     assert path.stat().st_mode & 0o777 == 0o600
@@ -178,7 +178,7 @@ def test_processes_with_different_models_never_mix_vectors(tmp_path: Path) -> No
             second.put(versions([2]), noise(1))
             assert first.missing(versions([1, 2])) == (1, 2)
             assert first.nearest(noise(1)[0], 5) == ()
-            first.forget([2])
+            first.keep_only([])
             assert second.missing(versions([2])) == ()
             first.put(versions([1]), noise(1))
             assert second.missing(versions([2])) == (2,)

@@ -23,9 +23,9 @@ from localfusion.errors import ConfigError, NotHere, WebError
 from localfusion.messages import SourcesSpec
 from localfusion.search.documents import DocumentIndex
 from localfusion.search.opening import Sources
-from localfusion.search.page_reader import read_in_thread
 from localfusion.search.source import Fetched, Found, Search, Source
 from localfusion.search.zim import ZimArchives, links_within
+from tests.reading import read_in_thread
 
 FRONT = {Hint["FRONT_ARTICLE"]: 1}
 """What has its title indexed."""

@@ -12,9 +12,9 @@ from localfusion.domains import ANYWHERE
 from localfusion.errors import WebError
 from localfusion.search.fetcher import Fetcher, Limits
 from localfusion.search.guard import Guard
-from localfusion.search.page_reader import read_in_thread
 from localfusion.search.spacing import HostSpacing
 from tests.hostile_addresses import HOSTILE
+from tests.reading import read_in_thread
 from tests.web_server import page, redirect, serve
 
 IPV4, IPV6 = "93.184.216.34", "2606:2800:220:1::1"

@@ -16,9 +16,8 @@ from localfusion.cli.options import (
     vram_option,
 )
 from localfusion.cli.running import Output, carry_out
-from localfusion.cli.sources import NamedSources, source_options
+from localfusion.cli.sources import NamedSources, go_offline, source_options
 from localfusion.config import Surroundings, find_models_file, load_models_file
-from localfusion.offline import close_network
 from localfusion.outcome import Outcome
 from localfusion.session import open_session
 from localfusion.store import RunRequest
@@ -95,7 +94,7 @@ def ask(
         seed=seed,
     )
     if request.sources.offline:
-        close_network()
+        go_offline()
 
     async def start(emit: Emit) -> Outcome:
         async with open_session(surroundings, stored=not no_store, memory_bytes=memory, vram_bytes=vram) as session:

@@ -13,12 +13,11 @@ import click
 from localfusion.cli.live import Emit
 from localfusion.cli.options import file_option, json_option, memory_option, vram_option
 from localfusion.cli.running import Output, carry_out, check_writable, hand_over
-from localfusion.cli.sources import narrowed
+from localfusion.cli.sources import go_offline, narrowed
 from localfusion.cli.terminal import head
 from localfusion.config import Surroundings, make_home
 from localfusion.errors import ConfigError
 from localfusion.messages import Json
-from localfusion.offline import close_network
 from localfusion.outcome import Outcome
 from localfusion.search.snapshots import FILE_NAME, Snapshots
 from localfusion.session import STATES_FOLDER, open_session, stored_outcome
@@ -101,7 +100,7 @@ def resume_command(*, run: str, memory: int | None, vram: int | None, as_json: b
         run_id = _find(store, run)
         history = store.events(run_id)
         if narrowed(store.request(run_id).sources, surroundings).offline:
-            close_network()
+            go_offline()
 
     async def start(emit: Emit) -> Outcome:
         async with open_session(surroundings, memory_bytes=memory, vram_bytes=vram) as session:

@@ -10,10 +10,11 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 
 from localfusion.cli.options import check_paths
-from localfusion.config import SettingsFile, Surroundings, load_settings
+from localfusion.config import SettingsFile, Surroundings, load_settings, set_hub_offline
 from localfusion.domains import parse_domains
 from localfusion.errors import ConfigError
 from localfusion.messages import ModelSpec, SourcesSpec
+from localfusion.offline import close_network
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -128,6 +129,12 @@ def _of_settings(file: SettingsFile, surroundings: Surroundings, *, offline: boo
         kiwix=() if offline else settings.kiwix,
         web=settings.web and not offline,
     )
+
+
+def go_offline() -> None:
+    """Close the network for the rest of this process, and for the hub's client in those that it starts."""
+    set_hub_offline()
+    close_network()
 
 
 def narrowed(sources: SourcesSpec, surroundings: Surroundings) -> SourcesSpec:

@@ -12,11 +12,11 @@ from localfusion import codec
 from localfusion.analysis import ToolStep
 from localfusion.catalog import Choice, resolve
 from localfusion.cli.options import models_option
+from localfusion.cli.sources import go_offline
 from localfusion.cli.terminal import printable, printable_text
 from localfusion.config import Surroundings, find_models_file, load_models_file
 from localfusion.errors import ConfigError, WebError
 from localfusion.messages import Json, SourcesSpec, ToolCall, ToolOptions
-from localfusion.offline import close_network
 from localfusion.session import open_session
 from localfusion.tools import result_message
 
@@ -61,7 +61,7 @@ def call_tool(
 ) -> None:
     """Make the call and print its result. Raises WebError where the model would be told an error."""
     if sources.offline:
-        close_network()
+        go_offline()
     step = asyncio.run(_call(surroundings, sources, options, call, question))
     for warning in step.warnings:
         if step.error is None or not warning.endswith(step.error):

@@ -5,7 +5,7 @@ from localfusion.config.models_file import JudgeEntry, ModelEntry, ModelsFile, P
 from localfusion.config.models_file import load as load_models_file
 from localfusion.config.settings import SettingsFile
 from localfusion.config.settings import load as load_settings
-from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home
+from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home, set_hub_offline
 
 __all__ = [
     "JudgeEntry",
@@ -23,4 +23,5 @@ __all__ = [
     "load_settings",
     "make_home",
     "read_yaml",
+    "set_hub_offline",
 ]

@@ -38,6 +38,11 @@ def _user_home() -> Path:
         return Path("/")
 
 
+def set_hub_offline() -> None:
+    """Let the model hub's client, wherever it is used from now on, use no network (HF_HUB_OFFLINE)."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 def home_directory(surroundings: Surroundings) -> Path:
     """Where all state lives: LOCALFUSION_HOME, else the platform's data directory. Creates nothing."""
     if explicit := surroundings.variables.get("LOCALFUSION_HOME", ""):

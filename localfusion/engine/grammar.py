@@ -73,13 +73,6 @@ def one_of(options: Iterable[str]) -> str:
     return "(" + " | ".join(literal(option) for option in options) + ")"
 
 
-def repeated(item: str, *, at_least: int, at_most: int) -> str:
-    """A comma-separated list of `item`, as it stands between the brackets of a JSON array."""
-    if at_least > 0:
-        return f'({item} ("," {item}){{{at_least - 1},{at_most - 1}}})'
-    return f'({item} ("," {item}){{0,{at_most - 1}}})?'
-
-
 def _prose(name: str, quotable: Quotable, *, free: str, begins: str, to_chunks: Callable[[str], list[str]]) -> str:
     terminal = name.upper()
     also = f" & {begins}" if begins else ""

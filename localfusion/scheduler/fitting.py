@@ -71,7 +71,8 @@ def fit(
 ) -> Fit | TooLarge:
     """The settings for each of `specs`, of the variants whose footprints are known; one without any takes nothing.
 
-    `vram_bytes` bound those of one GPU together; whether each of them fits there alone was seen to by `placing`.
+    `vram_bytes` bound those of one GPU together. That each fits there alone, as f16 or else as q8_0, was seen to by
+    `placing`.
     """
     sizes = {variant: footprint.total_bytes for variant, footprint in footprints.items()}
     roomy = {spec: _smallest(spec, sizes, "f16") for spec in specs}
@@ -82,12 +83,24 @@ def fit(
             return Fit(chosen, total, is_side_by_side=True, vram_bytes=vram.total())
     waves: dict[ModelSpec, ModelSpec] = {}
     for spec in specs:
-        found = next((v for v in (roomy[spec], tight[spec]) if sizes.get(v, 0) <= budget_bytes), None)
+        found = next(
+            (
+                v
+                for v in (roomy[spec], tight[spec])
+                if sizes.get(v, 0) <= budget_bytes and _has_room(v, footprints, vram_bytes)
+            ),
+            None,
+        )
         if found is None:
             return TooLarge(spec, tight[spec], footprints[tight[spec]])
         waves[spec] = found
     total, vram = sum(sizes.get(variant, 0) for variant in waves.values()), _vram(waves.values(), footprints)
     return Fit(waves, total, is_side_by_side=False, vram_bytes=vram.total())
+
+
+def _has_room(spec: ModelSpec, footprints: Mapping[ModelSpec, Footprint], vram_bytes: Mapping[str, int]) -> bool:
+    """Whether its GPU, if it has one, has room for it alone."""
+    return all(n_bytes <= vram_bytes.get(name, 0) for name, n_bytes in _vram([spec], footprints).items())
 
 
 def _vram(chosen: Iterable[ModelSpec], footprints: Mapping[ModelSpec, Footprint]) -> Counter[str]:

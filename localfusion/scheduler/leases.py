@@ -150,9 +150,9 @@ class Scheduler:
         return self._limits.memory_bytes
 
     async def vram_bytes(self) -> Mapping[str, int]:
-        """What all workers together may take of each GPU, found when first asked for."""
+        """What all workers together may take of each GPU, as it is when none of them is loaded there."""
         async with self._looking_at_devices:
-            if self._vram_bytes is None:
+            if self._vram_bytes is None or not any(key.device for key in self._loaded):
                 try:
                     found = await self._engine.devices()
                 except ModelLoadError:  # a load will say why; asked again next time
@@ -206,16 +206,20 @@ class Scheduler:
     async def _placed(
         self, asked: Mapping[ModelSpec, ModelSpec], vram_bytes: Mapping[str, int]
     ) -> Mapping[ModelSpec, ModelSpec]:
-        """Where the layers of each go; `asked` has the specs with their names."""
-        known: dict[ModelSpec, Footprint | None] = {}
+        """Where the layers of each go; `asked` has the specs with their names.
+
+        With f16 caches, else with q8_0 where the type is left open: layers that the user set stay as they are.
+        """
         names = {key.path: spec.name for key, spec in asked.items()}
-        while isinstance(found := placing.place(list(asked), known, vram_bytes), Unknown):
-            variant = (variants(found.spec, "f16") or variants(found.spec))[0]
-            await self._try_footprints(replace(variant, name=names[variant.path]), [variant])
-            known[found.spec] = self._footprints.get(variant)
-        if isinstance(found, NoRoom):
-            raise _too_many_layers(asked[found.spec].name, found)
-        return found.chosen
+        for kv_type in KV_TYPES:
+            known: dict[ModelSpec, Footprint | None] = {}
+            while isinstance(found := placing.place(list(asked), known, vram_bytes), Unknown):
+                variant = (variants(found.spec, kv_type) or variants(found.spec))[0]
+                await self._try_footprints(replace(variant, name=names[variant.path]), [variant])
+                known[found.spec] = self._footprints.get(variant)
+            if not isinstance(found, NoRoom):
+                return found.chosen
+        raise _too_many_layers(asked[found.spec].name, found)
 
     async def _fit_placed(self, asked: Mapping[ModelSpec, ModelSpec], vram_bytes: Mapping[str, int]) -> Fit:
         """What is left to choose where the layers have their places."""

@@ -1,6 +1,5 @@
 """The bytes of a fetched page as readable text, with what it links to and what is odd about it. Fetches nothing."""
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -64,11 +63,6 @@ def read_page(content: bytes, *, media_type: str, charset: str | None, url: str)
         published=about.get("article:published_time") or about.get("date", ""),
         site=about.get("og:site_name", ""),
     )
-
-
-async def read_in_thread(content: bytes, *, media_type: str, charset: str | None, url: str) -> ReadPage:
-    """`read_page` in a thread of this process: for pages that are trusted."""
-    return await asyncio.to_thread(read_page, content, media_type=media_type, charset=charset, url=url)
 
 
 def _read_html(content: bytes, charset: str | None) -> _Content:

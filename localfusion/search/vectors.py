@@ -101,12 +101,6 @@ class VectorFile:
                     stored = (number, vector.tobytes())
                     transaction.execute("INSERT INTO vector (rowid, vector) VALUES (?, ?)", stored)
 
-    def forget(self, ids: Iterable[int]) -> None:
-        """Drop the vectors of passages that are no more."""
-        with self._database.transaction() as transaction:
-            if self._is_ours(transaction):
-                _delete(transaction, ids)
-
     def keep_only(self, ids: Iterable[int]) -> None:
         """Drop the vectors of all other passages."""
         with self._database.transaction() as transaction:
