@@ -83,14 +83,8 @@ def fit(
             return Fit(chosen, total, is_side_by_side=True, vram_bytes=vram.total())
     waves: dict[ModelSpec, ModelSpec] = {}
     for spec in specs:
-        found = next(
-            (
-                v
-                for v in (roomy[spec], tight[spec])
-                if sizes.get(v, 0) <= budget_bytes and _has_room(v, footprints, vram_bytes)
-            ),
-            None,
-        )
+        alone = (v for v in (roomy[spec], tight[spec]) if sizes.get(v, 0) <= budget_bytes)
+        found = next((v for v in alone if _has_room(v, footprints, vram_bytes)), None)
         if found is None:
             return TooLarge(spec, tight[spec], footprints[tight[spec]])
         waves[spec] = found

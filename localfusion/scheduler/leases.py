@@ -27,8 +27,8 @@ from localfusion.messages import (
     ToolSpec,
 )
 from localfusion.scheduler import fitting, memory, placing
-from localfusion.scheduler.fitting import KV_TYPES, Fit, TooLarge, n_ctx_that_fits, variants
-from localfusion.scheduler.placing import NoRoom, Unknown
+from localfusion.scheduler.fitting import KV_TYPES, Fit, KvType, TooLarge, n_ctx_that_fits, variants
+from localfusion.scheduler.placing import NoRoom, Placed, Unknown
 from localfusion.scheduler.turns import Turns
 
 KEEP_ALIVE_S = 300.0
@@ -210,16 +210,24 @@ class Scheduler:
 
         With f16 caches, else with q8_0 where the type is left open: layers that the user set stay as they are.
         """
+        found = await self._place_with(KV_TYPES[0], asked, vram_bytes)
+        if isinstance(found, NoRoom):
+            found = await self._place_with(KV_TYPES[1], asked, vram_bytes)
+        if isinstance(found, NoRoom):
+            raise _too_many_layers(asked[found.spec].name, found)
+        return found.chosen
+
+    async def _place_with(
+        self, kv_type: KvType, asked: Mapping[ModelSpec, ModelSpec], vram_bytes: Mapping[str, int]
+    ) -> Placed | NoRoom:
+        """The places of layers with caches of this type, where the type is left open."""
+        known: dict[ModelSpec, Footprint | None] = {}
         names = {key.path: spec.name for key, spec in asked.items()}
-        for kv_type in KV_TYPES:
-            known: dict[ModelSpec, Footprint | None] = {}
-            while isinstance(found := placing.place(list(asked), known, vram_bytes), Unknown):
-                variant = (variants(found.spec, kv_type) or variants(found.spec))[0]
-                await self._try_footprints(replace(variant, name=names[variant.path]), [variant])
-                known[found.spec] = self._footprints.get(variant)
-            if not isinstance(found, NoRoom):
-                return found.chosen
-        raise _too_many_layers(asked[found.spec].name, found)
+        while isinstance(found := placing.place(list(asked), known, vram_bytes), Unknown):
+            variant = (variants(found.spec, kv_type) or variants(found.spec))[0]
+            await self._try_footprints(replace(variant, name=names[variant.path]), [variant])
+            known[found.spec] = self._footprints.get(variant)
+        return found
 
     async def _fit_placed(self, asked: Mapping[ModelSpec, ModelSpec], vram_bytes: Mapping[str, int]) -> Fit:
         """What is left to choose where the layers have their places."""
