@@ -1,7 +1,7 @@
 """The only door to SQLite (by apsw): opens a file, migrates its schema, runs transactions, names what goes wrong.
 
 One `Database` is one connection behind one lock, so that any thread may use it; several processes may
-open the same file (write-ahead log, busy timeout). What the tables mean is known only to `store` and `search`.
+open the same file (write-ahead log, busy timeout). What the tables mean is known only to those who open it.
 """
 
 import os

@@ -6,7 +6,7 @@ killed goes on with what is missing. How models are loaded and where events go i
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import takewhile
@@ -16,7 +16,7 @@ from localfusion import citations, judge, panel, synthesis
 from localfusion.analysis import Citation, FailedModel, Response, ToolStep
 from localfusion.citations import StoredText
 from localfusion.engine.interface import Model
-from localfusion.errors import DeliberationFailed, FailureReason, MalformedOutput, ModelError, WorkerDied
+from localfusion.errors import DeliberationFailed, FailureReason, MalformedOutput, ModelError, ProviderError, WorkerDied
 from localfusion.events import (
     AnalysisCompleted,
     AnalysisFailed,
@@ -39,14 +39,15 @@ from localfusion.events import (
     WarningRaised,
 )
 from localfusion.messages import (
+    AnyModel,
     Completion,
     GenerateRequest,
     JudgeSpec,
     Message,
-    ModelSpec,
     PanelistSpec,
     PanelSpec,
     Progress,
+    RemoteModel,
     ToolCall,
     ToolSpec,
     Usage,
@@ -75,17 +76,27 @@ class Question:
     sources: tuple[str, ...] = ()
 
 
+OpenRemote = Callable[[RemoteModel, str, Callable[[Event], None]], AbstractAsyncContextManager[Model]]
+
+
+def no_providers(model: RemoteModel, _id: str, _say: Callable[[Event], None]) -> AbstractAsyncContextManager[Model]:
+    """A world in which no provider can be asked."""
+    raise ProviderError(model.name, f"{model.provider.name} cannot be asked here")
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What a deliberation stands on: models, tools by panelist, the stored pages, and who listens.
 
-    `closest` compares by meaning, where there is an embedding model.
+    `remote` opens a provider's model for a seat (or "judge") by its id, and says what is sent there. `closest` compares
+    by meaning, where there is an embedding model.
     """
 
     scheduler: Scheduler
     toolbox: Callable[[PanelistSpec | JudgeSpec, CountTokens], Toolbox]
     stored_text: Callable[[str], str | None]
     emit: Callable[[Event], None]
+    remote: OpenRemote = no_providers
     closest: citations.Closest | None = None
 
 
@@ -187,8 +198,12 @@ async def _twice(run: Run, id: str, work: Callable[[], Awaitable[T]]) -> T:
 
 
 @asynccontextmanager
-async def _leased(run: Run, id: str, spec: ModelSpec) -> AsyncIterator[Model]:
+async def _leased(run: Run, id: str, spec: AnyModel) -> AsyncIterator[Model]:
     """Hold a model, saying what it waits for. Raises ModelError."""
+    if isinstance(spec, RemoteModel):
+        async with run.world.remote(spec, id, run.say) as remote:
+            yield remote
+        return
     run.say(ModelLoading(id, spec.name))
 
     def wait(need_bytes: int) -> None:
@@ -275,6 +290,8 @@ async def _prepare_judge(run: Run) -> None:
     Only with memory and cores that nobody else wants. What is wrong with the judge is said when it is its turn.
     """
     scheduler, spec = run.world.scheduler, run.question.panel.judge.model
+    if isinstance(spec, RemoteModel):
+        return
     with suppress(ModelError):
         while True:
             await run.moved.wait()

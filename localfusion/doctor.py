@@ -14,7 +14,7 @@ from localfusion.config import ModelsFile, Surroundings, home_directory
 from localfusion.engine import client, speed
 from localfusion.engine.speed import Speed
 from localfusion.errors import ConfigError, ModelLoadError, OutOfMemory
-from localfusion.messages import EngineFacts
+from localfusion.messages import EngineFacts, local_models
 from localfusion.scheduler import Scheduler
 from localfusion.session import open_scheduler
 
@@ -90,7 +90,7 @@ def unused_features(processor: frozenset[str], build: frozenset[str]) -> tuple[s
 async def _fit(name: str, models: ModelsFile, scheduler: Scheduler) -> PresetFit:
     try:
         panel = resolve(models, Choice(preset=name))
-        found = await scheduler.fit([*(seat.model for seat in panel.panelists), panel.judge.model])
+        found = await scheduler.fit(local_models(panel))
         for chosen in found.chosen.values():  # what cannot be read is said here
             await scheduler.footprint(chosen)
     except OutOfMemory as error:

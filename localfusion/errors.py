@@ -8,9 +8,12 @@ LocalFusionError                     one sentence; `hint` says what to do
 │   ├── ContextOverflow(tokens, n_ctx)
 │   ├── MalformedOutput(text)
 │   ├── WorkerDied(exit_code)
+│   ├── TimedOut(timeout_s)
 │   └── ProviderError(status)
+│       └── LimitReached         the run may spend no more on cloud models
 ├── WebError(url)                    told to the model as a tool result
 │   └── NotHere                      this source has no such address; another may
+├── HubError(repo)                   the model hub could not be reached, refused, or sent something else
 ├── QueueFull                        the server answers 503 with Retry-After
 ├── RunInterrupted                   the user stopped the run; what was finished is stored
 └── DeliberationFailed(failed_models, failure_reason)
@@ -103,12 +106,26 @@ class WorkerDied(ModelError):
         self.exit_code = exit_code
 
 
-class ProviderError(ModelError):
-    """A remote endpoint refused or failed."""
+class TimedOut(ModelError):
+    """The model took longer than its seat allows."""
 
-    def __init__(self, model: str, message: str, *, status: int | None = None) -> None:
-        super().__init__(model, message)
+    def __init__(self, model: str, *, timeout_s: float) -> None:
+        super().__init__(
+            model, f"{model} took longer than {timeout_s:g} s", hint="raise timeout_s of the seat in models.yaml"
+        )
+        self.timeout_s = timeout_s
+
+
+class ProviderError(ModelError):
+    """A remote endpoint refused or failed; `status` is HTTP's, None where there was no answer."""
+
+    def __init__(self, model: str, message: str, *, status: int | None = None, hint: str = "") -> None:
+        super().__init__(model, message, hint=hint)
         self.status = status
+
+
+class LimitReached(ProviderError):
+    """What the run may spend on cloud models, in money or in tokens, does not cover the next call."""
 
 
 class WebError(LocalFusionError):
@@ -121,6 +138,15 @@ class WebError(LocalFusionError):
 
 class NotHere(WebError):
     """The source that was asked has no such address; another one may have it."""
+
+
+class HubError(LocalFusionError):
+    """The model hub could not be reached, refused, or sent something else than it said; nothing of it is kept."""
+
+    def __init__(self, repo: str, message: str, *, status: int | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.repo = repo
+        self.status = status
 
 
 class QueueFull(LocalFusionError):

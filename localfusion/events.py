@@ -9,7 +9,7 @@ from typing import Literal
 
 from localfusion.analysis import Analysis, Citation, FailedModel, Response, ToolStep
 from localfusion.errors import FailureReason
-from localfusion.messages import ToolCall, Usage
+from localfusion.messages import Substitution, ToolCall, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,37 @@ class PanelistFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class FallbackTaken:
+    """A model stepped in for another."""
+
+    substitution: Substitution
+
+
+@dataclass(frozen=True, slots=True)
+class CloudCalled:
+    """Something is about to leave this machine: to whom, for which seat (or "judge"), and how much of it.
+
+    `prompt_characters` are of all messages of the one request. Said before it is sent, and again for each retry.
+    """
+
+    id: str
+    provider: str
+    base_url: str
+    model: str
+    prompt_characters: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """One generation ended: whose, by which model, and what it took. `provider` is "" for what runs here."""
+
+    id: str
+    model: str
+    usage: Usage
+    provider: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class AnalysisStarted:
     model: str
 
@@ -183,6 +214,9 @@ Event = (
     | ResultsLeftOut
     | PanelistCompleted
     | PanelistFailed
+    | FallbackTaken
+    | CloudCalled
+    | Generated
     | AnalysisStarted
     | AnalysisCompleted
     | AnalysisFailed

@@ -3,7 +3,7 @@
 Nothing here loads, reads or decides. Every value is frozen and can be pickled.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -61,11 +61,24 @@ GREEDY = Sampling(temperature=0.0)
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """What a `grammar` admits, as far as an endpoint that takes no grammar can be told.
+
+    `calls` maps each tool that may be called now to the arguments that it may have, () for any. Where no call is
+    written it is text or, where there is a `schema` (JSON Schema, an object at its root), JSON of that.
+    """
+
+    calls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    schema: Json = None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """What one sequence of a loaded model is asked to write next.
 
     `sequence` names a conversation: ids that the worker has read or written for it are kept and reused.
-    `grammar` is an llguidance grammar (Lark text) that constrains the content, thinking excluded.
+    `grammar` is an llguidance grammar (Lark text) that constrains the content, thinking excluded; `output` says the
+    same, less exactly, to endpoints that take none.
     `max_tokens` None means: up to the end of the context.
     `drafts` lets the worker guess ahead where a text repeats what was read: faster, the choices are the same.
     `add_generation_prompt` and the rest of the rendering are the chat template's business.
@@ -80,17 +93,22 @@ class GenerateRequest:
     grammar: str | None = None
     thinking: bool = False
     drafts: bool = False
+    output: OutputFormat = field(default_factory=OutputFormat)
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a generation cost; `cached_tokens` of the `prompt_tokens` were not evaluated again."""
+    """What generations took. `cached_tokens` are of the `prompt_tokens`, and were not evaluated again.
+
+    `reasoning_tokens` are of the `completion_tokens`; `cost` is in US dollars, 0 for what runs here.
+    """
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
     cost: float = 0.0
+    reasoning_tokens: int = 0
 
     def __add__(self, other: "Usage") -> "Usage":
         return Usage(
@@ -99,6 +117,7 @@ class Usage:
             self.completion_tokens + other.completion_tokens,
             self.seconds + other.seconds,
             self.cost + other.cost,
+            self.reasoning_tokens + other.reasoning_tokens,
         )
 
 
@@ -187,6 +206,55 @@ class ModelSpec:
     def n_kept(self) -> int:
         """Further sequences of a model whose memory cannot be cut: one beginning for each conversation, one for all."""
         return 0 if self.deterministic else self.n_seq_max + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """US dollars for a million tokens; `cached` prompt tokens may have a price of their own."""
+
+    prompt: float
+    completion: float
+    cached: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSpec:
+    """An OpenAI-compatible endpoint. Its key is looked up when it is asked, and is no part of any value.
+
+    `key_variable` is the environment variable that holds it, "" where none is wanted. `structured` is how the endpoint
+    is held to a format: by JSON Schema (`response_format`), or by the tools that it knows itself. `timeout_s` is of one
+    request, `max_retries` how often one that failed before its first word is sent again.
+    """
+
+    name: str
+    base_url: str
+    key_variable: str = ""
+    structured: Literal["json_schema", "tools"] = "json_schema"
+    timeout_s: float = 300.0
+    max_retries: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """A provider's model, by the provider's own name for it; `prices` None are not known."""
+
+    name: str
+    provider: ProviderSpec
+    model: str
+    n_ctx: int = 32_768
+    prices: Prices | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloudLeave:
+    """Whether a run may send anything to a provider, and what that may cost in all; None is no limit.
+
+    `max_cost` is in US dollars, `max_tokens` counts prompts and completions.
+    """
+
+    is_allowed: bool = False
+    max_cost: float | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,18 +418,49 @@ class SourcesSpec:
     embedding: ModelSpec | None = None
 
 
+AnyModel = ModelSpec | RemoteModel
+"""A model that can answer: a file here, or a provider's."""
+
+FallbackReason = Literal["not_installed", "does_not_fit", "died", "timed_out"]
+"""Why a seat's model cannot answer. `died`: it failed in any other way than these, after what can be tried again."""
+
+
 @dataclass(frozen=True, slots=True)
-class PanelistSpec:
-    """One seat of a panel; two seats may use the same file and differ in everything else."""
+class Fallback:
+    """A model that steps in for a seat's own where that fails for one of the reasons `when`."""
+
+    model: AnyModel
+    when: tuple[FallbackReason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Substitution:
+    """A model that stepped in: for which seat (or "judge"), for which model, why, and what was wrong in a sentence."""
 
     id: str
-    model: ModelSpec
+    model: str
+    to: str
+    reason: FallbackReason
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class PanelistSpec:
+    """One seat of a panel; two seats may use the same file and differ in everything else.
+
+    `fallback` are tried in order, each once; `timeout_s` bounds each of its models, loading included.
+    """
+
+    id: str
+    model: AnyModel
     sampling: Sampling = field(default_factory=Sampling)
     persona: str = ""
     thinking: bool = False
     tools: ToolOptions = field(default_factory=ToolOptions)
     max_tool_calls: int = 4
     max_tokens: int = 1024
+    fallback: tuple[Fallback, ...] = ()
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,24 +470,41 @@ class JudgeSpec:
     Before it compares it may look things up itself, `max_tool_calls` times; the final answer is written without tools.
     """
 
-    model: ModelSpec
+    model: AnyModel
     thinking: bool = False
     max_tokens: int = 4096
     tools: ToolOptions = field(default_factory=ToolOptions)
     max_tool_calls: int = 0
+    fallback: tuple[Fallback, ...] = ()
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PanelSpec:
-    """Everything a preset or the command line decided: who answers and who judges."""
+    """Everything a preset or the command line decided: who answers and who judges.
+
+    `substitutions` are those that were made before the run, because files are missing or do not fit.
+    """
 
     panelists: tuple[PanelistSpec, ...]
     judge: JudgeSpec
+    substitutions: tuple[Substitution, ...] = ()
 
 
 def with_models(panel: PanelSpec, change: Callable[[ModelSpec], ModelSpec]) -> PanelSpec:
-    """The same panel, each of its models changed."""
-    return PanelSpec(
-        panelists=tuple(replace(seat, model=change(seat.model)) for seat in panel.panelists),
-        judge=replace(panel.judge, model=change(panel.judge.model)),
+    """The same panel, each of the files that it was given changed; what steps in later stays as it is."""
+
+    def changed(model: AnyModel) -> AnyModel:
+        return change(model) if isinstance(model, ModelSpec) else model
+
+    return replace(
+        panel,
+        panelists=tuple(replace(seat, model=changed(seat.model)) for seat in panel.panelists),
+        judge=replace(panel.judge, model=changed(panel.judge.model)),
     )
+
+
+def local_models(panel: PanelSpec, *, done: Container[str] = ()) -> tuple[ModelSpec, ...]:
+    """The files of a panel, the judge's last; panelists in `done`, by id, need theirs no more."""
+    models = (*(seat.model for seat in panel.panelists if seat.id not in done), panel.judge.model)
+    return tuple(model for model in models if isinstance(model, ModelSpec))

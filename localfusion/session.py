@@ -21,7 +21,7 @@ from localfusion.engine import client
 from localfusion.engine.measurements import Measurements
 from localfusion.errors import ConfigError
 from localfusion.events import DocumentsRead, Event, RunEnded, RunResumed, RunStarted, WarningRaised
-from localfusion.messages import JudgeSpec, PanelistSpec, PanelSpec, SourcesSpec, ToolCall, ToolOptions
+from localfusion.messages import JudgeSpec, PanelistSpec, PanelSpec, SourcesSpec, ToolCall, ToolOptions, local_models
 from localfusion.outcome import Outcome
 from localfusion.run_state import fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
@@ -139,8 +139,7 @@ class Session:
 
         Panelists in `done`, by id, have answered and need nothing more.
         """
-        specs = (*(seat.model for seat in panel.panelists if seat.id not in done), panel.judge.model)
-        found = await self.scheduler.fit(specs)
+        found = await self.scheduler.fit(local_models(panel, done=done))
         vram_bytes = await self.scheduler.vram_bytes()
         return fitting.applied(panel, found), fitting.remarks(found, self.scheduler.memory_bytes, vram_bytes)
 

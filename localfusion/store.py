@@ -7,7 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,7 +17,7 @@ from localfusion.analysis import Page
 from localfusion.database import Database, Migration, Transaction
 from localfusion.errors import ConfigError, LocalFusionError
 from localfusion.events import LIVE_ONLY, AnalysisCompleted, Event, PanelistCompleted, RunEnded
-from localfusion.messages import Json, PanelSpec, SourcesSpec
+from localfusion.messages import CloudLeave, Json, PanelSpec, SourcesSpec
 from localfusion.owner import Owner, is_alive, this_process
 
 FILE_NAME = "runs.sqlite3"
@@ -60,6 +60,7 @@ class RunRequest:
     panel: PanelSpec
     sources: SourcesSpec
     seed: int = 0
+    cloud: CloudLeave = field(default_factory=CloudLeave)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"outcome"}),
     frozenset({"machine", "domains", "offline"}),
     frozenset({"database", "config", "events", "wire", "codec", "owner", "gguf_header"}),
-    frozenset({"engine", "search", "catalog", "store", "run_state"}),
+    frozenset({"engine", "providers", "search", "catalog", "store", "run_state"}),
     frozenset({"scheduler", "tools", "tool_calls", "citations"}),
     frozenset({"panel", "judge", "synthesis"}),
     frozenset({"deliberation"}),
@@ -33,7 +33,7 @@ of layer 1.
 """
 
 ROOT_MODULES = frozenset({"__init__", "__main__"})
-LAZY = frozenset({"localfusion.cli.main"})
+LAZY = frozenset({"localfusion.cli.lazy"})
 
 DOORS: Mapping[str, frozenset[str]] = {
     "llama_cpp": frozenset({"engine"}),
@@ -52,7 +52,13 @@ DOORS: Mapping[str, frozenset[str]] = {
     "pptx": frozenset({"search"}),
     "python_calamine": frozenset({"search"}),
     "docutils": frozenset({"search"}),
+    "huggingface_hub": frozenset({"catalog"}),
+    "zstandard": frozenset({"catalog"}),
+    "openai": frozenset({"providers"}),
+    "keyring": frozenset({"providers"}),
+    "tenacity": frozenset({"providers"}),
     "click": frozenset({"cli"}),
+    "matplotlib": frozenset({"cli"}),
     "rich": frozenset({"cli"}),
 }
 """Package -> the only part of localfusion that imports it."""

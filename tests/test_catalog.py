@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from localfusion.catalog import Choice, resolve
-from localfusion.catalog.gguf_files import SHIPPED, file_of
+from localfusion.catalog.gguf_files import SHIPPED
+from localfusion.catalog.installed import nothing_pulled
+from localfusion.catalog.names import file_of
 from localfusion.catalog.panels import AGREED
 from localfusion.config import ModelEntry, ModelsFile, load_models_file
 from localfusion.errors import ConfigError
-from localfusion.messages import ModelSpec, PanelSpec
+from localfusion.messages import ModelSpec, PanelSpec, local_models
 from tests.tiny_gguf import write_tiny_gguf
 
 FILE = """\
@@ -58,7 +60,7 @@ def write_models(folder: Path, text: str) -> ModelsFile:
 
 
 def specs(panel: PanelSpec) -> list[ModelSpec]:
-    return [*(panelist.model for panelist in panel.panelists), panel.judge.model]
+    return list(local_models(panel))
 
 
 def ids(panel: PanelSpec) -> list[str]:
@@ -69,7 +71,9 @@ def test_a_preset_becomes_a_panel(models: ModelsFile) -> None:
     panel = resolve(models, Choice(preset="pair", seed=40))
     first, second = panel.panelists
     assert ids(panel) == ["a", "other"]
-    assert (first.model.name, first.model.path, first.model.n_ctx) == ("one", models.folder / "one.gguf", 1024)
+    file = Path(models.name).parent / "one.gguf"
+    assert isinstance(first.model, ModelSpec)
+    assert (first.model.name, first.model.path, first.model.n_ctx) == ("one", file, 1024)
     assert (first.sampling.seed, second.sampling.seed) == (40, 7)
     assert (first.max_tool_calls, second.max_tool_calls) == (3, 2)
     assert (second.sampling.temperature, second.persona, second.tools.search.max_results) == (0, "Brief.", 2)
@@ -83,7 +87,7 @@ def test_users_of_one_file_share_its_window_and_count_as_sequences(models: Model
 
 
 def test_one_file_under_three_names_is_one_worker(models: ModelsFile) -> None:
-    folder = models.folder
+    folder = Path(models.name).parent
     (folder / "link.gguf").symlink_to("one.gguf")
     text = FILE.replace("n_ctx: 1024", "n_ctx: 1024, n_threads: 1")
     models = write_models(folder, text.replace("  two:", "  linked: {path: link.gguf}\n  two:"))
@@ -106,11 +110,11 @@ def test_one_file_under_three_names_is_one_worker(models: ModelsFile) -> None:
     ],
 )
 def test_users_of_one_file_that_disagree_are_both_named(models: ModelsFile, setting: str, one: str, other: str) -> None:
-    file = models.folder / "one.gguf"
+    file = Path(models.name).parent / "one.gguf"
     text = "models:\n"
     text += f"  mine: {{path: one.gguf, {setting}: {one}}}\n  yours: {{path: one.gguf, {setting}: {other}}}\n"
     with pytest.raises(ConfigError) as caught:
-        resolve(write_models(models.folder, text), Choice(panel=("mine", "mine"), judge="yours"))
+        resolve(write_models(Path(models.name).parent, text), Choice(panel=("mine", "mine"), judge="yours"))
     message = f"a (mine) and judge (yours) use one file with different {setting}, {one} and {other}: {file}"
     assert caught.value.message == message
     assert caught.value.hint.startswith(f"give both the same {setting} in models.yaml")
@@ -122,7 +126,7 @@ def test_layers_are_left_to_the_free_memory_of_a_gpu_unless_they_are_named_or_mu
     def layers(text: str, *, deterministic: bool = False) -> set[object]:
         text = f"models:\n  mine: {{path: one.gguf{text}}}\n  yours: {{path: one.gguf}}\n"
         choice = Choice(panel=("mine", "yours"), judge="yours", deterministic=deterministic)
-        return {spec.n_gpu_layers for spec in specs(resolve(write_models(models.folder, text), choice))}
+        return {spec.n_gpu_layers for spec in specs(resolve(write_models(Path(models.name).parent, text), choice))}
 
     assert layers("") == {"auto"}
     assert layers("", deterministic=True) == {0}
@@ -136,9 +140,9 @@ def test_every_setting_of_a_model_is_shared_or_agreed_on() -> None:
 
 
 def test_a_linked_part_of_a_split_keeps_the_name_that_the_others_are_found_by(models: ModelsFile, tiny: bytes) -> None:
-    (models.folder / "blobs").mkdir()
-    (models.folder / "blobs" / "1f3a").write_bytes(tiny)
-    link = models.folder / "big-00001-of-00002.gguf"
+    (Path(models.name).parent / "blobs").mkdir()
+    (Path(models.name).parent / "blobs" / "1f3a").write_bytes(tiny)
+    link = Path(models.name).parent / "big-00001-of-00002.gguf"
     link.symlink_to("blobs/1f3a")
     panel = resolve(models, Choice(panel=(str(link),), judge=str(link)))
     assert {(spec.path, spec.n_seq_max) for spec in specs(panel)} == {(link, 2)}
@@ -152,7 +156,7 @@ def test_a_window_left_to_the_model_stays_so(models: ModelsFile) -> None:
 def test_a_wider_window_that_is_named_is_not_narrowed_by_one_left_to_the_model(models: ModelsFile) -> None:
     for n_ctx in (8192, 16384):
         text = FILE.replace("  two:", f"  wide: {{path: two.gguf, n_ctx: {n_ctx}}}\n  two:")
-        panel = resolve(write_models(models.folder, text), Choice(panel=("wide", "two"), judge="two"))
+        panel = resolve(write_models(Path(models.name).parent, text), Choice(panel=("wide", "two"), judge="two"))
         assert {spec.n_ctx for spec in specs(panel)} == {n_ctx}
 
 
@@ -164,13 +168,13 @@ def test_explicit_fields_win_over_the_preset(models: ModelsFile) -> None:
 
 
 def test_a_file_may_stand_for_a_model(models: ModelsFile) -> None:
-    file = str(models.folder / "lone.gguf")
+    file = str(Path(models.name).parent / "lone.gguf")
     panel = resolve(models, Choice(panel=(file,), judge=file))
-    assert (panel.judge.model.name, panel.judge.model.path) == ("lone", Path(file))
+    assert {(spec.name, spec.path) for spec in specs(panel)} == {("lone", Path(file))}
 
 
 def test_a_shipped_file_lies_in_the_package() -> None:
-    assert file_of(ModelEntry(shipped="x.gguf"), folder=Path("/elsewhere")) == SHIPPED / "x.gguf"
+    assert file_of(ModelEntry(shipped="x.gguf"), path_of=nothing_pulled) == SHIPPED / "x.gguf"
 
 
 @pytest.mark.parametrize(
@@ -221,8 +225,8 @@ def test_a_file_that_cannot_be_a_model_is_refused_by_model_and_path(
     judge: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.chdir(models.folder)
-    file = models.folder / "lone.gguf"
+    monkeypatch.chdir(Path(models.name).parent)
+    file = Path(models.name).parent / "lone.gguf"
     file.write_bytes(damaged(tiny)[says])
     with pytest.raises(ConfigError) as caught:
         resolve(models, Choice(panel=panel, judge=judge))
@@ -237,7 +241,7 @@ def test_a_file_that_cannot_be_a_model_is_refused_by_model_and_path(
 
 
 def test_a_folder_or_a_pipe_is_not_a_model(models: ModelsFile) -> None:
-    folder, pipe = models.folder / "folder.gguf", models.folder / "pipe.gguf"
+    folder, pipe = Path(models.name).parent / "folder.gguf", Path(models.name).parent / "pipe.gguf"
     folder.mkdir()
     os.mkfifo(pipe)
     for path in (folder, pipe):

@@ -165,7 +165,7 @@ def test_documents_under_a_name_that_is_no_text_are_refused(folder: Path) -> Non
 def test_a_removed_folder_is_named(folder: Path) -> None:
     script = "import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone'); "
     script += "from localfusion.cli.main import run; sys.exit(run(['runs', 'list']))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", script], cwd=folder, capture_output=True, check=False)
     assert (done.returncode, done.stderr.split(b"\n")[0]) == (2, b"error: the current folder was removed")
 
 

@@ -30,7 +30,7 @@ from localfusion.events import (
     TextWritten,
     ToolReturned,
 )
-from localfusion.messages import SourcesSpec
+from localfusion.messages import SourcesSpec, local_models
 from localfusion.outcome import Outcome
 from localfusion.session import open_session
 from localfusion.store import RunRequest, Store
@@ -273,8 +273,9 @@ def test_a_long_question_leaves_the_judge_room_and_blames_no_answer(tmp_path: Pa
 def test_a_model_that_cannot_be_loaded_fails_alone(tmp_path: Path) -> None:
     panel = micro_panel()
     broken = tmp_path / "broken.gguf"
-    broken.write_bytes(panel.panelists[0].model.path.read_bytes()[:20_000])
-    first = replace(panel.panelists[0], model=replace(panel.panelists[0].model, path=broken))
+    model = local_models(panel)[0]
+    broken.write_bytes(model.path.read_bytes()[:20_000])
+    first = replace(panel.panelists[0], model=replace(model, path=broken))
     (outcome,) = ask(tmp_path / "home", request(panel=replace(panel, panelists=(first, *panel.panelists[1:]))))
     assert outcome.status == "ok"
     assert [failed.id for failed in outcome.failed_models] == ["a"]
@@ -342,8 +343,9 @@ def test_a_cancelled_run_goes_on_with_what_is_missing(tmp_path: Path, moment: ty
 def test_what_panelists_that_have_answered_needed_is_not_needed_again(tmp_path: Path) -> None:
     panel = micro_panel()
     lent = tmp_path / "lent.gguf"
-    shutil.copy(panel.panelists[0].model.path, lent)
-    seats = (replace(panel.panelists[0], model=replace(panel.panelists[0].model, path=lent)), *panel.panelists[1:])
+    model = local_models(panel)[0]
+    shutil.copy(model.path, lent)
+    seats = (replace(panel.panelists[0], model=replace(model, path=lent)), *panel.panelists[1:])
     notes = tmp_path / "notes.md"
     notes.write_text("The height of Skerry is 40 metres.\n")
     asked = replace(request(panel=replace(panel, panelists=seats)), sources=SourcesSpec(docs=(notes,)))

@@ -16,7 +16,7 @@ from localfusion.engine.interface import Model
 from localfusion.errors import OutOfMemory
 from localfusion.events import AnalysisCompleted, Event, MemoryAwaited, WarningRaised
 from localfusion.judge import seeded_order
-from localfusion.messages import GenerateRequest, JudgeSpec, ModelSpec, PanelistSpec, PanelSpec
+from localfusion.messages import GenerateRequest, JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, local_models
 from localfusion.outcome import Outcome
 from localfusion.scheduler import Engine, Limits, Scheduler
 from localfusion.search.documents import DocumentIndex
@@ -28,7 +28,7 @@ from tests.harbour import HARBOUR, OPEN_QUESTION, micro_panel, request, surround
 
 
 def models(panel: PanelSpec) -> list[ModelSpec]:
-    return [*(seat.model for seat in panel.panelists), panel.judge.model]
+    return list(local_models(panel))
 
 
 def smallest_bytes(panel: PanelSpec) -> list[int]:

@@ -1,19 +1,11 @@
-"""Which GGUF file a model entry or a path means. Reads no more of a file than its header."""
+"""GGUF files as paths name them, and whether they are any. Reads no more of a file than its header."""
 
 from pathlib import Path
 
-from localfusion.config import ModelEntry
 from localfusion.errors import ConfigError, ModelLoadError
 from localfusion.gguf_header import PART_NAME, read_header
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
-
-
-def file_of(entry: ModelEntry, *, folder: Path) -> Path:
-    """The file of a catalogue entry; a relative `path` starts at `folder`."""
-    if entry.shipped is not None:
-        return SHIPPED / entry.shipped
-    return folder / expanded(entry.path or "")
 
 
 def expanded(path: str) -> Path:

@@ -1,18 +1,21 @@
 """From a preset, or a list of names, to the panel that will answer. Decides purely; loads no model."""
 
 import dataclasses
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from localfusion.catalog.gguf_files import check_gguf, expanded, file_of, real
+from localfusion.catalog.fallbacks import SteppedIn, step_in
+from localfusion.catalog.gguf_files import check_gguf, real
+from localfusion.catalog.installed import PathOf, nothing_pulled
+from localfusion.catalog.names import entry_of, model_of, unknown
 from localfusion.config.models_file import (
     CONTEXT_SIZES,
     SEAT_IDS,
+    FallbackEntry,
     JudgeEntry,
-    ModelEntry,
     ModelsFile,
     PresetEntry,
     SeatEntry,
@@ -22,14 +25,19 @@ from localfusion.errors import ConfigError
 from localfusion.messages import (
     N_CTX_AUTO,
     RESULT_CHARACTERS,
+    AnyModel,
+    CloudLeave,
+    Fallback,
     FetchLimits,
     JudgeSpec,
     ModelSpec,
     PanelistSpec,
     PanelSpec,
+    RemoteModel,
     Sampling,
     SearchLimits,
     ToolOptions,
+    local_models,
     with_models,
 )
 
@@ -39,6 +47,9 @@ DEFAULT = "default"
 """The preset or alias that is meant where nothing is named."""
 
 MAX_SEATS = len(SEAT_IDS)
+
+ModelOf = Callable[..., AnyModel]
+"""`model_of` of one catalogue: a name, and `n_ctx`."""
 
 
 AGREED = (
@@ -67,6 +78,7 @@ class Choice:
     seed: int = 0
     max_tool_calls: int | None = None
     deterministic: bool = False
+    cloud: CloudLeave = field(default_factory=CloudLeave)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +92,18 @@ class User:
         return f"{self.id} ({self.model.name})"
 
 
-def resolve(models: ModelsFile, choice: Choice) -> PanelSpec:
-    """The panel of a choice; raises ConfigError for a name nobody knows and for a file that cannot be a model."""
-    preset = _preset(models, choice)
-    seats = tuple(SeatEntry(model=name) for name in choice.panel) or preset.panel
-    judge = JudgeEntry(model=choice.judge) if choice.judge is not None else preset.judge
-    panel = PanelSpec(
-        panelists=tuple(_panelist(models, preset, choice, i, seat) for i, seat in enumerate(seats)),
-        judge=JudgeSpec(
-            _model(models, judge.model, judge.n_ctx),
-            judge.thinking,
-            judge.max_tokens,
-            tools=_tools(judge.tools),
-            max_tool_calls=judge.max_tool_calls,
-        ),
-    )
+def resolve(models: ModelsFile, choice: Choice, *, path_of: PathOf = nothing_pulled) -> PanelSpec:
+    """The panel of a choice, where a model whose file is missing has given way to its fallback.
+
+    `path_of` says where a file of the model hub is. Raises ConfigError for a name nobody knows, for a file that is
+    missing or cannot be a model, and for a provider's model where the choice allows none.
+    """
+    seated = _with_what_is_there(_named_panel(models, choice, path_of), choice.cloud)
+    check_leave(seated, choice.cloud)
+    _check_pulled(models, seated)
+    panel = shared(seated)
     check_files(panel)
-    return _deterministic(_shared(panel)) if choice.deterministic else _shared(panel)
+    return _deterministic(panel) if choice.deterministic else panel
 
 
 def check_files(panel: PanelSpec, *, done: Container[str] = ()) -> None:
@@ -104,9 +111,85 @@ def check_files(panel: PanelSpec, *, done: Container[str] = ()) -> None:
 
     Panelists in `done`, by id, have answered already and their files are not needed.
     """
-    needed = [seat.model for seat in panel.panelists if seat.id not in done]
-    for model in {spec.path: spec for spec in [*needed, panel.judge.model]}.values():
+    for model in {spec.path: spec for spec in local_models(panel, done=done)}.values():
         check_gguf(model.path, model=model.name)
+
+
+def check_leave(panel: PanelSpec, cloud: CloudLeave, *, done: Container[str] = ()) -> None:
+    """Raise ConfigError where somebody of a panel who is not `done` is a provider's model and the run allows none."""
+    seats = {seat.id: seat.model for seat in panel.panelists if seat.id not in done} | {"judge": panel.judge.model}
+    for id, model in seats.items():
+        if isinstance(model, RemoteModel) and not cloud.is_allowed:
+            raise ConfigError(
+                f"{id} is {model.name} at {model.provider.name}, and this run may send nothing to a provider",
+                hint="allow it with --allow-cloud, without --offline, or name models that are here",
+            )
+
+
+def substituted(panel: PanelSpec, id: str, found: SteppedIn) -> PanelSpec:
+    """The panel where another model has stepped in for that of a seat, or of the "judge"."""
+    said = (*panel.substitutions, found.substitution)
+    if id == "judge":
+        judge = dataclasses.replace(panel.judge, model=found.model, fallback=found.left)
+        return dataclasses.replace(panel, judge=judge, substitutions=said)
+    seats = tuple(
+        dataclasses.replace(seat, model=found.model, fallback=found.left) if seat.id == id else seat
+        for seat in panel.panelists
+    )
+    return dataclasses.replace(panel, panelists=seats, substitutions=said)
+
+
+def _with_what_is_there(panel: PanelSpec, cloud: CloudLeave) -> PanelSpec:
+    """The panel without files that are missing, as far as there are fallbacks."""
+    seats: dict[str, PanelistSpec | JudgeSpec] = {seat.id: seat for seat in panel.panelists}
+    for id, seat in (seats | {"judge": panel.judge}).items():
+        if _is_there(seat.model):
+            continue
+        error = f"{seat.model.name} is not installed"
+        found = step_in(
+            id, seat.model, seat.fallback, reason="not_installed", error=error, cloud=cloud, is_there=_is_there
+        )
+        panel = panel if found is None else substituted(panel, id, found)
+    return panel
+
+
+def _is_there(model: AnyModel) -> bool:
+    return isinstance(model, RemoteModel) or model.path.exists()
+
+
+def _check_pulled(models: ModelsFile, panel: PanelSpec) -> None:
+    missing = [spec.name for spec in local_models(panel) if not _is_there(spec)]
+    pullable = [name for name in missing if name in _names_of_models(models) and entry_of(models, name).hub]
+    if pullable:
+        names = " ".join(dict.fromkeys(pullable))
+        raise ConfigError(f"{pullable[0]} is not here yet", hint=f"localfusion models pull {names}")
+
+
+def _named_panel(models: ModelsFile, choice: Choice, path_of: PathOf) -> PanelSpec:
+    preset = _preset(models, choice)
+    seats = tuple(SeatEntry(model=name) for name in choice.panel) or preset.panel
+    judge = JudgeEntry(model=choice.judge) if choice.judge is not None else preset.judge
+    model = partial(model_of, models, path_of=path_of)
+    return PanelSpec(
+        panelists=tuple(_panelist(model, preset, choice, i, seat) for i, seat in enumerate(seats)),
+        judge=JudgeSpec(
+            model(judge.model, n_ctx=judge.n_ctx),
+            judge.thinking,
+            judge.max_tokens,
+            tools=_tools(judge.tools),
+            max_tool_calls=judge.max_tool_calls,
+            fallback=_fallbacks(model, judge.fallback),
+            timeout_s=judge.timeout_s,
+        ),
+    )
+
+
+def _fallbacks(model: ModelOf, entries: Iterable[FallbackEntry]) -> tuple[Fallback, ...]:
+    return tuple(Fallback(model(entry.model), entry.when) for entry in entries)
+
+
+def _names_of_models(models: ModelsFile) -> list[str]:
+    return [*models.models, *(alias for alias, target in models.aliases.items() if target in models.models)]
 
 
 def _preset(models: ModelsFile, choice: Choice) -> PresetEntry:
@@ -124,7 +207,7 @@ def _preset(models: ModelsFile, choice: Choice) -> PresetEntry:
         hint = f"name one with --preset: {', '.join(models.presets)}" if models.presets else "name --panel and --judge"
         raise ConfigError(f"no preset is named, and {models.name} has no default", hint=hint)
     names = [*models.presets, *(alias for alias, target in models.aliases.items() if target in models.presets)]
-    raise _unknown("preset", name, names, models)
+    raise unknown("preset", name, names, models)
 
 
 def _check_seats(choice: Choice) -> None:
@@ -136,10 +219,10 @@ def _check_seats(choice: Choice) -> None:
         raise ConfigError("a model's name is empty", hint="write --panel A,B,C --judge J, without blanks")
 
 
-def _panelist(models: ModelsFile, preset: PresetEntry, choice: Choice, index: int, seat: SeatEntry) -> PanelistSpec:
+def _panelist(model: ModelOf, preset: PresetEntry, choice: Choice, index: int, seat: SeatEntry) -> PanelistSpec:
     return PanelistSpec(
         id=seat.id or SEAT_IDS[index],
-        model=_model(models, seat.model, seat.n_ctx),
+        model=model(seat.model, n_ctx=seat.n_ctx),
         sampling=Sampling(
             temperature=seat.temperature,
             top_k=seat.top_k,
@@ -153,6 +236,8 @@ def _panelist(models: ModelsFile, preset: PresetEntry, choice: Choice, index: in
         tools=_tools(seat.tools),
         max_tool_calls=choice.max_tool_calls or seat.max_tool_calls or preset.max_tool_calls,
         max_tokens=seat.max_tokens,
+        fallback=_fallbacks(model, seat.fallback),
+        timeout_s=seat.timeout_s,
     )
 
 
@@ -178,44 +263,24 @@ def _tools(entry: ToolsEntry) -> ToolOptions:
     )
 
 
-def _model(models: ModelsFile, name: str, n_ctx: int | Literal["auto"] | None) -> ModelSpec:
-    """A model by its name in the catalogue, or by its file; `n_ctx` wins over the entry's."""
-    if name.endswith(".gguf"):
-        entry = ModelEntry(path=name)
-        return _spec(Path(name).stem, expanded(name).absolute(), entry, n_ctx)
-    found = models.models.get(models.aliases.get(name, name))
-    if found is None:
-        names = [*models.models, *(alias for alias, target in models.aliases.items() if target in models.models)]
-        raise _unknown("model", name, names, models)
-    return _spec(name, file_of(found, folder=models.folder), found, n_ctx)
+def shared(panel: PanelSpec) -> PanelSpec:
+    """Give all users of one file, the judge included, one worker: all that it is loaded with is the same for each.
 
-
-def _spec(name: str, path: Path, entry: ModelEntry, n_ctx: int | Literal["auto"] | None) -> ModelSpec:
-    return ModelSpec(
-        name=name,
-        path=path,
-        n_ctx=entry.n_ctx if n_ctx is None else n_ctx,
-        n_batch=entry.n_batch,
-        n_ubatch=entry.n_ubatch,
-        flash_attn=entry.flash_attn,
-        kv_type=entry.kv_type,
-        use_mmap=entry.use_mmap,
-        n_threads=entry.n_threads,
-        n_gpu_layers=entry.n_gpu_layers,
-    )
-
-
-def _shared(panel: PanelSpec) -> PanelSpec:
-    """Give all users of one file, the judge included, one worker: all that it is loaded with is the same for each."""
+    Raises ConfigError where they disagree on how it is loaded.
+    """
     users: dict[Path, list[User]] = {}
     for user in _users(panel):
         users.setdefault(user.model.path.resolve(), []).append(user)
-    shared = {file: _together(those) for file, those in users.items()}
-    return with_models(panel, lambda spec: dataclasses.replace(shared[spec.path.resolve()], name=spec.name))
+    one = {file: _together(those) for file, those in users.items()}
+    return with_models(panel, lambda spec: dataclasses.replace(one[spec.path.resolve()], name=spec.name))
 
 
 def _deterministic(panel: PanelSpec) -> PanelSpec:
-    """The same panel with nothing left that the machine's load could decide."""
+    """The same panel with nothing left that the machine's load could decide. Raises ConfigError for a provider's."""
+    remote = [m.name for m in (*(s.model for s in panel.panelists), panel.judge.model) if isinstance(m, RemoteModel)]
+    if remote:
+        hint = "leave out --deterministic, or name models that are here"
+        raise ConfigError(f"{remote[0]} is a provider's model, and nothing is sure of what it writes", hint=hint)
 
     def fixed(spec: ModelSpec) -> ModelSpec:
         kv_type = "f16" if spec.kv_type == "auto" else spec.kv_type
@@ -229,7 +294,8 @@ def _deterministic(panel: PanelSpec) -> PanelSpec:
 
 
 def _users(panel: PanelSpec) -> list[User]:
-    return [*(User(seat.id, seat.model) for seat in panel.panelists), User("judge", panel.judge.model)]
+    models = [*((seat.id, seat.model) for seat in panel.panelists), ("judge", panel.judge.model)]
+    return [User(id, model) for id, model in models if isinstance(model, ModelSpec)]
 
 
 def _together(users: Sequence[User]) -> ModelSpec:
@@ -273,14 +339,3 @@ def _widest(windows: Sequence[int | Literal["auto"]]) -> int | Literal["auto"]:
     """The widest of them, where "auto" stands for what it is at most."""
     named = max((window for window in windows if window != "auto"), default=0)
     return "auto" if "auto" in windows and named < N_CTX_AUTO else named
-
-
-def _unknown(kind: Literal["model", "preset"], name: str, names: list[str], models: ModelsFile) -> ConfigError:
-    other: Mapping[str, object] = models.presets if kind == "model" else models.models
-    if name in other:
-        hint = f"{name} is a {'preset' if kind == 'model' else 'model'}; the {kind}s are {', '.join(names)}"
-    elif near := get_close_matches(name, names, n=3, cutoff=0.5):
-        hint = f"did you mean {' or '.join(near)}?"
-    else:
-        hint = f"the {kind}s in {models.name} are {', '.join(names) or 'none'}"
-    return ConfigError(f"unknown {kind} {name!r}", hint=hint)

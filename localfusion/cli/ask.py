@@ -17,7 +17,7 @@ from localfusion.cli.options import (
 )
 from localfusion.cli.running import Output, carry_out
 from localfusion.cli.sources import NamedSources, go_offline, source_options
-from localfusion.config import Surroundings, find_models_file, load_models_file
+from localfusion.config import Surroundings, load_models
 from localfusion.outcome import Outcome
 from localfusion.session import open_session
 from localfusion.store import RunRequest
@@ -87,7 +87,7 @@ def ask(
     request = RunRequest(
         question=read_question(question),
         panel=resolve(
-            load_models_file(find_models_file(surroundings, models)),
+            load_models(surroundings, models),
             Choice(preset, names, judge, seed=seed, max_tool_calls=max_tool_calls, deterministic=deterministic),
         ),
         sources=named.spec(surroundings),

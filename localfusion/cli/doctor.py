@@ -10,7 +10,7 @@ import click
 
 from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.terminal import printable
-from localfusion.config import Surroundings, find_models_file, load_models_file
+from localfusion.config import Surroundings, load_models
 from localfusion.doctor import REBUILD, PresetFit, Report, examine, measure
 from localfusion.engine.speed import POLICIES, Rate, Speed, Way
 from localfusion.messages import Device
@@ -53,7 +53,7 @@ def doctor(*, models: Path | None, memory: int | None, vram: int | None, is_time
       localfusion doctor --models team.yaml --json
     """
     surroundings = Surroundings.of_this_process()
-    file = load_models_file(find_models_file(surroundings, models))
+    file = load_models(surroundings, models)
     report = asyncio.run(examine(file, surroundings, memory_bytes=memory, vram_bytes=vram))
     speed = asyncio.run(measure(surroundings, on_step=_say_step)) if is_timed else None
     if as_json:

@@ -5,12 +5,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from typing import NoReturn
 
 import click
 
 from localfusion import __version__
+from localfusion.cli.lazy import LazyGroup
 from localfusion.cli.terminal import printable
 from localfusion.errors import ConfigError, LocalFusionError, RunInterrupted
 
@@ -19,36 +19,18 @@ COMMANDS = {
     "docs": ("localfusion.cli.docs", "Index folders and files ahead, list, refresh and forget them."),
     "doctor": ("localfusion.cli.doctor", "Say what this machine offers and which presets fit."),
     "fetch": ("localfusion.cli.fetch", "Fetch one address as a panelist does, and print what it would be told."),
+    "models": ("localfusion.cli.models", "List, pull, verify, carry and remove models; say which presets fit."),
     "runs": ("localfusion.cli.runs", "List, show, resume and remove stored runs."),
     "search": ("localfusion.cli.search", "Search as a panelist does, and print what it would be told."),
 }
-"""Command -> the module that holds it under its own name, and its line in the overview."""
 
 INTERRUPTED = 130
 LAST_STANDARD_STREAM = 2
 
 
-class LazyGroup(click.Group):
-    """A group that knows its commands' names and one line of each, and imports one only to run it."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        del ctx
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        del ctx
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = getattr(import_module(COMMANDS[cmd_name][0]), cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, "-V", "--version", prog_name="localfusion", message="%(prog)s %(version)s")
 def localfusion() -> None:
     """A panel of local GGUF models answers one question, each with its own search; a local judge compares the

@@ -1,24 +1,38 @@
 """Configuration: the only reader of YAML and of the environment. It knows names and settings, never a model's file."""
 
+from localfusion.config.catalogue import MACHINE_FOLDER, load_models
 from localfusion.config.located import Located, read_yaml
-from localfusion.config.models_file import JudgeEntry, ModelEntry, ModelsFile, PresetEntry, SeatEntry, ToolsEntry
+from localfusion.config.models_file import (
+    HubEntry,
+    JudgeEntry,
+    ModelEntry,
+    ModelsFile,
+    PresetEntry,
+    ProviderEntry,
+    SeatEntry,
+    ToolsEntry,
+)
 from localfusion.config.models_file import load as load_models_file
 from localfusion.config.settings import SettingsFile
 from localfusion.config.settings import load as load_settings
 from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home, set_hub_offline
 
 __all__ = [
+    "MACHINE_FOLDER",
+    "HubEntry",
     "JudgeEntry",
     "Located",
     "ModelEntry",
     "ModelsFile",
     "PresetEntry",
+    "ProviderEntry",
     "SeatEntry",
     "SettingsFile",
     "Surroundings",
     "ToolsEntry",
     "find_models_file",
     "home_directory",
+    "load_models",
     "load_models_file",
     "load_settings",
     "make_home",

@@ -1,10 +1,10 @@
 """A YAML file as a checked value, with errors that name line and key. Knows no file and no key by name."""
 
 import re
-from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, TypeVar
+from types import UnionType
+from typing import Annotated, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -40,8 +40,6 @@ Domain = Annotated[str, AfterValidator(_domain)]
 DOMAINS = "`example.com` (subdomains too), `*.example.com`, `example.com/docs`, or a list such as `@benchmarks`."
 
 Checked = TypeVar("Checked", bound=Entry)
-EntryAt = Callable[[Location], type[Entry]]
-"""Which entry stands at a place of the file, for hints that name its keys."""
 
 
 def read_file(path: Path, what: str, hint: str) -> Located:
@@ -56,7 +54,7 @@ def read_file(path: Path, what: str, hint: str) -> Located:
     return read_yaml(text, name=str(path))
 
 
-def checked(located: Located, kind: type[Checked], entry_at: EntryAt) -> Checked:
+def checked(located: Located, kind: type[Checked]) -> Checked:
     """The values of a file as `kind`; the first complaint by line is a ConfigError."""
     value = {} if located.value is None and not _required(kind) else located.value
     if not isinstance(value, dict):
@@ -64,7 +62,7 @@ def checked(located: Located, kind: type[Checked], entry_at: EntryAt) -> Checked
     try:
         return kind.model_validate({key: entry for key, entry in value.items() if entry is not None or _required(kind)})
     except ValidationError as error:
-        raise _first_error(located, error, entry_at) from error
+        raise _first_error(located, error, kind) from error
 
 
 def _required(kind: type[Entry]) -> bool:
@@ -72,19 +70,23 @@ def _required(kind: type[Entry]) -> bool:
     return any(field.is_required() for field in kind.model_fields.values())
 
 
-def _first_error(located: Located, error: ValidationError, entry_at: EntryAt) -> ConfigError:
+def _first_error(located: Located, error: ValidationError, kind: type[Entry]) -> ConfigError:
     """The first complaint by line; several complaints about one value are joined."""
     details = error.errors(include_url=False)
     first = min(details, key=lambda detail: located.line(detail["loc"]))
     location = _known(located, first["loc"])
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        return located.error(location, f'unknown key "{key}"', hint=_keys_hint(entry_at(location[:-1]), guess=key))
+        return located.error(
+            location, f'unknown key "{key}"', hint=_keys_hint(_entry_at(kind, location[:-1]), guess=key)
+        )
     if first["type"] == "missing":
-        return located.error(location, f'the key "{first["loc"][-1]}" is missing', hint=_keys_hint(entry_at(location)))
+        return located.error(
+            location, f'the key "{first["loc"][-1]}" is missing', hint=_keys_hint(_entry_at(kind, location))
+        )
     same = [detail for detail in details if _known(located, detail["loc"]) == location]
     message = " or ".join(dict.fromkeys(_sentence(detail) for detail in same))
-    return located.error(location, f"{_dotted(location)} {message}", hint=_meaning(location, entry_at))
+    return located.error(location, f"{_dotted(location)} {message}", hint=_meaning(location, kind))
 
 
 def _known(located: Located, location: Location) -> Location:
@@ -107,12 +109,41 @@ def _dotted(location: Location) -> str:
     return ".".join(str(part) for part in location)
 
 
-def _meaning(location: Location, entry_at: EntryAt) -> str:
+def _meaning(location: Location, kind: type[Entry]) -> str:
     """What the documentation says of the key at a location, or which keys there are."""
-    field = entry_at(location[:-1]).model_fields.get(str(location[-1])) if location else None
+    field = _entry_at(kind, location[:-1]).model_fields.get(str(location[-1])) if location else None
     if field is None or field.description is None:
-        return _keys_hint(entry_at(location))
+        return _keys_hint(_entry_at(kind, location))
     return f"{location[-1]}: {field.description}"
+
+
+def _entry_at(kind: type[Entry], location: Location) -> type[Entry]:
+    """Which entry a place of the file is in: the last one on the way there, by the types of the fields."""
+    entry, hint = kind, _bare(kind)
+    for part in location:
+        hint = _below(hint, part)
+        if isinstance(hint, type) and issubclass(hint, Entry):
+            entry = hint
+    return entry
+
+
+def _below(hint: object, part: str | int) -> object:
+    """The type of what stands under a key, or at a place, of a value of this type."""
+    if isinstance(hint, type) and issubclass(hint, Entry):
+        field = hint.model_fields.get(str(part))
+        return None if field is None else _bare(field.annotation)
+    if get_origin(hint) is dict:
+        return _bare(get_args(hint)[1])
+    return _bare(get_args(hint)[0]) if get_origin(hint) is tuple else None
+
+
+def _bare(hint: object) -> object:
+    """A type without its bounds, and without the None that it may be instead."""
+    if get_origin(hint) is Annotated:
+        return _bare(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        return _bare(get_args(hint)[0])
+    return hint
 
 
 def _keys_hint(entry: type[Entry], *, guess: str = "") -> str:

@@ -1,15 +1,22 @@
 """models.yaml: models, presets and aliases as checked values. Which file a name means is not known here."""
 
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from localfusion.config.checked import DOMAINS, Domain, Entry, OneLine, checked, read_file
 from localfusion.config.located import Location, YamlValue
+
+T = TypeVar("T")
+
+_PLACES = ("shipped", "path", "hub", "provider")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 
 SEAT_IDS = "abcdefgh"
 """The ids that seats get in panel order unless they name their own."""
@@ -21,6 +28,22 @@ def _bare_name(value: str) -> str:
     return value
 
 
+def _hub_file(value: str) -> str:
+    parts = value.split("/")
+    if not value.endswith(".gguf") or any(part in ("", ".", "..") for part in parts) or not _HUB_NAME.fullmatch(value):
+        raise ValueError("must be the name of a .gguf file in the repository")
+    return value
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(value) if not any(ord(c) <= 32 for c in value) else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an address like https://openrouter.ai/api/v1")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must hold no user, query or fragment: keys are not for this file")
+    return value.rstrip("/")
+
+
 def _seat_of_name(value: YamlValue) -> YamlValue:
     return {"model": value} if isinstance(value, str) else value
 
@@ -28,18 +51,81 @@ def _seat_of_name(value: YamlValue) -> YamlValue:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,99}$")]
 
 
+class HubEntry(Entry):
+    """A GGUF on the Hugging Face hub, or one that speaks its protocol (HF_ENDPOINT). `models pull` fetches it."""
+
+    repo: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")] = Field(
+        description="The repository, as `owner/name`."
+    )
+    file: Annotated[str, AfterValidator(_hub_file)] = Field(
+        description="The file in it; of a split GGUF the first part, whose name ends in `-00001-of-` and so on."
+    )
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,99}$")] = Field(
+        "main", description="A branch, a tag or, to pin it, a commit."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")] | None = Field(
+        None, description="The hash of the (first) file, or the 8 or more digits of it that are known."
+    )
+    size_bytes: Annotated[int, Field(ge=1)] | None = Field(None, description="The length of the (first) file.")
+
+
+class PricesEntry(Entry):
+    """What a provider takes, in US dollars for a million tokens."""
+
+    prompt: float = Field(ge=0, le=100_000, description="For what is read.")
+    completion: float = Field(ge=0, le=100_000, description="For what is written, reasoning included.")
+    cached: Annotated[float, Field(ge=0, le=100_000)] | None = Field(
+        None, description="For what is read from the provider's cache; by default as `prompt`."
+    )
+
+
+class ProviderEntry(Entry):
+    """An OpenAI-compatible endpoint. Nothing is sent to it unless a run allows it (`--allow-cloud`)."""
+
+    base_url: Annotated[str, AfterValidator(_base_url)] = Field(
+        description="What `/chat/completions` is appended to, as `https://openrouter.ai/api/v1`."
+    )
+    description: str = Field("", description="One line for people.")
+    key: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")] | None = Field(
+        None,
+        description="The environment variable that holds the key; where it is not set, the keyring is asked for"
+        " service `localfusion` and this provider's name. Leave it out where no key is wanted.",
+    )
+    structured: Literal["json_schema", "tools"] = Field(
+        "json_schema",
+        description="How its models are held to a format: by JSON Schema (`response_format`), or by their own tools.",
+    )
+    timeout_s: float = Field(300, gt=0, le=86_400, description="Seconds for one request, at most.")
+    max_retries: int = Field(3, ge=0, le=10, description="How often a request is sent again that failed at once.")
+
+
 class ModelEntry(Entry):
-    """One GGUF file and how it is loaded; names and meanings are llama.cpp's."""
+    """One model: a GGUF file and how llama.cpp loads it (names and meanings are its own), or a provider's model.
+
+    What is said of loading counts for files only; `n_ctx` is for both.
+    """
 
     shipped: Annotated[str, AfterValidator(_bare_name)] | None = Field(
-        None, description="Bare name of a GGUF that ships with localfusion. Either this or `path`."
+        None,
+        description="Bare name of a GGUF that ships with localfusion. Just one of this, `path`, `hub` and `provider`.",
     )
     path: OneLine | None = Field(
         None, description="Path of a GGUF; a relative one starts at this file's folder, `~/` at your own."
     )
+    hub: HubEntry | None = Field(None, description="A GGUF on the model hub; its keys are below.")
+    provider: Name | None = Field(None, description="A name under `providers`.")
+    model: Annotated[str, Field(min_length=1, max_length=200)] | None = Field(
+        None, description="With `provider`: the provider's own name of the model."
+    )
+    prices: PricesEntry | None = Field(
+        None, description="With `provider`: what it takes. Without prices a run with `--max-cost` does not ask it."
+    )
     description: str = Field("", description="One line for people.")
     family: str = Field("", description="Who made it and from what; panels should mix families.")
     licence: str = Field("", description="The licence of the weights.")
+    licence_note: str = Field(
+        "", description="What the licence forbids or asks for beyond a notice; said before the file is pulled."
+    )
     n_ctx: Annotated[int, Field(ge=256, le=1_048_576)] | Literal["auto"] = Field(
         "auto",
         description="Tokens of context for each seat; `auto` is 8192, or what the model was trained with if less.",
@@ -104,6 +190,21 @@ class ToolsEntry(Entry):
     web_fetch: FetchEntry = Field(FetchEntry(), description="Limits of `web_fetch`; its keys are below.")
 
 
+class FallbackEntry(Entry):
+    """A model that steps in for a seat's own. May be a bare name, which steps in whatever is wrong."""
+
+    model: str = Field(description="A name under `models` or `aliases`.")
+    when: tuple[Literal["not_installed", "does_not_fit", "died", "timed_out"], ...] = Field(
+        ("not_installed", "does_not_fit", "died", "timed_out"),
+        min_length=1,
+        max_length=4,
+        description="For which reasons it steps in.",
+    )
+
+
+Fallbacks = tuple[Annotated[FallbackEntry, BeforeValidator(_seat_of_name)], ...]
+
+
 class SeatEntry(Entry):
     """One panelist: a model and what is its own. A seat may also be written as the model's name alone."""
 
@@ -129,6 +230,12 @@ class SeatEntry(Entry):
         None, description="By default the preset's `max_tool_calls`."
     )
     tools: ToolsEntry = Field(ToolsEntry(), description="Its tools and their limits; its keys are below.")
+    fallback: Fallbacks = Field(
+        (), max_length=8, description="Models that step in for its own, in order: names, or mappings as below."
+    )
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = Field(
+        None, description="Seconds that each of its models may take, loading included; by default without end."
+    )
 
 
 class JudgeEntry(Entry):
@@ -147,6 +254,8 @@ class JudgeEntry(Entry):
     n_ctx: Annotated[int, Field(ge=256, le=1_048_576)] | Literal["auto"] | None = Field(
         None, description="By default the model's own `n_ctx`."
     )
+    fallback: Fallbacks = Field((), max_length=8, description="As a seat's.")
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] | None = Field(None, description="As a seat's.")
 
 
 class PresetEntry(Entry):
@@ -163,90 +272,108 @@ class PresetEntry(Entry):
 
 
 class Contents(Entry):
-    """The whole file."""
+    """The whole file. It extends the one that comes with localfusion; of two entries of one name, its own counts."""
 
-    models: dict[Name, ModelEntry] = Field(min_length=1, description="Name -> model.")
+    providers: dict[Name, ProviderEntry] = Field({}, description="Name -> provider.")
+    models: dict[Name, ModelEntry] = Field({}, description="Name -> model.")
     presets: dict[Name, PresetEntry] = Field({}, description="Name -> preset.")
     aliases: dict[Name, Name] = Field({}, description="Name -> name of a model or a preset.")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelsFile:
-    """A checked file: every name in it leads somewhere. Relative model paths start at `folder`."""
+    """A checked file and what it extends: every name in it leads somewhere, every `path` is absolute."""
 
     name: str
-    folder: Path
-    models: Mapping[str, ModelEntry]
-    presets: Mapping[str, PresetEntry]
-    aliases: Mapping[str, str]
+    models: Mapping[str, ModelEntry] = field(default_factory=dict)
+    presets: Mapping[str, PresetEntry] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    providers: Mapping[str, ProviderEntry] = field(default_factory=dict)
 
 
-def load(path: Path) -> ModelsFile:
+def load(path: Path, *, extends: ModelsFile | None = None) -> ModelsFile:
     """Read and check a models file; every error is a ConfigError that names the file, and the line if there is one."""
     located = read_file(
         path, "models file", "name a models file with --models or LOCALFUSION_MODELS, or leave both out"
     )
-    contents = checked(located, Contents, _entry_at)
-    for location, message, hint in _disagreements(contents):
+    own = checked(located, Contents)
+    whole = _extended(extends or ModelsFile(""), own, folder=path.resolve().parent, name=located.name)
+    for location, message, hint in _disagreements(own, whole):
         raise located.error(location, message, hint=hint)
-    return ModelsFile(located.name, path.resolve().parent, contents.models, contents.presets, contents.aliases)
+    return whole
 
 
-def _entry_at(location: Location) -> type[Entry]:
-    match location:
-        case ("models", _):
-            return ModelEntry
-        case ("presets", _):
-            return PresetEntry
-        case ("presets", _, "judge"):
-            return JudgeEntry
-        case ("presets", _, "panel", _):
-            return SeatEntry
-        case (*_, "tools", "web_search") | (*_, "tools", "web_search", str()):
-            return SearchEntry
-        case (*_, "tools", "web_fetch") | (*_, "tools", "web_fetch", str()):
-            return FetchEntry
-        case (*_, "tools") | (*_, "tools", "enabled"):
-            return ToolsEntry
-        case _:
-            return Contents
+def _extended(base: ModelsFile, own: Contents, *, folder: Path, name: str) -> ModelsFile:
+    """Both together; what a file says of a name takes the place of all that the file below it said of that name."""
+    models = {key: _absolute(entry, folder) for key, entry in own.models.items()}
+    named = {*own.models, *own.presets, *own.aliases}
+
+    def left(entries: Mapping[str, T]) -> dict[str, T]:
+        return {key: entry for key, entry in entries.items() if key not in named}
+
+    return ModelsFile(
+        name,
+        {**left(base.models), **models},
+        {**left(base.presets), **own.presets},
+        {**left(base.aliases), **own.aliases},
+        {**base.providers, **own.providers},
+    )
+
+
+def _absolute(entry: ModelEntry, folder: Path) -> ModelEntry:
+    if entry.path is None or entry.path.startswith("~"):
+        return entry
+    return entry.model_copy(update={"path": str(folder / entry.path)})
 
 
 Disagreement = tuple[Location, str, str]
 
 
-def _disagreements(contents: Contents) -> Iterator[Disagreement]:
+def _disagreements(own: Contents, whole: ModelsFile) -> Iterator[Disagreement]:
     """What is wrong between entries that are each right: location, message, hint."""
-    for name, model in contents.models.items():
-        yield from _in_model(("models", name), model)
-    for name in contents.presets:
-        if name in contents.models:
+    for name, model in own.models.items():
+        yield from _in_model(("models", name), model, whole)
+    for name in own.presets:
+        if name in own.models:
             yield ("presets", name), f'"{name}" is also a model', "give one of them another name"
-    for name, target in contents.aliases.items():
-        yield from _in_alias(("aliases", name), name, target, contents)
-    for name, preset in contents.presets.items():
-        yield from _in_preset(("presets", name), preset, contents)
+    for name, target in own.aliases.items():
+        yield from _in_alias(("aliases", name), name, target, own, whole)
+    for name, preset in own.presets.items():
+        yield from _in_preset(("presets", name), preset, whole)
 
 
-def _in_model(location: Location, model: ModelEntry) -> Iterator[Disagreement]:
-    if (model.shipped is None) == (model.path is None):
-        yield location, "a model has either shipped or path", "keep one of the two keys"
+def _in_model(location: Location, model: ModelEntry, whole: ModelsFile) -> Iterator[Disagreement]:
+    named = [key for key in _PLACES if getattr(model, key) is not None]
+    if len(named) != 1:
+        yield location, f"a model has just one of {', '.join(_PLACES)}", "keep one of these keys"
     if model.n_ubatch > model.n_batch:
         yield (*location, "n_ubatch"), "n_ubatch is larger than n_batch", "make it at most n_batch"
+    if model.provider is None:
+        for key in ("model", "prices"):
+            if getattr(model, key) is not None:
+                yield (*location, key), f"{key} is for a provider's model", "leave it out, or name the provider"
+        return
+    if model.provider not in whole.providers:
+        hint = _names_hint(model.provider, list(whole.providers))
+        yield (*location, "provider"), f'unknown provider "{model.provider}"', hint
+    if model.model is None:
+        yield location, "a provider's model has the key model", "say how the provider names it"
 
 
-def _in_alias(location: Location, name: str, target: str, contents: Contents) -> Iterator[Disagreement]:
-    names = [*contents.models, *contents.presets]
-    if name in names:
+def _in_alias(location: Location, name: str, target: str, own: Contents, whole: ModelsFile) -> Iterator[Disagreement]:
+    names = [*whole.models, *whole.presets]
+    if name in own.models or name in own.presets:
         yield location, f'the alias "{name}" is also a model or a preset', "give it another name"
     if target not in names:
         yield location, f'the alias "{name}" stands for "{target}", which is not there', _names_hint(target, names)
 
 
-def _in_preset(location: Location, preset: PresetEntry, contents: Contents) -> Iterator[Disagreement]:
-    models = [*contents.models, *(alias for alias, target in contents.aliases.items() if target in contents.models)]
+def _in_preset(location: Location, preset: PresetEntry, whole: ModelsFile) -> Iterator[Disagreement]:
+    models = [*whole.models, *(alias for alias, target in whole.aliases.items() if target in whole.models)]
     ids: set[str] = set()
+    yield from _in_fallbacks((*location, "judge"), preset.judge.fallback, models)
     for i, seat in enumerate(preset.panel):
+        yield from _in_fallbacks((*location, "panel", i), seat.fallback, models)
         seat_id = seat.id or SEAT_IDS[i]
         if seat_id in ids or seat_id == "judge":
             yield (*location, "panel", i, "id"), f'the id "{seat_id}" is taken', "give the seat an id of its own"
@@ -259,6 +386,13 @@ def _in_preset(location: Location, preset: PresetEntry, contents: Contents) -> I
             f'unknown model "{preset.judge.model}"',
             _names_hint(preset.judge.model, models),
         )
+
+
+def _in_fallbacks(location: Location, fallbacks: Fallbacks, models: list[str]) -> Iterator[Disagreement]:
+    for i, fallback in enumerate(fallbacks):
+        if fallback.model not in models:
+            hint = _names_hint(fallback.model, models)
+            yield (*location, "fallback", i, "model"), f'unknown model "{fallback.model}"', hint
 
 
 def _names_hint(name: str, names: list[str]) -> str:

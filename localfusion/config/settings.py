@@ -8,7 +8,6 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from localfusion.config.checked import DOMAINS, Domain, Entry, OneLine, checked, read_file
-from localfusion.config.located import Location
 from localfusion.config.surroundings import Surroundings, expanded, home_directory
 
 FILE_NAME = "config.yaml"
@@ -69,8 +68,4 @@ def load(surroundings: Surroundings) -> SettingsFile:
         if not os.path.lexists(path):  # anything else of that name that cannot be read must not count as no settings
             return SettingsFile(path.parent)
     located = read_file(path, "settings file", "set LOCALFUSION_CONFIG to a file that is there, or unset it")
-    return SettingsFile(path.resolve().parent, checked(located, Settings, _entry_at))
-
-
-def _entry_at(location: Location) -> type[Entry]:
-    return SearchSettings if location[:1] == ("search",) else Settings
+    return SettingsFile(path.resolve().parent, checked(located, Settings))

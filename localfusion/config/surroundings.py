@@ -66,13 +66,13 @@ def make_home(surroundings: Surroundings) -> Path:
 
 
 def find_models_file(surroundings: Surroundings, explicit: Path | None = None) -> Path:
-    """The models.yaml in force: the explicit one, LOCALFUSION_MODELS, ./models.yaml, then the packaged copy."""
+    """The user's models.yaml: the explicit one, LOCALFUSION_MODELS, ./models.yaml, the home's; else the packaged."""
     if explicit is not None:
         return surroundings.working_directory / explicit
     if named := surroundings.variables.get("LOCALFUSION_MODELS", ""):
         return surroundings.working_directory / expanded(named, surroundings)
-    here = surroundings.working_directory / "models.yaml"
-    return here if here.is_file() else packaged_models_file()
+    usual = (surroundings.working_directory / "models.yaml", home_directory(surroundings) / "models.yaml")
+    return next((path for path in usual if path.is_file()), packaged_models_file())
 
 
 def packaged_models_file() -> Path:

@@ -26,6 +26,7 @@ from localfusion.messages import (
     SearchLimits,
     SourcesSpec,
     ToolOptions,
+    local_models,
 )
 from localfusion.outcome import Outcome
 from localfusion.scheduler import Engine, Scheduler
@@ -132,7 +133,7 @@ async def timed(panel: PanelSpec, sizes: Sizes, load: Load, *, cores: int) -> tu
         return SteeredModel(await load(spec), spec.path, record, n_answer=sizes.n_answer)
 
     measure = partial(client.footprint, cache=Measurements())
-    for spec in (*(seat.model for seat in panel.panelists), panel.judge.model):
+    for spec in local_models(panel):
         await measure(spec)
     return await ask(panel, Engine(load_steered, measure), cores=cores), record
 

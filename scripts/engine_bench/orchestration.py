@@ -17,7 +17,7 @@ from localfusion.engine import client
 from localfusion.engine.interface import Resident
 from localfusion.engine.protocol import Load, Loaded
 from localfusion.gguf_header import identity
-from localfusion.messages import Footprint, ModelSpec
+from localfusion.messages import Footprint, ModelSpec, local_models
 from localfusion.scheduler import Engine
 from localfusion.search.documents import Added, DocumentIndex, OnProgress, tell_nobody
 from localfusion.search.local_documents import LocalDocuments
@@ -54,7 +54,7 @@ def orchestration(setting: Setting) -> Iterable[Figure]:
 async def deliberate(n_tokens: int, *, cores: int) -> float:
     """Seconds of a deliberation in which every text has so many tokens."""
     panel = seated([Path(documents.__file__)], FULL)
-    ready = await start(panel.judge.model, n_tokens)
+    ready = await start(local_models(panel)[-1], n_tokens)
 
     async def load(_: ModelSpec) -> Resident:
         return ready

@@ -1,0 +1,21 @@
+"""`localfusion models`: the group; each of its commands is a module of its own."""
+
+import click
+
+from localfusion.cli.lazy import LazyGroup
+
+COMMANDS: dict[str, tuple[str, str]] = {}
+
+
+@click.group(cls=LazyGroup, modules=COMMANDS)
+def models() -> None:
+    """List, pull, verify, carry and remove models; say which presets fit.
+
+    What is known of models is models.yaml (docs/models-yaml.md); where their files are is said by `models list`.
+
+    \b
+    Examples:
+      localfusion models fit
+      localfusion models pull general-fast
+      localfusion models list
+    """
