@@ -6,7 +6,7 @@ Nothing here loads, reads or decides. Every value is frozen and can be pickled.
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Role = Literal["system", "user", "assistant", "tool"]
@@ -491,6 +491,9 @@ class PanelSpec:
     substitutions: tuple[Substitution, ...] = ()
 
 
+Seat = TypeVar("Seat", PanelistSpec, JudgeSpec)
+
+
 def with_models(panel: PanelSpec, change: Callable[[ModelSpec], ModelSpec]) -> PanelSpec:
     """The same panel, each of the files that it was given changed; what steps in later stays as it is."""
 
@@ -502,6 +505,25 @@ def with_models(panel: PanelSpec, change: Callable[[ModelSpec], ModelSpec]) -> P
         panelists=tuple(replace(seat, model=changed(seat.model)) for seat in panel.panelists),
         judge=replace(panel.judge, model=changed(panel.judge.model)),
     )
+
+
+def with_model(
+    panel: PanelSpec, id: str, model: AnyModel, *, fallback: tuple[Fallback, ...] | None = None
+) -> PanelSpec:
+    """The same panel with another model, and other fallbacks where any are given, on a seat, or as the "judge"."""
+
+    def seated(seat: Seat) -> Seat:
+        return replace(seat, model=model, fallback=seat.fallback if fallback is None else fallback)
+
+    if id == "judge":
+        return replace(panel, judge=seated(panel.judge))
+    seats = tuple(seated(seat) if seat.id == id else seat for seat in panel.panelists)
+    return replace(panel, panelists=seats)
+
+
+def provider_of(model: AnyModel) -> str:
+    """The name of a model's provider, "" for a file here."""
+    return model.provider.name if isinstance(model, RemoteModel) else ""
 
 
 def local_models(panel: PanelSpec, *, done: Container[str] = ()) -> tuple[ModelSpec, ...]:

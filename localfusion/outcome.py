@@ -5,9 +5,21 @@ from typing import Literal
 
 from localfusion.analysis import Analysis, Citation, FailedModel, Response, ToolStep
 from localfusion.errors import FailureReason
-from localfusion.messages import Usage
+from localfusion.messages import Substitution, Usage
 
 Status = Literal["ok", "error", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True)
+class CloudUse:
+    """What was sent to one provider's model for one seat (or "judge"): in how many requests, and what it took."""
+
+    id: str
+    provider: str
+    model: str
+    base_url: str
+    calls: int = 0
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +44,8 @@ class Outcome:
     judge_usage: Usage = field(default_factory=Usage)
     judge_steps: tuple[ToolStep, ...] = ()
     searched: tuple[str, ...] = ()
+    substitutions: tuple[Substitution, ...] = ()
+    cloud: tuple[CloudUse, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property

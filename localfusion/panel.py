@@ -15,7 +15,16 @@ from localfusion.analysis import Response, ToolStep
 from localfusion.engine import grammar
 from localfusion.engine.interface import Model
 from localfusion.errors import MalformedOutput
-from localfusion.events import Event, PromptRead, ResultsLeftOut, TextWritten, ToolCalled, ToolReturned, WarningRaised
+from localfusion.events import (
+    Event,
+    Generated,
+    PromptRead,
+    ResultsLeftOut,
+    TextWritten,
+    ToolCalled,
+    ToolReturned,
+    WarningRaised,
+)
 from localfusion.messages import (
     Completion,
     GenerateRequest,
@@ -27,6 +36,7 @@ from localfusion.messages import (
     ToolSpec,
     ToolSyntax,
     Usage,
+    provider_of,
 )
 from localfusion.tool_calls import (
     GENERIC_PROTOCOL,
@@ -92,6 +102,7 @@ async def answer(
         if n_left_out > known:
             emit(ResultsLeftOut(spec.id, tuple(range(known + 1, n_left_out + 1))))
         completion = await _write(spec, model, request, emit, marker=_marker(model.info, tools))
+        emit(Generated(spec.id, spec.model.name, completion.usage, provider_of(spec.model)))
         usage += completion.usage
         turn = parse_turn(completion.content, model.info.tool_syntax, tools.specs, model=spec.model.name)
         if turn.call is None or last:

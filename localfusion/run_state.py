@@ -11,8 +11,13 @@ from localfusion.errors import FailureReason
 from localfusion.events import (
     AnalysisCompleted,
     AnalysisFailed,
+    AnalysisStarted,
     AnswerCompleted,
+    AnswerStarted,
+    CloudCalled,
     Event,
+    FallbackTaken,
+    Generated,
     PanelistCompleted,
     PanelistFailed,
     RunEnded,
@@ -21,8 +26,8 @@ from localfusion.events import (
     ToolReturned,
     WarningRaised,
 )
-from localfusion.messages import Usage
-from localfusion.outcome import Outcome, Status
+from localfusion.messages import Substitution, Usage
+from localfusion.outcome import CloudUse, Outcome, Status
 
 JUDGE = "judge"
 """Where the steps of a panelist have its id, those of the judge have this."""
@@ -38,6 +43,8 @@ class RunState:
     judge: str = ""
     seed: int = 0
     sources: tuple[str, ...] = ()
+    substitutions: tuple[Substitution, ...] = ()
+    cloud: tuple[CloudUse, ...] = ()
     steps: Mapping[str, tuple[ToolStep, ...]] = field(default_factory=dict)
     responses: Mapping[str, Response] = field(default_factory=dict)
     failed: Mapping[str, FailedModel] = field(default_factory=dict)
@@ -76,16 +83,51 @@ def apply(state: RunState, event: Event) -> RunState:
         case RunResumed():
             sources = event.sources or state.sources
             return replace(state, status=None, failure_reason=None, error=None, failed={}, sources=sources)
+        case WarningRaised(message=message):
+            return replace(state, warnings=(*state.warnings, message))
+        case CloudCalled() | Generated():
+            return replace(state, cloud=_with_use(state.cloud, event))
+        case RunEnded(status=status, failure_reason=reason, error=error):
+            return replace(
+                state, status=status, failure_reason=reason or state.failure_reason, error=error or state.error
+            )
+        case _:
+            return _apply_judged(_apply_seated(state, event), event)
+
+
+def _apply_seated(state: RunState, event: Event) -> RunState:
+    match event:
         case ToolReturned(id=id, result=result):
             return replace(state, steps={**state.steps, id: (*state.steps.get(id, ()), result)})
         case PanelistCompleted(response=response):
             return _with_response(state, response)
         case PanelistFailed(failed=failed):
             return replace(state, failed={**state.failed, failed.id: failed})
-        case WarningRaised(message=message):
-            return replace(state, warnings=(*state.warnings, message))
+        case FallbackTaken(substitution=substitution):
+            return _with_substitution(state, substitution)
         case _:
-            return _apply_judged(state, event)
+            return state
+
+
+def _with_substitution(state: RunState, found: Substitution) -> RunState:
+    said = (*state.substitutions, found)
+    if found.id == JUDGE:
+        return replace(state, substitutions=said, judge=found.to)
+    return replace(state, substitutions=said, panelists={**state.panelists, found.id: found.to})
+
+
+def _with_use(uses: tuple[CloudUse, ...], event: CloudCalled | Generated) -> tuple[CloudUse, ...]:
+    """What a run took of providers, after a call to one or what came of it."""
+    if not event.provider:
+        return uses
+    key = (event.id, event.provider, event.model)
+    known = {(use.id, use.provider, use.model): use for use in uses}
+    use = known.get(key) or CloudUse(*key, base_url=event.base_url if isinstance(event, CloudCalled) else "")
+    if isinstance(event, CloudCalled):
+        use = replace(use, calls=use.calls + 1)
+    else:
+        use = replace(use, usage=use.usage + event.usage)
+    return tuple({**known, key: use}.values())
 
 
 def _with_response(state: RunState, response: Response) -> RunState:
@@ -97,16 +139,14 @@ def _with_response(state: RunState, response: Response) -> RunState:
 
 def _apply_judged(state: RunState, event: Event) -> RunState:
     match event:
+        case AnalysisStarted(model=model) | AnswerStarted(model=model):
+            return replace(state, judge=model)
         case AnalysisCompleted(analysis=analysis, raw=raw, usage=usage):
             return replace(state, analysis=analysis, raw_analysis=raw, judge_usage=state.judge_usage + usage)
         case AnalysisFailed(failure_reason=reason, error=error, usage=usage):
             return replace(state, failure_reason=reason, error=error, judge_usage=state.judge_usage + usage)
         case AnswerCompleted(content=content, citations=citations, usage=usage):
             return replace(state, answer=content, citations=citations, judge_usage=state.judge_usage + usage)
-        case RunEnded(status=status, failure_reason=reason, error=error):
-            return replace(
-                state, status=status, failure_reason=reason or state.failure_reason, error=error or state.error
-            )
         case _:
             return state
 
@@ -132,5 +172,7 @@ def to_outcome(state: RunState, responses: tuple[Response, ...]) -> Outcome:
         judge_usage=state.judge_usage,
         judge_steps=state.steps.get(JUDGE, ()),
         searched=state.sources,
+        substitutions=state.substitutions,
+        cloud=state.cloud,
         warnings=state.warnings,
     )

@@ -12,18 +12,27 @@ from pathlib import Path
 
 from localfusion import deliberation, machine
 from localfusion.analysis import Page, ToolStep
-from localfusion.catalog import check_files
+from localfusion.catalog import check_files, check_leave, is_there, shared, step_in, substituted, with_what_is_there
 from localfusion.citations import Closest
 from localfusion.config import Surroundings, home_directory, load_settings, make_home
 from localfusion.deliberation import Question, World
 from localfusion.domains import parse_domains
 from localfusion.engine import client
 from localfusion.engine.measurements import Measurements
-from localfusion.errors import ConfigError
+from localfusion.errors import ConfigError, OutOfMemory
 from localfusion.events import DocumentsRead, Event, RunEnded, RunResumed, RunStarted, WarningRaised
-from localfusion.messages import JudgeSpec, PanelistSpec, PanelSpec, SourcesSpec, ToolCall, ToolOptions, local_models
+from localfusion.messages import (
+    CloudLeave,
+    JudgeSpec,
+    PanelistSpec,
+    PanelSpec,
+    SourcesSpec,
+    ToolCall,
+    ToolOptions,
+    local_models,
+)
 from localfusion.outcome import Outcome
-from localfusion.run_state import fold
+from localfusion.run_state import JUDGE, fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from localfusion.scheduler.embedding import embedder_of
 from localfusion.search.documents import DocumentIndex
@@ -64,7 +73,8 @@ class Session:
             return await self._ask(request, emit)
 
     async def _ask(self, request: RunRequest, emit: Emit) -> Outcome:
-        panel, remarks = await self._fitted(request.panel)
+        leave = _leave(request)
+        panel, remarks = await self._fitted(request.panel, leave)
         sources, missing = self.searched(request.sources)
         request = replace(request, sources=sources)
         run_id = self.store.create_run(request)
@@ -122,9 +132,11 @@ class Session:
         request = replace(request, sources=narrow(request.sources))
         if is_complete(self.store, run_id):
             raise ConfigError(f"{run_id} has its answer already", hint=f"localfusion runs show {run_id}")
-        state = fold(self.store.events(run_id))
-        check_files(request.panel, done=state.responses)
-        panel, remarks = await self._fitted(request.panel, state.responses)
+        state, leave = fold(self.store.events(run_id)), _leave(request)
+        there = with_what_is_there(request.panel, leave, done=state.responses)
+        check_leave(there, leave, done=state.responses)
+        check_files(there, done=state.responses)
+        panel, remarks = await self._fitted(there, leave, state.responses)
         if not _needs_sources(request.panel, state.responses):
             request = replace(request, sources=replace(request.sources, docs=(), zim=()))
         async with self._opened(run_id, request, emit) as opened:
@@ -134,12 +146,20 @@ class Session:
             say = partial(_say, self.store, run_id, emit, fresh)
             return await self._run(run_id, replace(request, panel=panel), opened.source, say)
 
-    async def _fitted(self, panel: PanelSpec, done: Container[str] = ()) -> tuple[PanelSpec, tuple[str, ...]]:
+    async def _fitted(
+        self, panel: PanelSpec, leave: CloudLeave, done: Container[str] = ()
+    ) -> tuple[PanelSpec, tuple[str, ...]]:
         """The panel with settings that fit the memory, and what to say of it; raises OutOfMemory where none do.
 
-        Panelists in `done`, by id, have answered and need nothing more.
+        Seats whose model can never fit are given a fallback, where they have one. Panelists in `done`, by id, have
+        answered and need nothing more.
         """
-        found = await self.scheduler.fit(local_models(panel, done=done))
+        while True:
+            try:
+                found = await self.scheduler.fit(local_models(panel, done=done))
+                break
+            except OutOfMemory as error:
+                panel = _without(panel, error, leave, done)
         vram_bytes = await self.scheduler.vram_bytes()
         return fitting.applied(panel, found), fitting.remarks(found, self.scheduler.memory_bytes, vram_bytes)
 
@@ -176,7 +196,9 @@ class Session:
         return replace(sources, docs=there, web=not there and not sources.offline), missing
 
     async def _run(self, run_id: str, request: RunRequest, source: Source, emit: Emit) -> Outcome:
-        question = Question(request.question, request.panel, request.seed, in_words(request.sources))
+        leave = _leave(request)
+        question = Question(request.question, request.panel, request.seed, in_words(request.sources), leave)
+        state = fold(self.store.events(run_id))
         world = World(
             scheduler=self.scheduler,
             toolbox=partial(_seat_tools, request, source, partial(self.store.save_page, run_id)),
@@ -184,7 +206,6 @@ class Session:
             emit=emit,
             closest=await self._closest(request.sources),
         )
-        state = fold(self.store.events(run_id))
         if state.run_id:
             await deliberation.resume(question, world, state=state)
         else:
@@ -192,6 +213,32 @@ class Session:
         outcome = stored_outcome(self.store, run_id)
         self.store.finish(run_id, document(outcome))
         return outcome
+
+
+def _leave(request: RunRequest) -> CloudLeave:
+    """What a run may send to providers: nothing where it is offline, whatever else was said."""
+    return CloudLeave() if request.sources.offline else request.cloud
+
+
+def _without(panel: PanelSpec, error: OutOfMemory, leave: CloudLeave, done: Container[str]) -> PanelSpec:
+    """The panel where fallbacks stepped in for the model that can never fit; raises `error` where one is missing."""
+    seats: dict[str, PanelistSpec | JudgeSpec] = {seat.id: seat for seat in panel.panelists if seat.id not in done}
+    for id, seat in (seats | {JUDGE: panel.judge}).items():
+        if seat.model.name != error.model:
+            continue
+        found = step_in(
+            id,
+            seat.model,
+            seat.fallback,
+            reason="does_not_fit",
+            error=error.message,
+            cloud=leave,
+            is_there=is_there,
+        )
+        if found is None:
+            raise error
+        panel = substituted(panel, id, found)
+    return shared(panel)
 
 
 @asynccontextmanager

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from localfusion.analysis import Analysis, Citation, Response, Support, ToolStep
 from localfusion.errors import FailureReason
-from localfusion.messages import Json, Usage
-from localfusion.outcome import Outcome, Status
+from localfusion.messages import FallbackReason, Json, Usage
+from localfusion.outcome import CloudUse, Outcome, Status
 
 
 class Part(BaseModel):
@@ -22,6 +22,7 @@ class UsagePart(Part):
     completion_tokens: int
     seconds: float
     cost: float
+    reasoning_tokens: int
 
 
 class CitationPart(Part):
@@ -93,6 +94,25 @@ class JudgePart(Part):
     usage: UsagePart
 
 
+class SubstitutionPart(Part):
+    id: str
+    model: str
+    to: str
+    reason: FallbackReason
+    error: str
+
+
+class CloudUsePart(Part):
+    """What left the machine: to whom, for which panelist or "judge"."""
+
+    id: str
+    provider: str
+    base_url: str
+    model: str
+    calls: int
+    usage: UsagePart
+
+
 class RunDocument(Part):
     """One run; panelists are named by id everywhere, and `responses` maps the ids to models."""
 
@@ -108,6 +128,8 @@ class RunDocument(Part):
     sources: list[SourcePart]
     searched: list[str]
     judge: JudgePart
+    substitutions: list[SubstitutionPart]
+    cloud: list[CloudUsePart]
     usage: UsagePart
     seed: int
     warnings: list[str]
@@ -135,6 +157,11 @@ def _run(outcome: Outcome) -> RunDocument:
         judge=JudgePart(
             model=outcome.judge_model, tool_calls=_tool_calls(outcome.judge_steps), usage=_usage(outcome.judge_usage)
         ),
+        substitutions=[
+            SubstitutionPart(id=s.id, model=s.model, to=s.to, reason=s.reason, error=s.error)
+            for s in outcome.substitutions
+        ],
+        cloud=[_cloud_use(use) for use in outcome.cloud],
         usage=_usage(outcome.usage),
         seed=outcome.seed,
         warnings=list(outcome.warnings),
@@ -182,6 +209,17 @@ def _tool_calls(steps: Iterable[ToolStep]) -> list[ToolCallPart]:
     ]
 
 
+def _cloud_use(use: CloudUse) -> CloudUsePart:
+    return CloudUsePart(
+        id=use.id,
+        provider=use.provider,
+        base_url=use.base_url,
+        model=use.model,
+        calls=use.calls,
+        usage=_usage(use.usage),
+    )
+
+
 def _usage(usage: Usage) -> UsagePart:
     return UsagePart(
         prompt_tokens=usage.prompt_tokens,
@@ -189,6 +227,7 @@ def _usage(usage: Usage) -> UsagePart:
         completion_tokens=usage.completion_tokens,
         seconds=usage.seconds,
         cost=usage.cost,
+        reasoning_tokens=usage.reasoning_tokens,
     )
 
 

@@ -13,8 +13,8 @@ from localfusion.analysis import (
     ToolStep,
     UniqueInsight,
 )
-from localfusion.messages import ToolCall, Usage
-from localfusion.outcome import Outcome
+from localfusion.messages import Substitution, ToolCall, Usage
+from localfusion.outcome import CloudUse, Outcome
 from localfusion.wire import RunDocument, document
 
 FOUND = Citation(1, "doc://a.md", "A", "40 metres", "verified")
@@ -52,6 +52,8 @@ OUTCOME = Outcome(
     failed_models=(FailedModel("b", "micro-b", "the worker died"),),
     judge_usage=Usage(100, 50, 20, 1.5),
     searched=("/docs",),
+    substitutions=(Substitution("a", "big", "micro-a", "does_not_fit", "big is big"),),
+    cloud=(CloudUse("judge", "remote", "large", "https://r.example/v1", 2, Usage(7, 0, 5, 1.0, 0.25, 2)),),
     warnings=("damaged.pdf was skipped",),
 )
 
@@ -72,13 +74,19 @@ DESIGNED = """
                                {"name": "web_fetch", "arguments": {"url": "doc://x"}, "ok": false,
                                 "error": "not there"}],
                 "usage": {"prompt_tokens": 10, "cached_tokens": 4, "completion_tokens": 3,
-                          "seconds": 0.5, "cost": 0.0}}],
+                          "seconds": 0.5, "cost": 0.0, "reasoning_tokens": 0}}],
  "failed_models": [{"id": "b", "model": "micro-b", "error": "the worker died"}], "failure_reason": null,
  "sources": [{"url": "doc://a.md", "title": "A"}, {"url": "doc://b.md", "title": "B"}],
  "searched": ["/docs"],
  "judge": {"model": "micro-judge", "tool_calls": [],
-           "usage": {"prompt_tokens": 100, "cached_tokens": 50, "completion_tokens": 20, "seconds": 1.5, "cost": 0.0}},
- "usage": {"prompt_tokens": 110, "cached_tokens": 54, "completion_tokens": 23, "seconds": 2.0, "cost": 0.0},
+           "usage": {"prompt_tokens": 100, "cached_tokens": 50, "completion_tokens": 20, "seconds": 1.5, "cost": 0.0,
+                     "reasoning_tokens": 0}},
+ "substitutions": [{"id": "a", "model": "big", "to": "micro-a", "reason": "does_not_fit", "error": "big is big"}],
+ "cloud": [{"id": "judge", "provider": "remote", "base_url": "https://r.example/v1", "model": "large", "calls": 2,
+            "usage": {"prompt_tokens": 7, "cached_tokens": 0, "completion_tokens": 5, "seconds": 1.0, "cost": 0.25,
+                      "reasoning_tokens": 2}}],
+ "usage": {"prompt_tokens": 110, "cached_tokens": 54, "completion_tokens": 23, "seconds": 2.0, "cost": 0.0,
+           "reasoning_tokens": 0},
  "seed": 5, "warnings": ["damaged.pdf was skipped"]}
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from localfusion.catalog.fallbacks import SteppedIn, step_in
-from localfusion.catalog.gguf_files import check_gguf, real
+from localfusion.catalog.gguf_files import check_gguf, is_there, real
 from localfusion.catalog.installed import PathOf, nothing_pulled
 from localfusion.catalog.names import entry_of, model_of, unknown
 from localfusion.config.models_file import (
@@ -38,6 +38,7 @@ from localfusion.messages import (
     SearchLimits,
     ToolOptions,
     local_models,
+    with_model,
     with_models,
 )
 
@@ -98,7 +99,7 @@ def resolve(models: ModelsFile, choice: Choice, *, path_of: PathOf = nothing_pul
     `path_of` says where a file of the model hub is. Raises ConfigError for a name nobody knows, for a file that is
     missing or cannot be a model, and for a provider's model where the choice allows none.
     """
-    seated = _with_what_is_there(_named_panel(models, choice, path_of), choice.cloud)
+    seated = with_what_is_there(_named_panel(models, choice, path_of), choice.cloud)
     check_leave(seated, choice.cloud)
     _check_pulled(models, seated)
     panel = shared(seated)
@@ -128,37 +129,26 @@ def check_leave(panel: PanelSpec, cloud: CloudLeave, *, done: Container[str] = (
 
 def substituted(panel: PanelSpec, id: str, found: SteppedIn) -> PanelSpec:
     """The panel where another model has stepped in for that of a seat, or of the "judge"."""
-    said = (*panel.substitutions, found.substitution)
-    if id == "judge":
-        judge = dataclasses.replace(panel.judge, model=found.model, fallback=found.left)
-        return dataclasses.replace(panel, judge=judge, substitutions=said)
-    seats = tuple(
-        dataclasses.replace(seat, model=found.model, fallback=found.left) if seat.id == id else seat
-        for seat in panel.panelists
-    )
-    return dataclasses.replace(panel, panelists=seats, substitutions=said)
+    panel = with_model(panel, id, found.model, fallback=found.left)
+    return dataclasses.replace(panel, substitutions=(*panel.substitutions, found.substitution))
 
 
-def _with_what_is_there(panel: PanelSpec, cloud: CloudLeave) -> PanelSpec:
-    """The panel without files that are missing, as far as there are fallbacks."""
+def with_what_is_there(panel: PanelSpec, cloud: CloudLeave, *, done: Container[str] = ()) -> PanelSpec:
+    """The panel without files that are missing, as far as there are fallbacks; panelists in `done` stay as they are."""
     seats: dict[str, PanelistSpec | JudgeSpec] = {seat.id: seat for seat in panel.panelists}
     for id, seat in (seats | {"judge": panel.judge}).items():
-        if _is_there(seat.model):
+        if id in done or is_there(seat.model):
             continue
         error = f"{seat.model.name} is not installed"
         found = step_in(
-            id, seat.model, seat.fallback, reason="not_installed", error=error, cloud=cloud, is_there=_is_there
+            id, seat.model, seat.fallback, reason="not_installed", error=error, cloud=cloud, is_there=is_there
         )
         panel = panel if found is None else substituted(panel, id, found)
     return panel
 
 
-def _is_there(model: AnyModel) -> bool:
-    return isinstance(model, RemoteModel) or model.path.exists()
-
-
 def _check_pulled(models: ModelsFile, panel: PanelSpec) -> None:
-    missing = [spec.name for spec in local_models(panel) if not _is_there(spec)]
+    missing = [spec.name for spec in local_models(panel) if not is_there(spec)]
     pullable = [name for name in missing if name in _names_of_models(models) and entry_of(models, name).hub]
     if pullable:
         names = " ".join(dict.fromkeys(pullable))
@@ -276,11 +266,17 @@ def shared(panel: PanelSpec) -> PanelSpec:
 
 
 def _deterministic(panel: PanelSpec) -> PanelSpec:
-    """The same panel with nothing left that the machine's load could decide. Raises ConfigError for a provider's."""
+    """The same panel with nothing left that the machine's load could decide, fallbacks included.
+
+    Raises ConfigError for a provider's model.
+    """
     remote = [m.name for m in (*(s.model for s in panel.panelists), panel.judge.model) if isinstance(m, RemoteModel)]
     if remote:
         hint = "leave out --deterministic, or name models that are here"
         raise ConfigError(f"{remote[0]} is a provider's model, and nothing is sure of what it writes", hint=hint)
+
+    seats = tuple(dataclasses.replace(seat, fallback=()) for seat in panel.panelists)
+    panel = dataclasses.replace(panel, panelists=seats, judge=dataclasses.replace(panel.judge, fallback=()))
 
     def fixed(spec: ModelSpec) -> ModelSpec:
         kv_type = "f16" if spec.kv_type == "auto" else spec.kv_type

@@ -5,29 +5,51 @@ from itertools import chain
 
 from localfusion.analysis import Analysis, Citation
 from localfusion.cli.terminal import printable, printable_text
-from localfusion.outcome import Outcome
+from localfusion.messages import FallbackReason, Substitution
+from localfusion.outcome import CloudUse, Outcome
 
+REASONS: Mapping[FallbackReason, str] = {
+    "not_installed": "is not installed",
+    "does_not_fit": "does not fit",
+    "died": "failed",
+    "timed_out": "took too long",
+}
 SUPPORT = {"verified": "", "weak": " (weak: not everything said stands there)"}
 
 
 def answer_text(outcome: Outcome) -> str:
-    """The answer and its sources; where the judge failed, every panelist's own answer instead."""
+    """The answer, its sources, and who was sent anything; where the judge failed, every panelist's own answer."""
     if outcome.answer:
         blocks = [printable_text(outcome.answer), *_sources(outcome.citations)]
     else:
         blocks = list(_responses(outcome))
+    if outcome.cloud:
+        blocks.append(_block("Sent to providers", [_sent(use) for use in outcome.cloud]))
     return "\n\n".join(block for block in blocks if block)
 
 
 def analysis_text(outcome: Outcome) -> str:
     """The parts of the analysis that say something, and the panelists that failed; "" where there is nothing."""
     blocks = [] if outcome.analysis is None else list(_parts(outcome.analysis))
+    if outcome.substitutions:
+        blocks.append(_block("Stepped in", [substitution_text(found) for found in outcome.substitutions]))
     if outcome.failed_models:
         failed = [f"{printable(f.id)} ({printable(f.model)}): {printable(f.error)}" for f in outcome.failed_models]
         blocks.append(_block("Failed", failed))
     if outcome.analysis is None and outcome.failure_reason is not None:
         blocks.append(_block("No analysis", [f"{outcome.error or ''} ({outcome.failure_reason})".strip()]))
     return "\n\n".join(blocks)
+
+
+def substitution_text(found: Substitution) -> str:
+    """Which model stepped in for which, and why, in one line."""
+    return printable(f"{found.id}: {found.to} for {found.model}, which {REASONS[found.reason]}: {found.error}")
+
+
+def _sent(use: CloudUse) -> str:
+    requests = "1 request" if use.calls == 1 else f"{use.calls} requests"
+    took = f"{use.usage.prompt_tokens + use.usage.completion_tokens} tokens, ${use.usage.cost:.4f}"
+    return printable(f"{use.provider} ({use.base_url}): {use.model} for {use.id}, {requests}, {took}")
 
 
 def _responses(outcome: Outcome) -> Iterator[str]:

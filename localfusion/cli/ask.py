@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from localfusion.catalog import Choice, resolve
+from localfusion.cli.cloud import NamedLeave, cloud_options
 from localfusion.cli.live import Emit
 from localfusion.cli.options import (
     file_option,
@@ -28,6 +29,7 @@ MAX_SEED = 2**32 - 1 - 8
 
 @click.command()
 @click.argument("question")
+@cloud_options
 @source_options
 @click.option("--preset", metavar="NAME", help="A panel and judge of models.yaml.  [default: default]")
 @click.option(
@@ -52,6 +54,7 @@ MAX_SEED = 2**32 - 1 - 8
 @file_option
 def ask(
     named: NamedSources,
+    leave: NamedLeave,
     *,
     question: str,
     preset: str | None,
@@ -72,7 +75,8 @@ def ask(
     Each panelist searches and answers with citations; the judge compares the answers, then writes the final one. What
     is searched is what --docs, --zim, --web, --searxng and --kiwix name, and nothing else; where none is given, what
     config.yaml names, then the folders of `docs add`, then the web. The answer and its sources go to stdout,
-    everything else to stderr. A QUESTION of - is read from stdin.
+    everything else to stderr. A QUESTION of - is read from stdin. Nothing is sent to a provider's model without
+    --allow-cloud.
 
     \b
     Examples:
@@ -80,18 +84,30 @@ def ask(
       localfusion ask --docs notes --docs report.pdf --json "Who is the keeper of Skerry?"
       localfusion ask --web "What is the height of the Eiffel tower?"
       localfusion ask --docs notes --offline --panel a.gguf,b.gguf --judge a.gguf "What is the height of Skerry?"
+      localfusion ask --docs notes --allow-cloud --max-cost 0.20 --preset mixed "What is the height of Skerry?"
       localfusion ask --docs notes - < question.txt
     """
     surroundings = Surroundings.of_this_process()
+    sources = named.spec(surroundings)
+    cloud = leave.leave(surroundings, offline=sources.offline)
     names = tuple(name.strip() for name in chain.from_iterable(entry.split(",") for entry in panel))
     request = RunRequest(
         question=read_question(question),
         panel=resolve(
             load_models(surroundings, models),
-            Choice(preset, names, judge, seed=seed, max_tool_calls=max_tool_calls, deterministic=deterministic),
+            Choice(
+                preset,
+                names,
+                judge,
+                seed=seed,
+                max_tool_calls=max_tool_calls,
+                deterministic=deterministic,
+                cloud=cloud,
+            ),
         ),
-        sources=named.spec(surroundings),
+        sources=sources,
         seed=seed,
+        cloud=cloud,
     )
     if request.sources.offline:
         go_offline()

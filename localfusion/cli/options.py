@@ -31,6 +31,16 @@ def parse_size(_context: click.Context, parameter: click.Parameter, value: str |
     return n_bytes
 
 
+def parse_count(_context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """A number as people write it, like 200000, 200k or 1.5M."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?) ?([km])?", value.strip().lower(), flags=re.ASCII)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no number; write it like 200000 or 200k", param=parameter)
+    return int(float(found[1]) * UNITS[found[2] or ""])
+
+
 def parse_size_or_zero(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
     """The same, or 0."""
     return 0 if value is not None and _bytes(value) == 0 else parse_size(context, parameter, value)

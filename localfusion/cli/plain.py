@@ -1,6 +1,7 @@
 """Events as plain lines, for a log or a pipe: one line each, nothing for what is only live."""
 
 from localfusion.analysis import Analysis
+from localfusion.cli.answer import substitution_text
 from localfusion.cli.terminal import head, printable
 from localfusion.cli.view import JUDGE, subject_of, tool_line
 from localfusion.events import (
@@ -9,8 +10,10 @@ from localfusion.events import (
     AnalysisStarted,
     AnswerCompleted,
     AnswerStarted,
+    CloudCalled,
     DocumentsRead,
     Event,
+    FallbackTaken,
     MemoryAwaited,
     ModelLoading,
     ModelReady,
@@ -50,6 +53,8 @@ def _of_run(event: Event) -> str | None:
             return f"{event.run_id}: goes on; kept: {', '.join(event.finished) or 'nothing'}{_searching(event.sources)}"
         case WarningRaised():
             return f"warning: {event.message}"
+        case FallbackTaken():
+            return substitution_text(event.substitution)
         case RunEnded():
             reason = f" ({event.failure_reason})" if event.failure_reason else ""
             return f"ended: {event.status}{reason}"
@@ -62,12 +67,6 @@ def _searching(sources: tuple[str, ...]) -> str:
 
 def _of_model(event: Event) -> str | None:
     match event:
-        case ModelLoading():
-            return f"{event.id}: loading {event.model}"
-        case MemoryAwaited():
-            return f"{event.id}: {event.model} waits for {event.need_bytes / 2**20:.0f} MiB that others hold"
-        case ModelReady():
-            return f"{event.id}: {event.model} ready in {event.seconds:.1f} s"
         case ToolCalled() | ToolReturned():
             return f"{event.id}: {event.step}. {tool_line(event)}"
         case ResultsLeftOut():
@@ -78,7 +77,21 @@ def _of_model(event: Event) -> str | None:
             return f"{response.id}: {head(response.content, ANSWER_WIDTH)} ({_cost(response.usage)})"
         case PanelistFailed():
             return f"{event.failed.id}: failed: {event.failed.error}"
-    return _of_judge(event)
+    return _of_holding(event) or _of_judge(event)
+
+
+def _of_holding(event: Event) -> str | None:
+    match event:
+        case ModelLoading():
+            return f"{event.id}: loading {event.model}"
+        case MemoryAwaited():
+            return f"{event.id}: {event.model} waits for {event.need_bytes / 2**20:.0f} MiB that others hold"
+        case ModelReady():
+            return f"{event.id}: {event.model} ready in {event.seconds:.1f} s"
+        case CloudCalled():
+            sent = f"{event.prompt_characters} characters sent to {event.provider} ({event.base_url})"
+            return f"{event.id}: {sent} for {event.model}"
+    return None
 
 
 def _of_judge(event: Event) -> str | None:

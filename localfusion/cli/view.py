@@ -9,8 +9,10 @@ from localfusion.events import (
     AnalysisStarted,
     AnswerCompleted,
     AnswerStarted,
+    CloudCalled,
     DocumentsRead,
     Event,
+    FallbackTaken,
     MemoryAwaited,
     ModelLoading,
     ModelReady,
@@ -81,6 +83,9 @@ def advance(view: RunView, event: Event, *, now_s: float) -> RunView:
             return replace(view, run_id=event.run_id, reading="", sources=event.sources, rows=tuple(kept))
         case WarningRaised():
             return replace(view, warnings=(*view.warnings, event.message))
+        case FallbackTaken(substitution=found):
+            rows = [Row(row.id, found.to) if row.id == found.id else row for row in view.rows]
+            return replace(view, rows=tuple(rows))
         case TextWritten(kind="answer"):
             view = replace(view, answer=(view.answer + event.text)[-KEPT_CHARACTERS:])
     subject = subject_of(event)
@@ -99,6 +104,7 @@ def subject_of(event: Event) -> str | None:
             | ToolCalled()
             | ToolReturned()
             | ResultsLeftOut()
+            | CloudCalled()
         ):
             return event.id
         case PanelistCompleted():
@@ -115,12 +121,8 @@ def _step(row: Row, event: Event, now_s: float) -> Row:
     if row.started_s is None:
         row = replace(row, started_s=now_s)
     match event:
-        case ModelLoading():
-            return replace(row, state="loading", detail="")
-        case MemoryAwaited():
-            return replace(row, state="waiting", detail=f"for {event.need_bytes / 2**20:.0f} MiB that others hold")
-        case ModelReady():
-            return replace(row, state="ready", detail=f"loaded in {event.seconds:.1f} s")
+        case ModelLoading() | MemoryAwaited() | ModelReady() | CloudCalled():
+            return _held(row, event)
         case PromptRead():
             state: State = "reading" if event.read_tokens < event.total_tokens else "writing"
             return replace(row, state=state, detail=f"{event.read_tokens} of {event.total_tokens} tokens read")
@@ -133,6 +135,18 @@ def _step(row: Row, event: Event, now_s: float) -> Row:
             return _ended(row, event, now_s)
         case _:
             return _judged(row, event, now_s)
+
+
+def _held(row: Row, event: ModelLoading | MemoryAwaited | ModelReady | CloudCalled) -> Row:
+    match event:
+        case ModelLoading():
+            return replace(row, state="loading", detail="")
+        case MemoryAwaited():
+            return replace(row, state="waiting", detail=f"for {event.need_bytes / 2**20:.0f} MiB that others hold")
+        case ModelReady():
+            return replace(row, state="ready", detail=f"loaded in {event.seconds:.1f} s")
+        case CloudCalled():
+            return replace(row, state="waiting", detail=f"for {event.provider}")
 
 
 def _ended(row: Row, event: PanelistCompleted | PanelistFailed, now_s: float) -> Row:

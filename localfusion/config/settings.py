@@ -40,11 +40,25 @@ class SearchSettings(Entry):
     )
 
 
+class CloudSettings(Entry):
+    """What runs of this home may send to providers. `--offline` wins over all of it."""
+
+    allow: bool = Field(False, description="Runs may ask providers without `--allow-cloud`.")
+    max_cost: Annotated[float, Field(ge=0, le=1_000_000)] | None = Field(
+        None, description="US dollars that a run may spend on providers, unless `--max-cost` says otherwise."
+    )
+    max_tokens: Annotated[int, Field(ge=0)] | None = Field(
+        None,
+        description="Tokens that a run may take of providers, unless `--max-cloud-tokens` says otherwise.",
+    )
+
+
 class Settings(Entry):
     """The whole file."""
 
     offline: bool = Field(False, description="No run of this home uses a network.")
     search: SearchSettings = Field(SearchSettings(), description="Where runs search; its keys are below.")
+    cloud: CloudSettings = Field(CloudSettings(), description="What may be sent to providers; its keys are below.")
 
 
 @dataclass(frozen=True, slots=True)

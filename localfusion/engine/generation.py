@@ -51,7 +51,7 @@ class Generation:
         self._splitter = ThinkingSplitter(tags, inside=writing.prompt.inside)
         self._characters = CharacterDecoder()
         self._stops = StopMatcher(request.stop)
-        self._raw = bytearray()
+        self._raw, self._n_thought = bytearray(), 0
         self._lookup = Lookup() if request.drafts else None
         self._texts: dict[Kind, list[str]] = {"content": [], "thinking": []}
         self._deltas: list[Delta] = []
@@ -169,6 +169,7 @@ class Generation:
             self._sampler.accept([token])
             self._raw += piece
             was_thinking = self._splitter.is_thinking
+            self._n_thought += was_thinking
             for kind, text in self._splitter.feed(self._characters.feed(piece)):
                 if not (was_thinking and kind == "content" and self._constraint is not None):
                     self._show(kind, text)
@@ -211,6 +212,7 @@ class Generation:
             prompt_tokens=self.n_prompt,
             cached_tokens=self.n_cached,
             completion_tokens=self.n_written,
+            reasoning_tokens=self._n_thought,
             seconds=monotonic() - self._writing.started,
         )
         content, thinking = "".join(self._texts["content"]), "".join(self._texts["thinking"])

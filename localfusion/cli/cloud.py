@@ -1,0 +1,73 @@
+"""Options that say whether a run may ask providers, and what that may cost. Asks nobody."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
+
+import click
+
+from localfusion.cli.options import parse_count
+from localfusion.config import Surroundings, load_settings
+from localfusion.errors import ConfigError
+from localfusion.messages import CloudLeave
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLeave:
+    """What the command line says, as it was written."""
+
+    allow_cloud: bool
+    max_cost: float | None
+    max_cloud_tokens: int | None
+
+    def leave(self, surroundings: Surroundings, *, offline: bool) -> CloudLeave:
+        """What a run may send to providers: what was said here, else in config.yaml. Raises ConfigError."""
+        settings = load_settings(surroundings).settings.cloud
+        if self.allow_cloud and offline:
+            raise ConfigError(
+                "--allow-cloud needs a network and the run is offline", hint="leave out --allow-cloud, or --offline"
+            )
+        return CloudLeave(
+            is_allowed=(self.allow_cloud or settings.allow) and not offline,
+            max_cost=settings.max_cost if self.max_cost is None else self.max_cost,
+            max_tokens=settings.max_tokens if self.max_cloud_tokens is None else self.max_cloud_tokens,
+        )
+
+
+def cloud_options(command: Callable[Concatenate[NamedLeave, P], R]) -> Callable[P, R]:
+    """The options; the command gets them as its first argument."""
+
+    @functools.wraps(command)
+    def with_leave(*args: P.args, **kwargs: P.kwargs) -> R:
+        values = {name: kwargs.pop(name) for name in NamedLeave.__dataclass_fields__}
+        return command(NamedLeave(**values), *args, **kwargs)  # type: ignore[arg-type]
+
+    decorated: Callable[P, R] = with_leave
+    for option in reversed(_OPTIONS):
+        decorated = option(decorated)
+    return decorated
+
+
+_OPTIONS = (
+    click.option(
+        "--allow-cloud",
+        is_flag=True,
+        help="Models of providers that the panel names may be asked, and what they need to know is sent to them.",
+    ),
+    click.option(
+        "--max-cost",
+        type=click.FloatRange(0, 1_000_000),
+        metavar="USD",
+        help="What the run may spend on providers, by the prices in models.yaml.",
+    ),
+    click.option(
+        "--max-cloud-tokens",
+        callback=parse_count,
+        metavar="N",
+        help="Tokens that the run may take of providers, read and written, like 200k.",
+    ),
+)
