@@ -1,7 +1,8 @@
 """The catalogue: from names that people write to files and panels. Opens a file only to see what it is."""
 
 from localfusion.catalog.fallbacks import SteppedIn, step_in
-from localfusion.catalog.installed import PathOf, nothing_pulled
+from localfusion.catalog.installed import PathOf, locate, nothing_pulled
+from localfusion.catalog.names import embedding_of
 from localfusion.catalog.panels import Choice, check_files, check_leave, resolve, shared, substituted
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "SteppedIn",
     "check_files",
     "check_leave",
+    "embedding_of",
+    "locate",
     "nothing_pulled",
     "resolve",
     "shared",
