@@ -288,7 +288,7 @@ def test_what_was_pulled_or_found_elsewhere_is_used_in_place(models: ModelsFile,
         resolve(models, choice, path_of=locate(home))
 
 
-def test_an_embedding_model_is_named_but_takes_no_seat(models: ModelsFile, tmp_path: Path) -> None:
+def test_an_embedding_model_is_named_but_takes_no_seat(models: ModelsFile) -> None:
     models = write_models(Path(models.name).parent, HUB_FILE)
     found = embedding_of(models, "vectors", path_of=nothing_pulled)
     assert (found.name, found.path) == ("vectors", Path(models.name).parent / "one.gguf")
