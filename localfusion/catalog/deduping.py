@@ -51,13 +51,14 @@ class Used:
 
 def candidates(models: ModelsFile, stored: Iterable[StoredFile]) -> Iterator[Candidate]:
     """What may be a model's by its name, or by the hash that its store has for it, and has the right size."""
-    files = list(stored)
-    by_path = {file.path: file for file in files}
+    files = {file.path: file for file in stored}
     for name, entry in models.models.items():
-        for file in files:
-            if entry.hub is not None and _may_be(entry.hub, file):
-                parts = [by_path[part] for part in part_paths(file.path) if part in by_path]
-                if len(parts) == _n_parts(file.path):
+        seen: set[Path] = set()  # the hub's cache has a link for each revision to one file
+        for path, file in files.items():
+            if entry.hub is not None and _may_be(entry.hub, file) and path.resolve() not in seen:
+                seen.add(path.resolve())
+                parts = [files[part] for part in part_paths(path) if part in files]
+                if len(parts) == _n_parts(path):
                     yield Candidate(name, entry.hub, tuple(parts))
 
 
