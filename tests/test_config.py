@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localfusion.config import (
@@ -258,6 +258,16 @@ def test_what_commands_note_is_known_and_forgotten_again(tmp_path: Path) -> None
     assert forget_note(here, "org/mine:1")
     assert not forget_note(here, "org/mine:1")
     assert load_models(here).aliases["default"] == "micro"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(st.text(max_size=80), st.text(alphabet="ab.#:@+-/9", min_size=1, max_size=20).map("a".__add__))
+def test_what_is_noted_is_read_back_as_it_was(tmp_path: Path, description: str, name: str) -> None:
+    here = surroundings(tmp_path, {"LOCALFUSION_HOME": "home"})
+    name = name.replace("#", "_")
+    note(here, name, {"models": {name: {"path": "/m.gguf", "description": description}}})
+    assert load_models(here).models[name].description == description
+    assert forget_note(here, name)
 
 
 @pytest.mark.parametrize(

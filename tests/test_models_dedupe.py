@@ -59,6 +59,8 @@ def test_stores_are_where_their_programs_look(tmp_path: Path) -> None:
     for variables, folder in (
         ({"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HOME": "/nowhere"}, tmp_path / "hub"),
         ({"HF_HOME": str(tmp_path / "x")}, tmp_path / "x" / "hub"),
+        ({"HF_HOME": "~/.cache/huggingface"}, usual["Hugging Face"]),
+        ({"XDG_CACHE_HOME": "~/.cache"}, usual["Hugging Face"]),
     ):
         assert find_stores(here(tmp_path, **variables))[0] == Store("Hugging Face", folder)
     assert Store("Ollama", tmp_path / "x") in find_stores(here(tmp_path, OLLAMA_MODELS=str(tmp_path / "x")))

@@ -87,14 +87,12 @@ def remove_ours(installed: Installed, used: Used) -> int:
 
 def delete(installed: Installed, path: Path) -> int:
     """Delete a file of ours and what is known of it, and the folders that this leaves empty; returns its bytes."""
-    installed.forget(path)
     try:
         n_bytes = path.stat().st_size
         path.unlink()
-    except FileNotFoundError:
-        return 0
     except OSError as error:
         raise ConfigError(f"{path} cannot be removed: {error.strerror}", hint="remove it by hand") from error
+    installed.forget(path)
     with suppress(OSError):  # a folder that holds something else stays
         path.parent.rmdir()
         path.parent.parent.rmdir()

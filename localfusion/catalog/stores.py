@@ -14,6 +14,7 @@ from huggingface_hub import scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
 from localfusion.config import Surroundings
+from localfusion.config.surroundings import expanded
 
 StoreName = Literal["Hugging Face", "Ollama", "LM Studio"]
 
@@ -56,9 +57,10 @@ def find_stores(surroundings: Surroundings) -> tuple[Store, ...]:
     """The stores that there are, where their programs look for them."""
     home, variables = surroundings.user_home, surroundings.variables
     named = variables.get("OLLAMA_MODELS", "")
+    ollama = [expanded(named, surroundings)] if named else [home / ".ollama" / "models", SERVICE]
     stores = (
         Store("Hugging Face", _hub_cache(surroundings)),
-        *(Store("Ollama", path) for path in ([Path(named)] if named else [home / ".ollama" / "models", SERVICE])),
+        *(Store("Ollama", folder) for folder in ollama),
         Store("LM Studio", home / ".lmstudio" / "models"),
         Store("LM Studio", home / ".cache" / "lm-studio" / "models"),
     )
@@ -81,9 +83,9 @@ def _hub_cache(surroundings: Surroundings) -> Path:
     """As huggingface_hub finds it, from variables that were read already."""
     variables = surroundings.variables
     if named := variables.get("HF_HUB_CACHE", "") or variables.get("HUGGINGFACE_HUB_CACHE", ""):
-        return Path(named)
-    cache = Path(variables.get("XDG_CACHE_HOME", "") or surroundings.user_home / ".cache")
-    return Path(variables.get("HF_HOME", "") or cache / "huggingface") / "hub"
+        return expanded(named, surroundings)
+    cache = expanded(variables.get("XDG_CACHE_HOME", "") or "~/.cache", surroundings)
+    return expanded(variables.get("HF_HOME", "") or str(cache / "huggingface"), surroundings) / "hub"
 
 
 def _of_hub_cache(folder: Path) -> Iterator[StoredFile]:

@@ -75,9 +75,15 @@ def _fits(model: ListedModel) -> str:
 
 
 def _preset_row(preset: ListedPreset) -> tuple[str, ...]:
-    pull = ("" if preset.is_exact else "more than ") + gib(preset.pull_bytes) if preset.missing else "-"
     missing = ", ".join(preset.missing) or "nothing"
-    return preset.name, pull, missing + (f"; asks {', '.join(preset.remote)}" if preset.remote else "")
+    return preset.name, _pull(preset), missing + (f"; asks {', '.join(preset.remote)}" if preset.remote else "")
+
+
+def _pull(preset: ListedPreset) -> str:
+    if not preset.missing:
+        return "-"
+    size = gib(preset.pull_bytes) if preset.pull_bytes else "?"
+    return size if preset.is_exact or not preset.pull_bytes else f"more than {size}"
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
