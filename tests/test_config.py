@@ -247,14 +247,14 @@ def test_what_commands_note_is_known_and_forgotten_again(tmp_path: Path) -> None
     assert (path.parent, path.name) == (tmp_path / "home" / "models.d", "org%2Fmine%3A1.yaml")
     assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)) == (0o600, 0o700)
     note(here, "org/mine:1", contents)
-    note(here, "zz-default", {"aliases": {"default": "own"}})
+    note(here, "default", {"aliases": {"default": "own"}})
     models = load_models(here)
     assert (models.models["org/mine:1"].path, models.models["org/mine:1"].licence) == ("/m/Grüße.gguf", "yes")
     assert models.aliases["default"] == "own"
-    assert sorted(file.name for file in path.parent.iterdir()) == ["org%2Fmine%3A1.yaml", "zz-default.yaml"]
-    with pytest.raises(ConfigError, match=r'zz-default.yaml:\d: the alias "default" stands for "own"'):
+    assert sorted(file.name for file in path.parent.iterdir()) == ["default.yaml", "org%2Fmine%3A1.yaml"]
+    with pytest.raises(ConfigError, match=r'default.yaml:\d: the alias "default" stands for "own"'):
         forget_note(here, "org/mine:1")
-    assert forget_note(here, "zz-default")
+    assert forget_note(here, "default")
     assert forget_note(here, "org/mine:1")
     assert not forget_note(here, "org/mine:1")
     assert load_models(here).aliases["default"] == "micro"

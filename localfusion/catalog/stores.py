@@ -95,7 +95,7 @@ def _of_hub_cache(folder: Path) -> Iterator[StoredFile]:
         return
     for repo in sorted(repos, key=lambda repo: repo.repo_id):
         for revision in sorted(repo.revisions, key=lambda revision: revision.commit_hash):
-            for file in revision.files:
+            for file in sorted(revision.files, key=lambda file: file.file_path):
                 if repo.repo_type == "model" and file.file_name.endswith(".gguf"):
                     blob = file.blob_path.name
                     yield StoredFile(

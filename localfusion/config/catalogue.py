@@ -8,6 +8,7 @@ from pathlib import Path
 
 from localfusion.config.models_file import Extension, ModelsFile, read, read_text
 from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, packaged_models_file
+from localfusion.errors import ConfigError
 
 MACHINE_FOLDER = "models.d"
 """Of the home: models files that `models add`, `models load` and the first `ask` wrote, one for each thing noted."""
@@ -27,13 +28,29 @@ def read_models(surroundings: Surroundings, explicit: Path | None = None) -> Ext
 
 
 def load_noted(surroundings: Surroundings, *, instead: Mapping[Path, str] | None = None) -> ModelsFile:
-    """The packaged file and what commands noted, with other texts `instead` of what stands in some notes."""
+    """The packaged file and what commands noted, with other texts `instead` of what stands in some notes.
+
+    Notes extend each other by name; one that names what is noted in a later one is read after it.
+    """
     models = read(packaged_models_file()).whole
     texts = instead or {}
-    for path in sorted({*(home_directory(surroundings) / MACHINE_FOLDER).glob("*.yaml"), *texts}):
-        noted = read_text(texts[path], path, extends=models) if path in texts else read(path, extends=models)
-        models = noted.whole
+    waiting = sorted({*(home_directory(surroundings) / MACHINE_FOLDER).glob("*.yaml"), *texts})
+    while waiting:
+        refused: dict[Path, ConfigError] = {}
+        for path in waiting:
+            try:
+                models = _noted(path, texts.get(path), models)
+            except ConfigError as error:
+                refused[path] = error
+        if len(refused) == len(waiting):
+            raise refused[waiting[0]]
+        waiting = list(refused)
     return models
+
+
+def _noted(path: Path, text: str | None, models: ModelsFile) -> ModelsFile:
+    extension = read(path, extends=models) if text is None else read_text(text, path, extends=models)
+    return extension.whole
 
 
 def _is_packaged(path: Path) -> bool:
