@@ -93,7 +93,9 @@ async def _model(name: str, entry: ModelEntry, here: _Here, scheduler: Scheduler
     except ConfigError as error:
         return ListedModel(name, entry, "", None, "unknown", problem=error.message)
     if not path.exists():
-        n_bytes = entry.hub.size_bytes if entry.hub else None
+        if entry.hub is None:
+            return ListedModel(name, entry, "", None, "unknown", problem=f"{path} is not there")
+        n_bytes = entry.hub.size_bytes
         is_too_large = n_bytes is not None and n_bytes > budget_bytes
         return ListedModel(name, entry, "", n_bytes, "no" if is_too_large else "unknown")
     n_bytes = sum(part.stat().st_size for part in part_paths(path))

@@ -107,6 +107,7 @@ def test_every_model_is_where_it_is(at_home: Path, capfd: pytest.CaptureFixture[
     assert fits["far"] == ("no", 5_000_000_000, None)
     assert fits["vague"] == ("unknown", None, None)
     assert fits["cloud"] == ("remote", None, None)
+    assert models["gone"]["problem"] == f"{at_home / 'gone.gguf'} is not there"
     assert "is not a GGUF" in models["page"]["problem"]
     assert "was changed since it was verified" in models["changed"]["problem"]
 
