@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from localfusion import machine
-from localfusion.catalog import Choice, resolve
+from localfusion.catalog import Choice, PathOf, locate, resolve
 from localfusion.config import ModelsFile, Surroundings, home_directory
 from localfusion.engine import client, speed
 from localfusion.engine.speed import Speed
@@ -77,7 +77,7 @@ async def examine(
             budget_bytes=scheduler.memory_bytes,
             engine=engine,
             unused_features=unused_features(machine.processor_features(), engine.features),
-            presets=tuple([await _fit(name, models, scheduler) for name in models.presets]),
+            presets=tuple([await _fit(name, models, scheduler, locate(folder)) for name in models.presets]),
             vram_bytes=await scheduler.vram_bytes(),
         )
 
@@ -87,9 +87,9 @@ def unused_features(processor: frozenset[str], build: frozenset[str]) -> tuple[s
     return tuple(name for flag, name in BUILD_NAMES.items() if flag in processor and name not in build)
 
 
-async def _fit(name: str, models: ModelsFile, scheduler: Scheduler) -> PresetFit:
+async def _fit(name: str, models: ModelsFile, scheduler: Scheduler, path_of: PathOf) -> PresetFit:
     try:
-        panel = resolve(models, Choice(preset=name))
+        panel = resolve(models, Choice(preset=name), path_of=path_of)
         found = await scheduler.fit(local_models(panel))
         for chosen in found.chosen.values():  # what cannot be read is said here
             await scheduler.footprint(chosen)

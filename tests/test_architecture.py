@@ -23,7 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"panel", "judge", "synthesis"}),
     frozenset({"deliberation"}),
     frozenset({"session"}),
-    frozenset({"doctor"}),
+    frozenset({"doctor", "listing"}),
     frozenset({"cli"}),
 )
 """A module imports only from layers before its own; the parts of one layer do not know each other.

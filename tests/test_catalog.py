@@ -3,16 +3,18 @@
 import dataclasses
 import os
 import struct
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from localfusion.catalog import Choice, resolve
+from localfusion.catalog import Choice, embedding_of, locate, resolve
 from localfusion.catalog.gguf_files import SHIPPED
-from localfusion.catalog.installed import nothing_pulled
+from localfusion.catalog.installed import Installed, nothing_pulled
 from localfusion.catalog.names import file_of
 from localfusion.catalog.panels import AGREED
-from localfusion.config import ModelEntry, ModelsFile, load_models_file
+from localfusion.config import HubEntry, ModelEntry, ModelsFile, load_models_file
+from localfusion.config.surroundings import packaged_models_file
 from localfusion.errors import ConfigError
 from localfusion.messages import ModelSpec, PanelSpec, local_models
 from tests.tiny_gguf import write_tiny_gguf
@@ -247,3 +249,89 @@ def test_a_folder_or_a_pipe_is_not_a_model(models: ModelsFile) -> None:
     for path in (folder, pipe):
         with pytest.raises(ConfigError, match="is not a file"):
             resolve(models, Choice(panel=(str(path),), judge="one"))
+
+
+HUB = HubEntry(repo="maker/thing-GGUF", file="thing.gguf")
+HUB_FILE = """\
+models:
+  thing: {hub: {repo: maker/thing-GGUF, file: thing.gguf}}
+  vectors: {path: one.gguf, embeddings: true}
+  no-vectors: {path: gone.gguf, embeddings: true}
+  far-vectors: {hub: {repo: maker/vectors-GGUF, file: vectors.gguf}, embeddings: true}
+  one: {path: one.gguf}
+"""
+
+
+def test_a_home_that_is_not_there_is_not_made_by_looking(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert locate(home)(HUB) == home / "models" / "maker" / "thing-GGUF" / "thing.gguf"
+    assert not home.exists()
+
+
+def test_what_was_pulled_or_found_elsewhere_is_used_in_place(models: ModelsFile, tiny: bytes, tmp_path: Path) -> None:
+    models, home = write_models(Path(models.name).parent, HUB_FILE), tmp_path / "home"
+    choice = Choice(panel=("thing",), judge="thing")
+    with pytest.raises(ConfigError, match="thing is not here yet"):
+        resolve(models, choice, path_of=locate(home))
+    elsewhere = tmp_path / "blobs" / "sha256-77"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(tiny)
+    with closing(Installed(home)) as installed:
+        installed.record(elsewhere, sha256="77", repo=HUB.repo, file=HUB.file)
+    assert {spec.path for spec in specs(resolve(models, choice, path_of=locate(home)))} == {elsewhere}
+    ours = locate(tmp_path / "other")(HUB)
+    ours.parent.mkdir(parents=True)
+    ours.write_bytes(tiny)
+    assert {spec.path for spec in specs(resolve(models, choice, path_of=locate(tmp_path / "other")))} == {ours}
+    elsewhere.write_bytes(tiny + b" ")
+    with pytest.raises(ConfigError, match="was changed since it was verified"):
+        resolve(models, choice, path_of=locate(home))
+
+
+def test_an_embedding_model_is_named_but_takes_no_seat(models: ModelsFile) -> None:
+    models = write_models(Path(models.name).parent, HUB_FILE)
+    found = embedding_of(models, "vectors", path_of=nothing_pulled)
+    assert (found.name, found.path) == ("vectors", Path(models.name).parent / "one.gguf")
+    with pytest.raises(ConfigError, match="vectors is an embedding model"):
+        resolve(models, Choice(panel=("one",), judge="vectors"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("one", "one is no embedding model", "embeddings: true"),
+        ("no-vectors", "no-vectors is not here yet", "check its path"),
+        ("far-vectors", "far-vectors is not here yet", "localfusion models pull far-vectors"),
+        ("won", "unknown model 'won'", "did you mean"),
+    ],
+)
+def test_a_wrong_embedding_model_is_named(models: ModelsFile, name: str, message: str, hint: str) -> None:
+    models = write_models(Path(models.name).parent, HUB_FILE)
+    with pytest.raises(ConfigError, match=message) as caught:
+        embedding_of(models, name, path_of=nothing_pulled)
+    assert hint in caught.value.hint
+
+
+def test_the_presets_that_ship_are_as_they_say() -> None:
+    models = load_models_file(packaged_models_file())
+    everywhere = {"micro", "general-fast", "general-budget", "general-high", "general-max", "self-fusion"}
+    assert set(models.presets) == everywhere
+    for name in everywhere - {"micro", "self-fusion"}:
+        preset = models.presets[name]
+        families = [models.models[seat.model].family for seat in preset.panel]
+        assert all(families)
+        assert len({*families, models.models[preset.judge.model].family}) == len(families) + 1
+    seats = models.presets["self-fusion"].panel
+    assert len({seat.model for seat in seats}) == 1
+    assert len({seat.persona for seat in seats}) == len(seats)
+    assert all(seat.seed is None for seat in seats), "each has the run's seed plus its place"
+
+
+def test_every_model_that_ships_says_where_it_is_from_and_what_it_may_be_used_for() -> None:
+    models = load_models_file(packaged_models_file())
+    for name, model in models.models.items():
+        assert model.family, name
+        assert model.description, name
+        assert model.licence or model.licence_note, name
+        assert model.licence in ("Apache-2.0", "MIT") or model.licence_note, name
+    assert all(provider.base_url.startswith("https://") and provider.key for provider in models.providers.values())

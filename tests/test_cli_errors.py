@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from localfusion.cli.main import COMMANDS, localfusion, run
+from localfusion.cli.models import COMMANDS as MODELS_COMMANDS
 from tests.tiny_gguf import write_tiny_gguf
 
 MODELS = """\
@@ -239,7 +240,8 @@ def every_command() -> list[tuple[str, click.Command]]:
         assert command is not None
         found.append((name, command))
         if isinstance(command, click.Group):
-            found += [(f"{name} {inner}", sub) for inner, sub in command.commands.items()]
+            inner = [(sub, command.get_command(context, sub)) for sub in command.list_commands(context)]
+            found += [(f"{name} {path}", sub) for path, sub in inner if sub is not None]
     return found
 
 
@@ -250,9 +252,10 @@ def test_every_help_has_examples_of_its_command(path: str, command: click.Comman
 
 
 def test_the_overview_says_what_the_commands_say() -> None:
+    overview = {**COMMANDS, **{f"models {name}": entry for name, entry in MODELS_COMMANDS.items()}}
     for path, command in every_command():
-        if path in COMMANDS:
-            assert COMMANDS[path][1] == command.get_short_help_str(limit=200)
+        if path in overview:
+            assert overview[path][1] == command.get_short_help_str(limit=200)
 
 
 def test_help_imports_no_engine_and_no_models_file() -> None:

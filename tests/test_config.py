@@ -6,10 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from localfusion.config import Surroundings, find_models_file, home_directory, load_models_file, make_home, read_yaml
+from localfusion.config import (
+    Surroundings,
+    YamlValue,
+    find_models_file,
+    forget_note,
+    home_directory,
+    load_models,
+    load_models_file,
+    make_home,
+    note,
+    read_yaml,
+)
 from localfusion.config.located import MAX_CHARACTERS
 from localfusion.config.surroundings import packaged_models_file
 from localfusion.errors import ConfigError
@@ -224,3 +235,121 @@ def test_the_process_has_surroundings() -> None:
     found = Surroundings.of_this_process()
     assert found.working_directory == Path.cwd()
     assert "PATH" in found.variables
+
+
+def test_what_commands_note_is_known_and_forgotten_again(tmp_path: Path) -> None:
+    here = surroundings(tmp_path, {"LOCALFUSION_HOME": "home"})
+    contents: dict[str, YamlValue] = {
+        "models": {"org/mine:1": {"path": "/m/Grüße.gguf", "licence": "yes"}},
+        "presets": {"own": {"panel": ("org/mine:1",), "judge": {"model": "org/mine:1"}}},
+    }
+    path = note(here, "org/mine:1", contents)
+    assert (path.parent, path.name) == (tmp_path / "home" / "models.d", "org%2Fmine%3A1.yaml")
+    assert (stat.S_IMODE(path.stat().st_mode), stat.S_IMODE(path.parent.stat().st_mode)) == (0o600, 0o700)
+    note(here, "org/mine:1", contents)
+    note(here, "default", {"aliases": {"default": "own"}})
+    models = load_models(here)
+    assert (models.models["org/mine:1"].path, models.models["org/mine:1"].licence) == ("/m/Grüße.gguf", "yes")
+    assert models.aliases["default"] == "own"
+    assert sorted(file.name for file in path.parent.iterdir()) == ["default.yaml", "org%2Fmine%3A1.yaml"]
+    with pytest.raises(ConfigError, match=r'default.yaml:\d: the alias "default" stands for "own"'):
+        forget_note(here, "org/mine:1")
+    assert forget_note(here, "default")
+    assert forget_note(here, "org/mine:1")
+    assert not forget_note(here, "org/mine:1")
+    assert load_models(here).aliases["default"] == "micro"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(st.text(max_size=80), st.text(alphabet="ab.#:@+-/9", min_size=1, max_size=20).map("a".__add__))
+def test_what_is_noted_is_read_back_as_it_was(tmp_path: Path, description: str, name: str) -> None:
+    here = surroundings(tmp_path, {"LOCALFUSION_HOME": "home"})
+    name = name.replace("#", "_")
+    note(here, name, {"models": {name: {"path": "/m.gguf", "description": description}}})
+    assert load_models(here).models[name].description == description
+    assert forget_note(here, name)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"models": {"mine": {"path": "/m.gguf", "n_ctxx": 4096}}}, 'unknown key "n_ctxx"'),
+        ({"models": {"mine": {}}}, "a model has just one of"),
+        ({"models": {"mine thing": {"path": "/m.gguf"}}}, "must match pattern"),
+        ({"aliases": {"default": "nothing"}}, 'stands for "nothing", which is not there'),
+        ({"aliases": {"micro-a": "micro"}}, 'the preset "micro", which this file extends, has "micro-a" for a model'),
+    ],
+)
+def test_a_wrong_note_is_refused_and_changes_nothing(
+    tmp_path: Path, contents: Mapping[str, YamlValue], message: str
+) -> None:
+    here = surroundings(tmp_path, {"LOCALFUSION_HOME": "home"})
+    with pytest.raises(ConfigError) as caught:
+        note(here, "mine", contents)
+    assert re.search(r"models.d/mine.yaml:\d+: ", caught.value.message)
+    assert message in caught.value.message
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_note_has_no_place_where_the_folder_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "models.d").touch()
+    here = surroundings(tmp_path, {"LOCALFUSION_HOME": "home"})
+    with pytest.raises(ConfigError, match="cannot be written"):
+        note(here, "mine", {"models": {"mine": {"path": "/m.gguf"}}})
+
+
+BELOW = """\
+models:
+  one: {path: one.gguf}
+  two: {path: two.gguf}
+  vectors: {path: vectors.gguf, embeddings: true}
+presets:
+  pair: {panel: [one, {model: one, fallback: [spare]}], judge: two}
+aliases:
+  spare: two
+  pairs: pair
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("presets:\n  one: {panel: [two], judge: two}\n", 2, 'the preset "pair", which this file extends, has "one"'),
+        ("\naliases:\n  two: pair\n", 3, 'the preset "pair", which this file extends, has "spare"'),
+        ("aliases: {spare: pair}\n", 1, 'the preset "pair", which this file extends, has "spare"'),
+        ("models:\n  two: {path: x.gguf, embeddings: true}\n", 2, 'the preset "pair", which this file extends'),
+        ("aliases:\n  pair: one\n", 2, 'the alias "pairs", which this file extends, stands for "pair"'),
+    ],
+)
+def test_a_name_that_is_still_used_keeps_its_meaning(tmp_path: Path, text: str, line: int, message: str) -> None:
+    below = load_models_file(written(tmp_path, BELOW))
+    above = tmp_path / "above.yaml"
+    above.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_models_file(above, extends=below)
+    assert f"above.yaml:{line}: {message}" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models:\n  one: {path: other.gguf}\n",
+        "models:\n  spare: {path: other.gguf}\n",
+        "presets:\n  one: {panel: [two], judge: two}\n  pair: {panel: [two], judge: two}\n",
+        "aliases:\n  one: two\n",
+    ],
+)
+def test_a_name_may_change_where_nobody_minds(tmp_path: Path, text: str) -> None:
+    below = load_models_file(written(tmp_path, BELOW))
+    above = tmp_path / "above.yaml"
+    above.write_text(text)
+    assert "pair" in load_models_file(above, extends=below).presets
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("[one,", "[vectors,"), ("[spare]", "[vectors]"), ("judge: two", "judge: vectors")]
+)
+def test_an_embedding_model_takes_no_seat(tmp_path: Path, old: str, new: str) -> None:
+    error = refusal(tmp_path, BELOW.replace(old, new, 1))
+    assert 'models.yaml:6: "vectors" is an embedding model' in error.message

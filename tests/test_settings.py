@@ -87,6 +87,18 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, text: str, said: str) 
     assert refused.value.hint
 
 
+def test_an_embedding_model_is_a_file_or_a_name_of_the_catalogue(tmp_path: Path) -> None:
+    (tmp_path / "vectors.gguf").write_bytes(b"GGUF")
+    (tmp_path / "models.yaml").write_text("models:\n  meaning: {path: vectors.gguf, embeddings: true}\n")
+    for named, name in (("meaning", "meaning"), ("vectors.gguf", "vectors")):
+        found = NOTHING.spec(with_settings(tmp_path, f"search: {{embedding: {named}}}\n")).embedding
+        assert found is not None
+        assert (found.name, found.path) == (name, tmp_path / "vectors.gguf")
+    for named, said in (("qwen3-embedding-0.6b", "is not here yet"), ("micro-a", "is no embedding model")):
+        with pytest.raises(ConfigError, match=said):
+            NOTHING.spec(with_settings(tmp_path, f"search: {{embedding: {named}}}\n"))
+
+
 @pytest.mark.parametrize(
     "named",
     [

@@ -2,7 +2,8 @@
 
 from localfusion.catalog.fallbacks import SteppedIn, step_in
 from localfusion.catalog.gguf_files import is_there
-from localfusion.catalog.installed import PathOf, nothing_pulled
+from localfusion.catalog.installed import PathOf, locate, nothing_pulled
+from localfusion.catalog.names import embedding_of
 from localfusion.catalog.panels import (
     Choice,
     check_files,
@@ -19,7 +20,9 @@ __all__ = [
     "SteppedIn",
     "check_files",
     "check_leave",
+    "embedding_of",
     "is_there",
+    "locate",
     "nothing_pulled",
     "resolve",
     "shared",

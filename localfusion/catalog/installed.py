@@ -5,6 +5,7 @@ What is missing is fetched elsewhere, and nothing is hashed here.
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +132,18 @@ class Installed:
 def nothing_pulled(hub: HubEntry) -> Path:
     """A machine on which nothing was pulled."""
     return Path("not-pulled") / hub.repo / hub.file
+
+
+def locate(home: Path) -> PathOf:
+    """`Installed.path_of` of a home that need not be there: looks and closes, and makes nothing."""
+
+    def path_of(hub: HubEntry) -> Path:
+        if not (home / FILE_NAME).is_file():
+            return pulled_path(home, hub)
+        with closing(Installed(home)) as installed:
+            return installed.path_of(hub)
+
+    return path_of
 
 
 def pulled_path(home: Path, hub: HubEntry) -> Path:

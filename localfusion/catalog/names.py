@@ -18,20 +18,33 @@ REMOTE_N_CTX = 32_768
 def model_of(models: ModelsFile, name: str, *, path_of: PathOf, n_ctx: int | Literal["auto"] | None = None) -> AnyModel:
     """A model by its name in the catalogue, or by its file; `n_ctx` wins over the entry's. Raises ConfigError."""
     if name.endswith(".gguf"):
-        return _file(Path(name).stem, expanded(name).absolute(), ModelEntry(path=name), n_ctx)
+        return file_spec(Path(name).stem, expanded(name).absolute(), ModelEntry(path=name), n_ctx)
     entry = entry_of(models, name)
+    if entry.embeddings:
+        raise ConfigError(f"{name} is an embedding model", hint="name a model that writes text")
     if entry.provider is not None:
         return _remote(name, entry, models.providers[entry.provider], n_ctx)
-    return _file(name, file_of(entry, path_of=path_of), entry, n_ctx)
+    return file_spec(name, file_of(entry, path_of=path_of), entry, n_ctx)
 
 
 def entry_of(models: ModelsFile, name: str) -> ModelEntry:
     """What the catalogue says of a model, by its name or an alias. Raises ConfigError."""
     found = models.models.get(models.aliases.get(name, name))
     if found is None:
-        names = [*models.models, *(alias for alias, target in models.aliases.items() if target in models.models)]
-        raise unknown("model", name, names, models)
+        raise unknown("model", name, models.names_of_models(), models)
     return found
+
+
+def embedding_of(models: ModelsFile, name: str, *, path_of: PathOf) -> ModelSpec:
+    """The embedding model of a name in the catalogue. Raises ConfigError for one that is none or is not there."""
+    entry = entry_of(models, name)
+    if not entry.embeddings:
+        raise ConfigError(f"{name} is no embedding model", hint="name one that models.yaml has `embeddings: true` for")
+    path = file_of(entry, path_of=path_of)
+    if not path.exists():
+        hint = f"localfusion models pull {name}" if entry.hub else "check its path in models.yaml"
+        raise ConfigError(f"{name} is not here yet", hint=hint)
+    return ModelSpec(name, path)
 
 
 def file_of(entry: ModelEntry, *, path_of: PathOf) -> Path:
@@ -55,7 +68,8 @@ def unknown(kind: Literal["model", "preset"], name: str, names: list[str], model
     return ConfigError(f"unknown {kind} {name!r}", hint=hint)
 
 
-def _file(name: str, path: Path, entry: ModelEntry, n_ctx: int | Literal["auto"] | None) -> ModelSpec:
+def file_spec(name: str, path: Path, entry: ModelEntry, n_ctx: int | Literal["auto"] | None = None) -> ModelSpec:
+    """How the file of a model is loaded."""
     return ModelSpec(
         name=name,
         path=path,
@@ -67,6 +81,7 @@ def _file(name: str, path: Path, entry: ModelEntry, n_ctx: int | Literal["auto"]
         use_mmap=entry.use_mmap,
         n_threads=entry.n_threads,
         n_gpu_layers=entry.n_gpu_layers,
+        embeddings=entry.embeddings,
     )
 
 

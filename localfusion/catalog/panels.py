@@ -149,7 +149,7 @@ def with_what_is_there(panel: PanelSpec, cloud: CloudLeave, *, done: Container[s
 
 def _check_pulled(models: ModelsFile, panel: PanelSpec) -> None:
     missing = [spec.name for spec in local_models(panel) if not is_there(spec)]
-    pullable = [name for name in missing if name in _names_of_models(models) and entry_of(models, name).hub]
+    pullable = [name for name in missing if name in models.names_of_models() and entry_of(models, name).hub]
     if pullable:
         names = " ".join(dict.fromkeys(pullable))
         raise ConfigError(f"{pullable[0]} is not here yet", hint=f"localfusion models pull {names}")
@@ -176,10 +176,6 @@ def _named_panel(models: ModelsFile, choice: Choice, path_of: PathOf) -> PanelSp
 
 def _fallbacks(model: ModelOf, entries: Iterable[FallbackEntry]) -> tuple[Fallback, ...]:
     return tuple(Fallback(model(entry.model), entry.when) for entry in entries)
-
-
-def _names_of_models(models: ModelsFile) -> list[str]:
-    return [*models.models, *(alias for alias, target in models.aliases.items() if target in models.models)]
 
 
 def _preset(models: ModelsFile, choice: Choice) -> PresetEntry:

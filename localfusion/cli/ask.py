@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from localfusion.catalog import Choice, resolve
+from localfusion.catalog import Choice, locate, resolve
 from localfusion.cli.cloud import NamedLeave, cloud_options
 from localfusion.cli.live import Emit
 from localfusion.cli.options import (
@@ -18,7 +18,7 @@ from localfusion.cli.options import (
 )
 from localfusion.cli.running import Output, carry_out
 from localfusion.cli.sources import NamedSources, go_offline, source_options
-from localfusion.config import Surroundings, load_models
+from localfusion.config import Surroundings, home_directory, load_models
 from localfusion.outcome import Outcome
 from localfusion.session import open_session
 from localfusion.store import RunRequest
@@ -104,6 +104,7 @@ def ask(
                 deterministic=deterministic,
                 cloud=cloud,
             ),
+            path_of=locate(home_directory(surroundings)),
         ),
         sources=sources,
         seed=seed,

@@ -4,7 +4,19 @@ import click
 
 from localfusion.cli.lazy import LazyGroup
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "list": (
+        "localfusion.cli.models_list",
+        "List models and presets: what is here and where, and what there is to pull.",
+    ),
+    "add": ("localfusion.cli.models_add", "Add a GGUF file of your own, under a name that panels can use."),
+    "remove": ("localfusion.cli.models_remove", "Remove a model: delete its files, or forget that it was added."),
+    "dedupe": (
+        "localfusion.cli.models_dedupe",
+        "Find models that other programs have on this disk, and use them.",
+    ),
+    "lint": ("localfusion.cli.models_lint", "Say what is wrong or doubtful in a models file."),
+}
 
 
 @click.group(cls=LazyGroup, modules=COMMANDS)

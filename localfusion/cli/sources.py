@@ -4,13 +4,20 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import click
 
+from localfusion import catalog
 from localfusion.cli.options import check_paths
-from localfusion.config import SettingsFile, Surroundings, load_settings, set_hub_offline
+from localfusion.config import (
+    SettingsFile,
+    Surroundings,
+    home_directory,
+    load_models,
+    load_settings,
+    set_hub_offline,
+)
 from localfusion.domains import parse_domains
 from localfusion.errors import ConfigError
 from localfusion.messages import ModelSpec, SourcesSpec
@@ -149,11 +156,16 @@ def narrowed(sources: SourcesSpec, surroundings: Surroundings) -> SourcesSpec:
 
 
 def embedding_of(file: SettingsFile, surroundings: Surroundings) -> ModelSpec | None:
-    """The embedding model that config.yaml names. Raises ConfigError where its file is not there."""
+    """The embedding model that config.yaml names: a file, or a name of models.yaml. Raises ConfigError."""
     named = file.settings.search.embedding
     if named is None:
         return None
-    path: Path = check_paths((str(file.path_of(named, surroundings)),), "`embedding` of config.yaml")[0]
+    path = file.path_of(named, surroundings)
+    if not named.endswith(".gguf") and not path.exists():
+        models = load_models(surroundings)
+        if named in models.names_of_models():
+            return catalog.embedding_of(models, named, path_of=catalog.locate(home_directory(surroundings)))
+    path = check_paths((str(path),), "`embedding` of config.yaml")[0]
     return ModelSpec(path.stem, path)
 
 

@@ -1,8 +1,9 @@
 """Configuration: the only reader of YAML and of the environment. It knows names and settings, never a model's file."""
 
-from localfusion.config.catalogue import MACHINE_FOLDER, load_models
-from localfusion.config.located import Located, read_yaml
+from localfusion.config.catalogue import MACHINE_FOLDER, load_models, read_models
+from localfusion.config.located import Located, YamlValue, read_yaml
 from localfusion.config.models_file import (
+    Extension,
     HubEntry,
     JudgeEntry,
     ModelEntry,
@@ -13,12 +14,14 @@ from localfusion.config.models_file import (
     ToolsEntry,
 )
 from localfusion.config.models_file import load as load_models_file
+from localfusion.config.notes import forget_note, note, note_path
 from localfusion.config.settings import SettingsFile
 from localfusion.config.settings import load as load_settings
 from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home, set_hub_offline
 
 __all__ = [
     "MACHINE_FOLDER",
+    "Extension",
     "HubEntry",
     "JudgeEntry",
     "Located",
@@ -30,12 +33,17 @@ __all__ = [
     "SettingsFile",
     "Surroundings",
     "ToolsEntry",
+    "YamlValue",
     "find_models_file",
+    "forget_note",
     "home_directory",
     "load_models",
     "load_models_file",
     "load_settings",
     "make_home",
+    "note",
+    "note_path",
+    "read_models",
     "read_yaml",
     "set_hub_offline",
 ]

@@ -1,7 +1,7 @@
 """models.yaml: models, presets and aliases as checked values. Which file a name means is not known here."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from localfusion.config.checked import DOMAINS, Domain, Entry, OneLine, checked, read_file
-from localfusion.config.located import Location, YamlValue
+from localfusion.config.located import Located, Location, YamlValue, read_yaml
 
 T = TypeVar("T")
 
@@ -122,6 +122,10 @@ class ModelEntry(Entry):
     )
     description: str = Field("", description="One line for people.")
     family: str = Field("", description="Who made it and from what; panels should mix families.")
+    embeddings: bool = Field(
+        False,
+        description="It turns text into vectors: for `search.embedding` of config.yaml, for no seat and no judge.",
+    )
     licence: str = Field("", description="The licence of the weights.")
     licence_note: str = Field(
         "", description="What the licence forbids or asks for beyond a notice; said before the file is pulled."
@@ -290,17 +294,49 @@ class ModelsFile:
     aliases: Mapping[str, str] = field(default_factory=dict)
     providers: Mapping[str, ProviderEntry] = field(default_factory=dict)
 
+    def names_of_models(self) -> list[str]:
+        """What may be named where a model is meant."""
+        return [*self.models, *(alias for alias, target in self.aliases.items() if target in self.models)]
+
+    def is_embedding(self, name: str) -> bool:
+        """Whether a model, by its name or an alias, turns text into vectors."""
+        found = self.models.get(self.aliases.get(name, name))
+        return found is not None and found.embeddings
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """One file: where everything stands in it, what it says itself, and the whole that it makes of what it extends."""
+
+    located: Located
+    own: Contents
+    whole: ModelsFile
+
 
 def load(path: Path, *, extends: ModelsFile | None = None) -> ModelsFile:
     """Read and check a models file; every error is a ConfigError that names the file, and the line if there is one."""
+    return read(path, extends=extends).whole
+
+
+def read(path: Path, *, extends: ModelsFile | None = None) -> Extension:
+    """The same, with what the file says itself."""
     located = read_file(
         path, "models file", "name a models file with --models or LOCALFUSION_MODELS, or leave both out"
     )
+    return _read(located, path, extends or ModelsFile(""))
+
+
+def read_text(text: str, path: Path, *, extends: ModelsFile) -> Extension:
+    """The same of a text that is to be the file."""
+    return _read(read_yaml(text, name=str(path)), path, extends)
+
+
+def _read(located: Located, path: Path, base: ModelsFile) -> Extension:
     own = checked(located, Contents)
-    whole = _extended(extends or ModelsFile(""), own, folder=path.resolve().parent, name=located.name)
-    for location, message, hint in _disagreements(own, whole):
+    whole = _extended(base, own, folder=path.resolve().parent, name=located.name)
+    for location, message, hint in _disagreements(own, whole, base):
         raise located.error(location, message, hint=hint)
-    return whole
+    return Extension(located, own, whole)
 
 
 def _extended(base: ModelsFile, own: Contents, *, folder: Path, name: str) -> ModelsFile:
@@ -329,7 +365,7 @@ def _absolute(entry: ModelEntry, folder: Path) -> ModelEntry:
 Disagreement = tuple[Location, str, str]
 
 
-def _disagreements(own: Contents, whole: ModelsFile) -> Iterator[Disagreement]:
+def _disagreements(own: Contents, whole: ModelsFile, base: ModelsFile) -> Iterator[Disagreement]:
     """What is wrong between entries that are each right: location, message, hint."""
     for name, model in own.models.items():
         yield from _in_model(("models", name), model, whole)
@@ -340,6 +376,7 @@ def _disagreements(own: Contents, whole: ModelsFile) -> Iterator[Disagreement]:
         yield from _in_alias(("aliases", name), name, target, own, whole)
     for name, preset in own.presets.items():
         yield from _in_preset(("presets", name), preset, whole)
+    yield from _below(own, whole, base)
 
 
 def _in_model(location: Location, model: ModelEntry, whole: ModelsFile) -> Iterator[Disagreement]:
@@ -369,30 +406,52 @@ def _in_alias(location: Location, name: str, target: str, own: Contents, whole: 
 
 
 def _in_preset(location: Location, preset: PresetEntry, whole: ModelsFile) -> Iterator[Disagreement]:
-    models = [*whole.models, *(alias for alias, target in whole.aliases.items() if target in whole.models)]
     ids: set[str] = set()
-    yield from _in_fallbacks((*location, "judge"), preset.judge.fallback, models)
     for i, seat in enumerate(preset.panel):
-        yield from _in_fallbacks((*location, "panel", i), seat.fallback, models)
         seat_id = seat.id or SEAT_IDS[i]
         if seat_id in ids or seat_id == "judge":
             yield (*location, "panel", i, "id"), f'the id "{seat_id}" is taken', "give the seat an id of its own"
         ids.add(seat_id)
-        if seat.model not in models:
-            yield (*location, "panel", i, "model"), f'unknown model "{seat.model}"', _names_hint(seat.model, models)
-    if preset.judge.model not in models:
-        yield (
-            (*location, "judge", "model"),
-            f'unknown model "{preset.judge.model}"',
-            _names_hint(preset.judge.model, models),
-        )
+    models = whole.names_of_models()
+    for place, name in models_used(preset):
+        if name not in models:
+            yield (*location, *place), f'unknown model "{name}"', _names_hint(name, models)
+        elif whole.is_embedding(name):
+            yield (*location, *place), f'"{name}" is an embedding model', "name a model that writes text"
 
 
-def _in_fallbacks(location: Location, fallbacks: Fallbacks, models: list[str]) -> Iterator[Disagreement]:
-    for i, fallback in enumerate(fallbacks):
-        if fallback.model not in models:
-            hint = _names_hint(fallback.model, models)
-            yield (*location, "fallback", i, "model"), f'unknown model "{fallback.model}"', hint
+def models_used(preset: PresetEntry) -> Iterator[tuple[Location, str]]:
+    """Every name of a model in a preset, fallbacks included, with its place in it."""
+    for i, seat in enumerate(preset.panel):
+        yield from _of_seat(("panel", i), seat)
+    yield from _of_seat(("judge",), preset.judge)
+
+
+def _of_seat(location: Location, seat: SeatEntry | JudgeEntry) -> Iterator[tuple[Location, str]]:
+    yield (*location, "model"), seat.model
+    for i, fallback in enumerate(seat.fallback):
+        yield (*location, "fallback", i, "model"), fallback.model
+
+
+def _below(own: Contents, whole: ModelsFile, base: ModelsFile) -> Iterator[Disagreement]:
+    """Names that a file gives another meaning and that what it extends still uses in the old one."""
+    models, hint = whole.names_of_models(), "give it another name"
+    for name, preset in base.presets.items():
+        if whole.presets.get(name) is not preset:
+            continue
+        for _, used in models_used(preset):
+            if used not in models or whole.is_embedding(used):
+                location = _taken(own, used, base.aliases.get(used, used))
+                yield location, f'the preset "{name}", which this file extends, has "{used}" for a model', hint
+    for name, target in base.aliases.items():
+        if whole.aliases.get(name) == target and target not in whole.models and target not in whole.presets:
+            yield _taken(own, target), f'the alias "{name}", which this file extends, stands for "{target}"', hint
+
+
+def _taken(own: Contents, *names: str) -> Location:
+    """Where a file says what one of these names is."""
+    sections: Mapping[str, Container[str]] = {"models": own.models, "presets": own.presets, "aliases": own.aliases}
+    return next(((section, name) for name in names for section, keys in sections.items() if name in keys), ())
 
 
 def _names_hint(name: str, names: list[str]) -> str:

@@ -34,7 +34,9 @@ class SearchSettings(Entry):
     allowed_domains: tuple[Domain, ...] = Field((), max_length=100, description=f"Only these of the web: {DOMAINS}")
     excluded_domains: tuple[Domain, ...] = Field((), max_length=100, description="Searches return none of these.")
     blocked_domains: tuple[Domain, ...] = Field((), max_length=100, description="Fetches reach none of these.")
-    embedding: OneLine | None = Field(None, description="An embedding GGUF: documents are found by meaning, too.")
+    embedding: OneLine | None = Field(
+        None, description="An embedding GGUF, or the name of one in models.yaml: documents are found by meaning, too."
+    )
     keep_pages_hours: float = Field(
         24, ge=0, le=87_600, description="Hours for which a fetched page is not fetched again."
     )

@@ -1,0 +1,86 @@
+"""Taking a model off this machine: what would go and what stays, decided first, carried out then."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from localfusion.catalog.deduping import delete
+from localfusion.catalog.gguf_files import expanded, real
+from localfusion.catalog.installed import MODELS_FOLDER, Installed, pulled_path
+from localfusion.config import HubEntry, ModelEntry, ModelsFile
+from localfusion.config.models_file import models_used
+from localfusion.errors import ConfigError
+from localfusion.gguf_header import part_paths
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Files of ours to delete, files that are only forgotten, and whether `models add` made the entry."""
+
+    model: str
+    ours: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()
+    is_noted: bool = False
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.ours if path.exists())
+
+
+def removal_of(models: ModelsFile, name: str, *, installed: Installed, home: Path, is_noted: bool) -> Removal:
+    """What removing a model comes to; `is_noted` says that `models add` made its entry. Raises ConfigError.
+
+    Files are deleted only from our own folder, and only where no other entry uses them.
+    """
+    entry = models.models.get(name)
+    if entry is None:
+        raise ConfigError(f"there is no model {name}", hint="`localfusion models list` shows them, by their own names")
+    if entry.hub is not None:
+        return _of_hub(models, name, entry.hub, installed, home)
+    if not is_noted:
+        raise ConfigError(f"{name} is not for localfusion to remove: {_whose(entry)}", hint="nothing was changed")
+    _check_unused(models, name)
+    parts = part_paths(real(expanded(entry.path or "")))
+    return Removal(name, others=tuple(path for path in parts if installed.known(path)), is_noted=True)
+
+
+def carry_out(removal: Removal, *, installed: Installed, forget_note: Callable[[str], object]) -> int:
+    """Do it; returns the bytes that it freed."""
+    if removal.is_noted:
+        forget_note(removal.model)
+    for path in removal.others:
+        installed.forget(path)
+    return sum(delete(installed, path) for path in removal.ours)
+
+
+def _of_hub(models: ModelsFile, name: str, hub: HubEntry, installed: Installed, home: Path) -> Removal:
+    pulled = pulled_path(home, hub)
+    firsts = [file.path for file in installed.files() if (file.repo, file.file) == (hub.repo, hub.file)]
+    paths = [part for first in dict.fromkeys((pulled, *firsts)) for part in part_paths(first) if part.exists()]
+    if not paths:
+        raise ConfigError(f"{name} is not here", hint=f"localfusion models pull {name} fetches it")
+    for other, entry in models.models.items():
+        if other != name and (_is_same(entry.hub, hub) or (entry.path and real(expanded(entry.path)) in paths)):
+            raise ConfigError(f"{other} uses the file of {name}, too", hint=f"take {other} out of the catalogue first")
+    ours = tuple(path for path in paths if path.is_relative_to(home / MODELS_FOLDER))
+    return Removal(name, ours, tuple(path for path in paths if path not in ours))
+
+
+def _is_same(one: HubEntry | None, other: HubEntry) -> bool:
+    return one is not None and (one.repo, one.file) == (other.repo, other.file)
+
+
+def _check_unused(models: ModelsFile, name: str) -> None:
+    """Raise ConfigError where a preset or an alias would lead nowhere without a model."""
+    for alias, target in models.aliases.items():
+        if target == name:
+            raise ConfigError(f"the alias {alias} stands for {name}", hint="let it stand for another model first")
+    for preset, entry in models.presets.items():
+        if any(used == name for _, used in models_used(entry)):
+            raise ConfigError(f"the preset {preset} uses {name}", hint="name another model there first")
+
+
+def _whose(entry: ModelEntry) -> str:
+    if entry.shipped is not None:
+        return "it is a part of localfusion"
+    return "it is a provider's" if entry.provider is not None else "a models.yaml of yours names its file"
