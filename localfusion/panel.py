@@ -21,6 +21,7 @@ from localfusion.messages import (
     GenerateRequest,
     Message,
     ModelInfo,
+    OutputFormat,
     PanelistSpec,
     Progress,
     ToolCall,
@@ -39,6 +40,7 @@ from localfusion.tool_calls import (
     generic_protocol,
     leave_out,
     parse_call,
+    possible_calls,
     read_passages,
     step_messages,
 )
@@ -137,6 +139,7 @@ def next_request(
         max_tokens=spec.max_tokens,
         grammar=step_grammar(info, tools, steps, may_call=may_call),
         thinking=spec.thinking,
+        output=OutputFormat(possible_calls(info, tools) if may_call else {}),
     )
 
 
