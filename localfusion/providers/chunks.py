@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from localfusion.messages import Json
 
@@ -46,8 +46,8 @@ class _Choice(_Part):
 
 class _Event(_Part):
     choices: list[_Choice] | None = None
-    usage: Json = None
-    error: Json = None
+    usage: JsonValue = None
+    error: JsonValue = None
 
 
 _Tokens = Annotated[int, Field(ge=0, le=1_000_000_000)]

@@ -66,14 +66,12 @@ class Line:
     async def send(self, body: Mapping[str, Json], *, max_tokens: int) -> AsyncGenerator[Chunk]:
         """The chunks of a reply. Raises ProviderError: Unavailable where it makes sense to ask again."""
         reader = EventReader(max_bytes=MAX_EVENT_BYTES + BYTES_A_TOKEN * max_tokens)
-        request = self._client.chat.completions.with_streaming_response.create(
-            model=self._model.model, messages=[], stream=True, extra_body=dict(body)
-        )
         try:
-            async with request as response:
-                whole = response.headers.get("content-type", "").startswith("application/json")
-                events = _whole_body(response.iter_bytes()) if whole else _events(response.iter_bytes(), reader)
-                async for data in events:
+            stream = await self._client.chat.completions.create(
+                model=self._model.model, messages=[], stream=True, extra_body=dict(body)
+            )
+            async with stream:
+                async for data in _events(stream.response, reader):
                     if data.startswith("[DONE]"):
                         break
                     yield self._chunk(data)
@@ -165,31 +163,31 @@ class _Door:
                     hint=f"is {provider.base_url} the right address?",
                 )
             )
-        body = b""
-        async for piece in response.aiter_bytes():
-            body += piece
-            if len(body) > MAX_BODY_BYTES:
-                break
+        body = await _bounded(response, MAX_BODY_BYTES)
         headers = {name.lower(): value for name, value in response.headers.items()}
         raise _Answered(refusal(response.status_code, body, headers, model=self._model, secret=self._secret))
 
 
-async def _events(pieces: AsyncIterator[bytes], reader: EventReader) -> AsyncIterator[str]:
-    async for piece in pieces:
+async def _events(response: httpx2.Response, reader: EventReader) -> AsyncIterator[str]:
+    """The data of each event; the one value of a server that does not stream is one. Raises TooLarge."""
+    if response.headers.get("content-type", "").startswith("application/json"):
+        yield (await _bounded(response, MAX_EVENT_BYTES)).decode("utf-8", "replace")
+        return
+    async for piece in response.aiter_bytes():
         for data in reader.feed(piece):
             yield data
     for data in reader.finish():
         yield data
 
 
-async def _whole_body(pieces: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """The one value of a server that does not stream. Raises TooLarge."""
+async def _bounded(response: httpx2.Response, most: int) -> bytes:
+    """The body, as much of it as `most` and the piece that goes over it."""
     body = b""
-    async for piece in pieces:
+    async for piece in response.aiter_bytes():
         body += piece
-        if len(body) > MAX_EVENT_BYTES:
-            raise TooLarge
-    yield body.decode("utf-8", "replace")
+        if len(body) > most:
+            break
+    return body
 
 
 def _may_help(error: BaseException) -> bool:

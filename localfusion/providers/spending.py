@@ -92,7 +92,7 @@ class Spending:
             tokens_left=self._tokens_left(),
             cost_left=self._cost_left(),
         )
-        if most < min(wanted, SHORT_ANSWER_TOKENS):
+        if most < max(min(wanted, SHORT_ANSWER_TOKENS), 1):
             raise self._reached(model)
         cost = Fraction(0)
         if model.prices is not None:
