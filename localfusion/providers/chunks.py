@@ -30,8 +30,15 @@ class _Call(_Part):
     function: _Function = _Function()
 
 
+class _Text(_Part):
+    """A part of a content that comes as a list, as of models that think: text, or thinking that is a list again."""
+
+    text: str = ""
+    thinking: list["_Text"] = []
+
+
 class _Delta(_Part):
-    content: str | None = None
+    content: str | list[_Text] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
     tool_calls: list[_Call] | None = None
@@ -132,8 +139,11 @@ def parse_chunk(data: str) -> Chunk:
     calls = tuple(
         CallPiece(call.index, call.function.name or "", call.function.arguments or "") for call in said.tool_calls or ()
     )
-    thinking = said.reasoning_content or said.reasoning or ""
-    return Chunk(said.content or "", thinking, calls, choice.finish_reason, counted)
+    parts = said.content if isinstance(said.content, list) else [_Text(text=said.content or "")]
+    content = "".join(part.text for part in parts)
+    thoughts = "".join(thought.text for part in parts for thought in part.thinking)
+    thinking = said.reasoning_content or said.reasoning or thoughts
+    return Chunk(content, thinking, calls, choice.finish_reason, counted)
 
 
 def _counted(value: Json) -> Counted | None:

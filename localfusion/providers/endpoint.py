@@ -145,7 +145,7 @@ class Endpoint:
                 raise ContextOverflow(self._model.name, tokens=prompt_tokens, n_ctx=self._model.n_ctx) from error
 
     async def _begun(self, body: dict[str, Json], request: GenerateRequest, prompt_tokens: int) -> _Reply:
-        room = max(self._model.n_ctx - prompt_tokens, 1)
+        room = max(self._model.n_ctx - prompt_tokens, self._model.n_ctx // 8)  # what is estimated may well fit
         wanted = room if request.max_tokens is None else min(request.max_tokens, room)
         reserved = self._spending.reserve(self._model, prompt_tokens=prompt_tokens, wanted=wanted)
         most = reserved.completion_tokens

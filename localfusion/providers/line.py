@@ -121,10 +121,10 @@ async def connect(model: RemoteModel, environ: Mapping[str, str]) -> AsyncIterat
         client = openai.AsyncOpenAI(
             api_key=_NO_KEY, base_url=provider.base_url, max_retries=0, http_client=http, timeout=http.timeout
         )
-    except (httpx2.InvalidURL, ValueError, ImportError) as error:
+    except (httpx2.InvalidURL, ValueError, ImportError, OSError) as error:
         raise ConfigError(
-            f"{provider.name} cannot be asked: its address, or a proxy that the environment names, cannot be used",
-            hint=f"look at base_url of {provider.name} in models.yaml, and at HTTPS_PROXY and ALL_PROXY",
+            f"{provider.name} cannot be asked: its address, the proxy or the certificates of the environment are no use",
+            hint=f"look at base_url of {provider.name} in models.yaml, and at HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE",
         ) from error
     async with http:
         yield Line(client, model, secret)
