@@ -123,7 +123,7 @@ async def connect(model: RemoteModel, environ: Mapping[str, str]) -> AsyncIterat
         )
     except (httpx2.InvalidURL, ValueError, ImportError, OSError) as error:
         raise ConfigError(
-            f"{provider.name} cannot be asked: its address, the proxy or the certificates of the environment are no use",
+            f"{provider.name} cannot be asked: its address, or the environment's proxy or certificates, are no use",
             hint=f"look at base_url of {provider.name} in models.yaml, and at HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE",
         ) from error
     async with http:
