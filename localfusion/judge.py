@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from localfusion.analysis import Analysis, Contradiction, PartialCoverage, Response, Stance, UniqueInsight
 from localfusion.engine import grammar
 from localfusion.errors import MalformedOutput
-from localfusion.messages import GREEDY, GenerateRequest, Json, JudgeSpec, Message, ModelInfo, ToolSpec
-from localfusion.tool_calls import GENERIC_PROTOCOL, Tools, argument_rule, call_rules, generic_protocol
+from localfusion.messages import GREEDY, GenerateRequest, Json, JudgeSpec, Message, ModelInfo, OutputFormat, ToolSpec
+from localfusion.tool_calls import GENERIC_PROTOCOL, Tools, argument_rule, call_rules, generic_protocol, possible_calls
 
 INSTRUCTIONS = """\
 You compare the answers that several panelists gave to one question. You do not answer it yourself and you \
@@ -78,11 +78,16 @@ class _Analysis(_Strict):
 
 
 def step_request(
-    spec: JudgeSpec, messages: Sequence[Message], lark: str, *, tools: tuple[ToolSpec, ...] = ()
+    spec: JudgeSpec,
+    messages: Sequence[Message],
+    lark: str,
+    *,
+    tools: tuple[ToolSpec, ...] = (),
+    output: OutputFormat = OutputFormat(),  # noqa: B008 - frozen
 ) -> GenerateRequest:
     """Ask for a tool call or the analysis; the sequence is kept, the final answer is written on it.
 
-    `tools` are those that the template renders, see `native_tools`.
+    `tools` are those that the template renders, see `native_tools`; `output` says what `lark` says, see `step_output`.
     """
     return GenerateRequest(
         sequence=SEQUENCE,
@@ -93,6 +98,7 @@ def step_request(
         grammar=lark,
         thinking=spec.thinking,
         drafts=True,
+        output=output,
     )
 
 
@@ -143,6 +149,41 @@ def step_grammar(ids: Sequence[str], quotable: grammar.Quotable, *, info: ModelI
     choices = " | ".join([*(f"call_{index}" for index in range(len(calls))), "analysis"])
     bodies = "".join(f"call_{index}: {body}\n" for index, body in enumerate(calls))
     return f"start: {choices}\n{bodies}{argument_rule(info)}{analysis}"
+
+
+def step_output(ids: Sequence[str], *, info: ModelInfo, tools: Tools | None) -> OutputFormat:
+    """What `step_grammar` admits, for endpoints that take no grammar: the same calls, and the schema of an analysis."""
+    return OutputFormat({} if tools is None else possible_calls(info, tools), analysis_schema(ids))
+
+
+def analysis_schema(ids: Sequence[str]) -> Json:
+    """The analysis as JSON Schema, as strict as endpoints take it: each object has all of its keys and no other."""
+    text: Json = {"type": "string"}
+    panelist: Json = {"type": "string", "enum": list(ids)}
+    return _object(
+        {
+            "consensus": _list(text),
+            "contradictions": _list(
+                _object({"topic": text, "stances": _list(_object({"model": panelist, "stance": text}))})
+            ),
+            "partial_coverage": _list(_object({"models": _list(panelist), "point": text})),
+            "unique_insights": _list(_object({"model": panelist, "insight": text})),
+            "blind_spots": _list(text),
+        }
+    )
+
+
+def _object(properties: dict[str, Json]) -> Json:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _list(items: Json) -> Json:
+    return {"type": "array", "items": items}
 
 
 def analysis_grammar(ids: Sequence[str], quotable: grammar.Quotable) -> str:

@@ -30,6 +30,7 @@ from localfusion.messages import (
     GenerateRequest,
     Message,
     ModelInfo,
+    OutputFormat,
     PanelistSpec,
     Progress,
     ToolCall,
@@ -49,6 +50,7 @@ from localfusion.tool_calls import (
     generic_protocol,
     leave_out,
     parse_call,
+    possible_calls,
     read_passages,
     step_messages,
 )
@@ -148,6 +150,7 @@ def next_request(
         max_tokens=spec.max_tokens,
         grammar=step_grammar(info, tools, steps, may_call=may_call),
         thinking=spec.thinking,
+        output=OutputFormat(possible_calls(info, tools) if may_call else {}),
     )
 
 

@@ -4,9 +4,9 @@ Builds and closes; what is asked, judged and written is `deliberation`'s.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Container, Iterable
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,9 +15,10 @@ from localfusion.analysis import Page, ToolStep
 from localfusion.catalog import check_files, check_leave, is_there, shared, step_in, substituted, with_what_is_there
 from localfusion.citations import Closest
 from localfusion.config import Surroundings, home_directory, load_settings, make_home
-from localfusion.deliberation import Question, World
+from localfusion.deliberation import OpenRemote, Question, World
 from localfusion.domains import parse_domains
 from localfusion.engine import client
+from localfusion.engine.interface import Model
 from localfusion.engine.measurements import Measurements
 from localfusion.errors import ConfigError, OutOfMemory
 from localfusion.events import DocumentsRead, Event, RunEnded, RunResumed, RunStarted, WarningRaised
@@ -26,13 +27,16 @@ from localfusion.messages import (
     JudgeSpec,
     PanelistSpec,
     PanelSpec,
+    RemoteModel,
     SourcesSpec,
     ToolCall,
     ToolOptions,
+    Usage,
     local_models,
 )
 from localfusion.outcome import Outcome
-from localfusion.run_state import JUDGE, fold
+from localfusion.providers import Spending, open_endpoint
+from localfusion.run_state import JUDGE, RunState, fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from localfusion.scheduler.embedding import embedder_of
 from localfusion.search.documents import DocumentIndex
@@ -61,6 +65,7 @@ class Session:
     sources: Sources
     scheduler: Scheduler
     registered: Callable[[], tuple[Path, ...]] = tuple
+    environ: Mapping[str, str] = field(default_factory=dict)
 
     async def ask(self, request: RunRequest, *, emit: Emit) -> Outcome:
         """Deliberate on a new run; `emit` hears every event after it was stored.
@@ -195,6 +200,15 @@ class Session:
         missing = tuple(f"{path} was added and is not there now" for path in registered if path not in there)
         return replace(sources, docs=there, web=not there and not sources.offline), missing
 
+    def _remote(self, leave: CloudLeave, state: RunState) -> OpenRemote:
+        """How a run asks providers; what it took of them before it was resumed counts."""
+        spending = Spending(leave, spent=sum((use.usage for use in state.cloud), Usage()))
+
+        def remote(model: RemoteModel, id: str, say: Emit) -> AbstractAsyncContextManager[Model]:
+            return open_endpoint(model, id=id, environ=self.environ, spending=spending, emit=say)
+
+        return remote
+
     async def _run(self, run_id: str, request: RunRequest, source: Source, emit: Emit) -> Outcome:
         leave = _leave(request)
         question = Question(request.question, request.panel, request.seed, in_words(request.sources), leave)
@@ -204,6 +218,7 @@ class Session:
             toolbox=partial(_seat_tools, request, source, partial(self.store.save_page, run_id)),
             stored_text=partial(_stored_text, self.store, run_id),
             emit=emit,
+            remote=self._remote(leave, state),
             closest=await self._closest(request.sources),
         )
         if state.run_id:
@@ -262,7 +277,8 @@ async def open_session(
             aclosing(Sources(documents, home, keep_pages_s=keep_pages_s)) as sources,
             open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler,
         ):
-            yield Session(store, documents, sources, scheduler, partial(_registered, home_directory(surroundings)))
+            registered = partial(_registered, home_directory(surroundings))
+            yield Session(store, documents, sources, scheduler, registered, surroundings.variables)
 
 
 def _registered(home: Path) -> tuple[Path, ...]:

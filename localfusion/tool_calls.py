@@ -70,6 +70,13 @@ def call_rules(info: ModelInfo, tools: Tools) -> list[str]:
     return rules
 
 
+def possible_calls(info: ModelInfo, tools: Tools) -> dict[str, tuple[str, ...]]:
+    """The calls that can be made now and the arguments that each may have, () for any: what `call_rules` admits."""
+    names = [spec.name for spec in callable_tools(info.tool_syntax, tools.specs)]
+    calls = {name: tools.addresses if name == "web_fetch" else () for name in names}
+    return {name: addresses for name, addresses in calls.items() if addresses or name != "web_fetch"}
+
+
 def argument_rule(info: ModelInfo) -> str:
     """What may stand as an argument: one line, without what could end it early."""
     barred = ""

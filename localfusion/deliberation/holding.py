@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
 from localfusion.catalog import is_there, step_in, substituted
 from localfusion.deliberation.run import Run
 from localfusion.engine.interface import Model
-from localfusion.errors import ModelError, OutOfMemory, TimedOut, WorkerDied
+from localfusion.errors import ConfigError, ModelError, OutOfMemory, ProviderError, TimedOut, WorkerDied
 from localfusion.events import FallbackTaken, MemoryAwaited, ModelLoading, ModelReady
 from localfusion.messages import AnyModel, FallbackReason, ModelSpec, RemoteModel, with_model
 
@@ -95,7 +95,11 @@ async def _twice(run: Run, id: str, work: Callable[[], Awaitable[T]]) -> T:
 async def leased(run: Run, id: str, spec: AnyModel) -> AsyncIterator[Model]:
     """Hold a model, saying what it waits for. Raises ModelError."""
     if isinstance(spec, RemoteModel):
-        async with run.world.remote(spec, id, run.say) as remote:
+        async with AsyncExitStack() as stack:
+            try:
+                remote = await stack.enter_async_context(run.world.remote(spec, id, run.say))
+            except ConfigError as error:  # a key or a package that is missing costs this seat, not the run
+                raise ProviderError(spec.name, error.message, hint=error.hint) from error
             yield remote
         return
     run.say(ModelLoading(id, spec.name))

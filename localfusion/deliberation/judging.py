@@ -75,10 +75,12 @@ async def _judge_step(run: Run, desk: Desk) -> Completion:
     n_prompt = await desk.count(steps)
     may_call = len(steps) < spec.max_tool_calls and n_prompt <= info.n_ctx * _FULL
     ids = [response.id for response in run.responses]
-    lark = judge.step_grammar(ids, _quotable(run), info=info, tools=desk.tools if may_call else None)
+    tools = desk.tools if may_call else None
+    lark = judge.step_grammar(ids, _quotable(run), info=info, tools=tools)
+    output = judge.step_output(ids, info=info, tools=tools)
     free = info.n_ctx - n_prompt
     room = max(free - info.n_ctx // 4, free // 2, 1)  # the rest is left for the final answer
-    request = judge.step_request(spec, desk.messages(steps), lark, tools=desk.native_tools)
+    request = judge.step_request(spec, desk.messages(steps), lark, tools=desk.native_tools, output=output)
     return await _listen(run, desk.model, replace(request, max_tokens=min(spec.max_tokens, room)), kind="analysis")
 
 
