@@ -3,6 +3,7 @@
 from localfusion.config.catalogue import MACHINE_FOLDER, load_models
 from localfusion.config.located import Located, read_yaml
 from localfusion.config.models_file import (
+    Contents,
     HubEntry,
     JudgeEntry,
     ModelEntry,
@@ -13,12 +14,14 @@ from localfusion.config.models_file import (
     ToolsEntry,
 )
 from localfusion.config.models_file import load as load_models_file
+from localfusion.config.notes import note
 from localfusion.config.settings import SettingsFile
 from localfusion.config.settings import load as load_settings
 from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home, set_hub_offline
 
 __all__ = [
     "MACHINE_FOLDER",
+    "Contents",
     "HubEntry",
     "JudgeEntry",
     "Located",
@@ -36,6 +39,7 @@ __all__ = [
     "load_models_file",
     "load_settings",
     "make_home",
+    "note",
     "read_yaml",
     "set_hub_offline",
 ]

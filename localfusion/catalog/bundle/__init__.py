@@ -1,0 +1,1 @@
+"""Bundles: models, an index and wheels in one file that is carried to another machine. No network is used here."""
