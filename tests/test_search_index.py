@@ -15,6 +15,7 @@ import apsw
 import pytest
 
 from localfusion.database import Database
+from localfusion.database import Database
 from localfusion.errors import ConfigError
 from localfusion.search.document_tables import MIGRATIONS, delete
 from localfusion.search.documents import DocumentIndex, Stopped
@@ -415,3 +416,175 @@ def test_a_character_that_stands_for_several_is_no_syntax(index: DocumentIndex, 
     one = write_files(tmp_path / "one", 1, text=f"See {query} of the list.")
     index.add([one, write_files(tmp_path / "two", 1)])
     assert found(index.add([one]).source, query) == ["doc://one/0000.txt"]
+
+
+def kept_on_disk(home: Path, *words: str) -> set[str]:
+    """Which words stand in any file of the index, in any case."""
+    content = b"".join(path.read_bytes().lower() for path in home.iterdir())
+    return {word for word in words if word.lower().encode() in content}
+
+
+def test_a_document_of_another_language_than_when_a_run_began_is_found(tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "docs", 2, text="The harbour of Berlin has the number {0}.")
+    with closing(DocumentIndex(tmp_path / "index.db")) as index, closing(DocumentIndex(tmp_path / "index.db")) as other:
+        source = index.add([folder]).source
+        (folder / "0001.txt").write_text("Der Zoo in Berlin ist nicht so, und das ist die Katze, wir sind auch da.")
+        other.add([folder])
+        assert set(found(source, "Berlin")) == set(source.urls)
+
+
+def test_named_files_of_a_large_folder_are_found(index: DocumentIndex, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "docs", 2200)
+    index.add([folder])
+    source = index.add([folder / f"{number:04d}.txt" for number in range(2100, 2200)]).source
+    assert len(found(source, "grey beacon")) == 10
+    assert found(source, "2150") == ["doc://docs/2150.txt"]
+    assert found(source, "20") == []
+
+
+@pytest.mark.parametrize("seconds", [10**10, 2**33 * 4, -(10**10)])
+def test_a_file_of_a_distant_time_is_read_once(index: DocumentIndex, tmp_path: Path, seconds: int) -> None:
+    folder = write_files(tmp_path / "docs", 1)
+    os.utime(folder / "0000.txt", (seconds, seconds))
+    assert index.add([folder]).read == 1
+    assert index.add([folder]).read == 0
+
+
+def test_what_is_gone_from_a_folder_is_gone_from_the_disk(index: DocumentIndex, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "docs", 3)
+    write_files(folder / "hushed", 1, text="Quillfeather paid {0} crowns to Zephyrine.")
+    index.add([folder])
+    (folder / "hushed" / "0000.txt").unlink()
+    (folder / "hushed").rmdir()
+    assert index.add([folder]).removed == 1
+    assert kept_on_disk(tmp_path / "home", "quillf", "zephyrin", "hushed", "beacon") == {"beacon"}
+
+
+def test_what_cannot_be_looked_at_is_not_forgotten(index: DocumentIndex, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "docs", 1)
+    inner = write_files(folder / "inner", 1)
+    index.add([folder])
+    inner.rename(tmp_path / "elsewhere")
+    inner.symlink_to(inner)
+    assert index.add([folder]).removed == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_nobody_may_open_keeps_its_documents(index: DocumentIndex, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "docs", 1)
+    write_files(folder / "inner", 1)
+    index.register([folder])
+    index.refresh()
+    for closed in (folder / "inner", folder, tmp_path / "docs"):
+        closed.chmod(0)
+        refreshed = index.refresh()
+        closed.chmod(0o700)
+        assert refreshed.removed == 0
+        assert any(" was skipped: " in warning for warning in refreshed.warnings)
+    assert len(index.refresh().source.urls) == 2
+
+
+def test_what_links_lead_to_is_forgotten_with_their_folder(index: DocumentIndex, tmp_path: Path) -> None:
+    outside = write_files(tmp_path / "outside", 1, text="Quillfeather paid {0} crowns.")
+    docs, others = write_files(tmp_path / "docs", 1), write_files(tmp_path / "others", 1)
+    for folder in (docs, others):
+        (folder / "link.txt").symlink_to(outside / "0000.txt")
+    index.register([docs, others])
+    index.refresh()
+    assert index.unregister(docs) == 1
+    assert kept_on_disk(tmp_path / "home", "quillf") == {"quillf"}, "the other folder leads to it"
+    assert index.unregister(others) == 2
+    assert kept_on_disk(tmp_path / "home", "quillf", "outside") == set()
+
+
+@pytest.mark.parametrize("lost", ["docs/link.txt", "outside/0000.txt"])
+def test_a_link_or_a_target_that_is_gone_is_forgotten(index: DocumentIndex, tmp_path: Path, lost: str) -> None:
+    outside = write_files(tmp_path / "outside", 1, text="Quillfeather paid {0} crowns.")
+    docs = write_files(tmp_path / "docs", 1)
+    (docs / "link.txt").symlink_to(outside / "0000.txt")
+    index.register([docs])
+    index.refresh()
+    (tmp_path / lost).unlink()
+    assert index.refresh().removed == 1
+    assert kept_on_disk(tmp_path / "home", "quillf") == set()
+
+
+def test_no_folder_above_what_is_forgotten_is_kept_by_name(index: DocumentIndex, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "topmost" / "docs", 1)
+    index.register([folder])
+    index.refresh()
+    index.unregister(folder)
+    assert kept_on_disk(tmp_path / "home", "topmost") == set()
+
+
+def test_roots_that_are_away_or_empty_are_warnings_and_lose_nothing(index: DocumentIndex, tmp_path: Path) -> None:
+    away, empty = write_files(tmp_path / "away", 1), write_files(tmp_path / "empty", 1)
+    index.register([away, empty])
+    index.refresh()
+    away.rename(tmp_path / "elsewhere")
+    (empty / "0000.txt").rename(tmp_path / "0000.txt")
+    refreshed = index.refresh()
+    assert refreshed.warnings == (
+        f"{away} was skipped: it is not there now",
+        f"{empty} is empty now: what was read from it is kept",
+    )
+    assert (refreshed.removed, refreshed.source.urls, found(refreshed.source, "beacon")) == (0, (), [])
+    (tmp_path / "elsewhere").rename(away)
+    (tmp_path / "0000.txt").rename(empty / "0000.txt")
+    assert (refreshed := index.refresh()).read == 0
+    assert len(found(refreshed.source, "beacon")) == 2
+
+
+class _Vanishing(Mapping[int, str]):
+    """The addresses of documents, of which another process forgets one as soon as anybody looks."""
+
+    def __init__(self, urls: Mapping[int, str], other: Database) -> None:
+        self._urls = urls
+        self._other = other
+        self._is_waiting = True
+
+    def __getitem__(self, document: int) -> str:
+        return self._urls[document]
+
+    def __contains__(self, document: object) -> bool:
+        if self._is_waiting:
+            self._is_waiting = False
+            with self._other.transaction() as transaction:
+                delete(transaction, min(self._urls))
+        return document in self._urls
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._urls)
+
+    def __len__(self) -> int:
+        return len(self._urls)
+
+
+def test_a_document_that_is_forgotten_during_a_search_does_not_end_it(tmp_path: Path) -> None:
+    path = tmp_path / "index.db"
+    folder = write_files(tmp_path / "docs", 5)
+    with closing(DocumentIndex(path)) as index:
+        index.add([folder])
+    with closing(Database(path, MIGRATIONS)) as database, closing(Database(path, MIGRATIONS)) as other:
+        urls = dict(database.rows(lambda id_, name: (id_, f"doc://{name}"), "SELECT id, path FROM document"))
+        source = LocalDocuments(database, Scope(_Vanishing(urls, other), (), 5, ("english",)))
+        assert len(found(source, "grey beacon")) == 5
+        assert len(found(source, "grey beacon")) == 4
+
+
+def test_single_characters_and_every_line_of_unparted_scripts_are_found(index: DocumentIndex, tmp_path: Path) -> None:
+    folder = write_files(tmp_path / "docs", 1, text="我家的猫很可爱。它喜欢喝水。苹果是红色的。")
+    source = index.add([folder]).source
+    for query in ("猫", "水", "猫 水", "可爱 喝水 苹果"):
+        (result,) = source.find(Search(query, 5, 200))
+        assert all(line in result.page.text for line in result.passage.splitlines())
+    write_files(tmp_path / "more", 1, text="別の話です。")
+    assert found(index.add([tmp_path / "more"]).source, "猫") == []
+
+
+@pytest.mark.parametrize("query", ["item x-\u2474", "\u2474-x", "a.\u249c", "x-\u2100", "1:\u2487"])
+def test_a_character_that_stands_for_several_is_no_syntax(index: DocumentIndex, tmp_path: Path, query: str) -> None:
+    one = write_files(tmp_path / "one", 1, text=f"See {query} of the list.")
+    index.add([one, write_files(tmp_path / "two", 1)])
+    assert found(index.add([one]).source, query) == ["doc://one/0000.txt"]
+

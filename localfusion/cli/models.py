@@ -4,7 +4,10 @@ import click
 
 from localfusion.cli.lazy import LazyGroup
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "bundle": ("localfusion.cli.models_bundle", "Write a preset's models into one file, to be carried elsewhere."),
+    "load": ("localfusion.cli.models_load", "Take in a bundle that was carried here, once all of it is verified."),
+}
 
 
 @click.group(cls=LazyGroup, modules=COMMANDS)

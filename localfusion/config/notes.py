@@ -13,10 +13,11 @@ from localfusion.errors import ConfigError
 _TOP = "# Written by localfusion; `localfusion models` changes it.\n"
 
 
-def note(surroundings: Surroundings, name: str, contents: Contents) -> Path:
+def note(surroundings: Surroundings, name: str, contents: Contents, *, only_check: bool = False) -> Path:
     """Keep models, presets and aliases as models.d/NAME.yaml, in the place of what stood there; returns the file.
 
-    All or nothing, readable by its owner only. Raises ConfigError for what does not fit what it extends.
+    All or nothing, readable by its owner only. Raises ConfigError for what does not fit what it extends, and where it
+    is to `only_check`, does nothing else.
     """
     folder = make_home(surroundings) / MACHINE_FOLDER
     file, draft = folder / f"{name}.yaml", folder / f".{name}.{os.getpid()}.tmp"
@@ -25,7 +26,8 @@ def note(surroundings: Surroundings, name: str, contents: Contents) -> Path:
         folder.mkdir(mode=0o700, exist_ok=True)
         _write(draft, _TOP + text)
         _check(draft, file)
-        draft.replace(file)
+        if not only_check:
+            draft.replace(file)
     except OSError as error:
         hint = "check the disk and the permissions of the home directory"
         raise ConfigError(f"{file} cannot be written: {error.strerror}", hint=hint) from error

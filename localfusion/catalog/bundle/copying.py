@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
 
 ReadInto = Callable[[memoryview], int | None]
@@ -77,4 +78,5 @@ def write_all(write: Write, buffer: memoryview) -> None:
 def advise_sequential(descriptor: int) -> None:
     """Say that a file is read front to back, where the system listens."""
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        with suppress(OSError):  # of a pipe
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)

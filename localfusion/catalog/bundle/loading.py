@@ -59,7 +59,7 @@ def staged(
 ) -> Iterator[Staged]:
     """Verify and stage all files of a bundle; at the end of the block what is staged is deleted.
 
-    One load at a time is done in a home. Raises ConfigError for a bundle that is refused, of which nothing is left then;
+    One load at a time is done in a home. Raises ConfigError for a bundle that is refused, of which nothing is left;
     LocalFusionError where the disk fails or another load is at work, and then what was staged waits for the next.
     """
     folder = home / MODELS_FOLDER / LOADING_FOLDER / front.digest

@@ -4,6 +4,7 @@ What goes in is decided in `selection`. A file that is not what was verified end
 """
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -49,17 +50,17 @@ class Head:
         return b"".join(header(name, len(content)) + content + padding(len(content)) for name, content in parts)
 
 
-def readme(manifest_file: str, preset: str, wheels: str) -> bytes:
+def readme(file_name: str, preset: str, wheels: str) -> bytes:
     """How the bundle is used, in a room that has nothing yet; `wheels` says what they are for, "" where none are in."""
-    unpacked = "localfusion-bundle"
+    unpacked, file = "localfusion-bundle", shlex.quote(file_name)
     install = (
-        f"1. Install localfusion ({wheels}): mkdir {unpacked} && tar xf {manifest_file} -C {unpacked} wheels &&"
+        f"1. Install localfusion ({wheels}): mkdir {unpacked} && tar xf {file} -C {unpacked} wheels &&"
         f" pip install --no-index --find-links {unpacked}/wheels localfusion\n"
         if wheels
         else "1. Install localfusion; its wheels are not in this bundle (localfusion models bundle --wheels).\n"
     )
     return (
-        f"{install}2. Load the models: localfusion models load {manifest_file}\n"
+        f"{install}2. Load the models: localfusion models load {file}\n"
         f'3. Ask: localfusion ask --offline --preset {preset} "..."\n'
     ).encode()
 

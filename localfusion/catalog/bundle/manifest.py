@@ -1,4 +1,4 @@
-"""The manifest of a bundle: what the file holds, in which order, and what of models.yaml goes with it. Opens nothing."""
+"""The manifest of a bundle: what the file holds, in order, and what of models.yaml goes with it. Opens nothing."""
 
 import json
 import re
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from localfusion.config import Contents, ModelEntry
+from localfusion.config import Contents, ModelEntry, PresetEntry
 from localfusion.config.checked import Entry
 from localfusion.errors import ConfigError
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 README_NAME = "README.txt"
 MANIFEST_NAME = "manifest.json"
 DIGEST_NAME = "manifest.json.sha256"
@@ -104,10 +104,6 @@ class Manifest(Entry):
         return tuple(member for member in self.members if member.role == role)
 
 
-class _Versioned(BaseModel):
-    format: int
-
-
 def to_bytes(manifest: Manifest) -> bytes:
     """A manifest as it stands in the file."""
     document = manifest.model_dump(mode="json", exclude_defaults=True) | {"format": manifest.format}
@@ -121,21 +117,45 @@ def digest_line(raw: bytes) -> bytes:
 
 def from_bytes(raw: bytes) -> Manifest:
     """A manifest that was read, checked. Raises ConfigError for any that no localfusion of this format writes."""
+    document = _parsed(raw)
+    version = document.get("format") if isinstance(document, dict) else None
+    if isinstance(version, int) and version != FORMAT:
+        hint = "load it with the localfusion that made it, or update this one"
+        raise ConfigError(f"the bundle has format {version}, and this localfusion reads {FORMAT}", hint=hint)
     try:
-        version = _Versioned.model_validate_json(raw).format
-        if version != FORMAT:
-            hint = "load it with the localfusion that made it, or update this one"
-            raise ConfigError(f"the bundle has format {version}, and this localfusion reads {FORMAT}", hint=hint)
-        manifest = Manifest.model_validate_json(raw)
+        manifest = Manifest.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise _refused(f"{where}: {first['msg']}" if where else first["msg"]) from error
-    except RecursionError as error:
-        raise _refused("it is nested too deeply") from error
     for problem in _disagreements(manifest):
         raise _refused(problem)
     return manifest
+
+
+def _parsed(raw: bytes) -> object:
+    """JSON as plain values, lists as tuples; no key may be there twice, and no number may be none."""
+    try:
+        return _tuples(json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_number))
+    except (ValueError, RecursionError) as error:
+        raise _refused("it is no JSON of its kind") from error
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key is there twice")
+    return dict(pairs)
+
+
+def _no_number(name: str) -> object:
+    raise ValueError(f"{name} is no number")
+
+
+def _tuples(value: object) -> object:
+    """What the strict types of models.yaml take: their lists are tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(entry) for key, entry in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _refused(problem: str) -> ConfigError:
@@ -195,8 +215,7 @@ def _in_models(manifest: Manifest) -> Iterator[str]:
         yield "it holds other presets than the one that it is named for, or providers"
         return
     preset = own.presets[manifest.preset]
-    seats = (*preset.panel, preset.judge)
-    named = {seat.model for seat in seats} | {entry.model for seat in seats for entry in seat.fallback}
+    named = set(models_of(preset))
     if named != {*own.aliases, *(name for name in own.models if name in named)}:
         yield "its preset names models that are not in it"
     if not set(own.models) <= {own.aliases.get(name, name) for name in named}:
@@ -205,6 +224,13 @@ def _in_models(manifest: Manifest) -> Iterator[str]:
     for name, model in own.models.items():
         if not model.shipped and _member_of(model) not in files:
             yield f"the file of the model {name} is not in it"
+
+
+def models_of(preset: PresetEntry) -> Iterator[str]:
+    """The names of a preset's models and of those that step in for them."""
+    for seat in preset.panel:
+        yield from (seat.model, *(fallback.model for fallback in seat.fallback))
+    yield from (preset.judge.model, *(fallback.model for fallback in preset.judge.fallback))
 
 
 def _member_of(model: ModelEntry) -> str:

@@ -4,13 +4,12 @@ Hashes a file only where nobody did before. Providers' models stay where they ar
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from localfusion.catalog.bundle.copying import OnBytes, copy, keep_nothing, tell_nobody
-from localfusion.catalog.bundle.manifest import BUNDLED_FOLDER, MODELS_FOLDER, Member, ModelFacts
+from localfusion.catalog.bundle.manifest import BUNDLED_FOLDER, MODELS_FOLDER, Member, ModelFacts, models_of
 from localfusion.catalog.gguf_files import check_gguf, expanded
 from localfusion.catalog.installed import Installed, InstalledFile
 from localfusion.catalog.names import entry_of, unknown
@@ -48,28 +47,20 @@ class _Found:
     remarks: list[str] = field(default_factory=list)
 
 
-def select(
-    models: ModelsFile, preset: str, installed: Installed, *, on_bytes: OnBytes = tell_nobody
-) -> Selection:
+def select(models: ModelsFile, preset: str, installed: Installed, *, on_bytes: OnBytes = tell_nobody) -> Selection:
     """The preset with its files. Raises ConfigError where a seat's model is missing, changed, or only a provider's."""
     name = models.aliases.get(preset, preset)
     if name not in models.presets:
-        aliases = [alias for alias, target in models.aliases.items() if target in models.presets]
-        raise unknown("preset", preset, [*models.presets, *aliases], models)
+        names = [*models.presets, *(alias for alias, target in models.aliases.items() if target in models.presets)]
+        raise unknown("preset", preset, names, models)
     found = _Found()
     entry = _local(models, models.presets[name], installed, found.remarks)
-    named = list(dict.fromkeys(_models_of(entry)))
+    named = list(dict.fromkeys(models_of(entry)))
     for model in dict.fromkeys(models.aliases.get(model, model) for model in named):
         found.models[model] = _take(model, models.models[model], installed, found, on_bytes)
     aliases = {model: models.aliases[model] for model in named if model in models.aliases}
     contents = Contents(models=found.models, presets={name: entry}, aliases=aliases)
     return Selection(name, contents, tuple(found.files.values()), tuple(found.remarks))
-
-
-def _models_of(preset: PresetEntry) -> Iterator[str]:
-    for seat in (*preset.panel, preset.judge):
-        yield seat.model
-        yield from (fallback.model for fallback in seat.fallback)
 
 
 def _local(models: ModelsFile, preset: PresetEntry, installed: Installed, remarks: list[str]) -> PresetEntry:

@@ -97,9 +97,7 @@ def _is_base64(text: str) -> bool:
 
 def _ssh_keygen(action: str, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(
-            ["ssh-keygen", "-Y", action, *arguments], input=stdin, capture_output=True, check=False
-        )
+        return subprocess.run(["ssh-keygen", "-Y", action, *arguments], input=stdin, capture_output=True, check=False)
     except FileNotFoundError as error:
         raise ConfigError("ssh-keygen is not installed", hint="install OpenSSH's client") from error
 
