@@ -62,8 +62,6 @@ def test_the_list_is_json_for_programs(notes: Path, capsys: Capture) -> None:
         (["remove", "nowhere"], "nothing is known of nowhere"),
         (["remove", ""], "names no file or folder"),
         (["remove", "\udcff"], "names no file or folder"),
-        (["remove", ""], "names no file or folder"),
-        (["remove", "\udcff"], "names no file or folder"),
         (["refresh"], "no documents are registered"),
     ],
 )
@@ -80,24 +78,6 @@ def test_a_folder_with_nothing_to_read_is_not_kept(tmp_path: Path, capsys: Captu
     assert "nothing under" in capsys.readouterr().err
     assert run(["docs", "list"]) == 0
     assert capsys.readouterr().out == ""
-
-
-def test_damaged_vectors_keep_nothing_from_being_forgotten(notes: Path, home: Path, capsys: Capture) -> None:
-    assert run(["docs", "add", str(notes)]) == 0
-    (home / "vectors.sqlite3").write_bytes(b"damaged " * 1000)
-    capsys.readouterr()
-    assert run(["docs", "remove", str(notes)]) == 0
-    told, warning = capsys.readouterr().err.splitlines()
-    assert told == f"{notes}: 2 files forgotten"
-    assert warning.startswith("warning: vectors were not forgotten: ")
-
-
-def test_a_file_that_was_removed_can_be_forgotten(notes: Path, capsys: Capture) -> None:
-    assert run(["docs", "add", str(notes / "a.md")]) == 0
-    (notes / "a.md").unlink()
-    assert run(["docs", "refresh"]) == 0
-    assert f"warning: {notes / 'a.md'} was skipped: it is not there now" in capsys.readouterr().err
-    assert run(["docs", "remove", str(notes / "a.md")]) == 0
 
 
 def test_damaged_vectors_keep_nothing_from_being_forgotten(notes: Path, home: Path, capsys: Capture) -> None:
