@@ -10,10 +10,16 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import gguf
+import numpy as np
 import yaml
 
+from localfusion.catalog.bundle.reading import BundleStream, read_front
 from localfusion.catalog.installed import MODELS_FOLDER, Installed
-from tests.harbour import ROOT, SHIPPED
+from localfusion.cli.models_load import take_in
+from localfusion.search.documents import DocumentIndex
+from localfusion.session import DOCUMENTS_FILE
+from tests.harbour import ROOT, SHIPPED, surroundings
 
 REPO = "harbour/micro-GGUF"
 QUESTION = "What is the height of Skerry?"
@@ -110,3 +116,52 @@ class _Bytes(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
+
+
+def small_gguf(path: Path, *, n_weights: int = 64, seed: int = 0) -> Path:
+    """A GGUF whose header is sound and whose one tensor is noise; no engine would load it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("noise", np.random.default_rng(seed).standard_normal(n_weights).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def small_home(path: Path) -> Home:
+    """A home with two models of a hub, one of no hub, a preset of these, and a folder of documents that was added."""
+    home = Home(path)
+    path.mkdir(parents=True)
+    for seed, name in enumerate(("one", "two")):
+        home.add_hub_model(small_gguf(path.parent / "made" / f"{name}.gguf", seed=seed), f"{name}.gguf")
+    own = small_gguf(path.parent / "made" / "my own.gguf", seed=2)
+    models = {name: {"hub": {"repo": REPO, "file": f"{name}.gguf"}, "licence": "MIT"} for name in ("one", "two")}
+    presets = {"small": {"panel": ["one", "other"], "judge": "own"}}
+    whole = {"models": {**models, "own": {"path": str(own)}}, "presets": presets, "aliases": {"other": "two"}}
+    home.models_yaml.write_text(yaml.safe_dump(whole), encoding="utf-8")
+    notes = path.parent / "notes"
+    notes.mkdir()
+    (notes / "skerry.md").write_text("# Skerry\n\nThe height of Skerry is 40 metres.\n")
+    (notes / "hallow.md").write_text("# Port Hallow\n\nThe depth of Port Hallow is 9 metres.\n")
+    with closing(DocumentIndex(path / DOCUMENTS_FILE)) as index:
+        index.add([notes])
+        index.register([notes], is_read=True)
+    return home
+
+
+def small_bundle(folder: Path, *arguments: str) -> Path:
+    """A bundle of such a home, made by the command."""
+    home = small_home(folder / "from")
+    file = folder / "small.tar"
+    done = home.run("models", "bundle", str(file), "--preset", "small", "--docs", str(folder / "notes"), *arguments)
+    assert done.code == 0, done.err
+    return file
+
+
+def load_bytes(raw: bytes, home: Path, keys: Sequence[str] = ()) -> None:
+    """What `models load` does, in this process; raises what it would say."""
+    home.mkdir(parents=True, exist_ok=True)
+    stream = BundleStream(reader(raw), "the bundle")
+    take_in(stream, read_front(stream, keys), surroundings(home), home)

@@ -16,7 +16,7 @@ from localfusion.catalog.bundle.signature import TRUSTED_KEYS, trusted_keys
 from localfusion.catalog.installed import Installed
 from localfusion.cli.byte_progress import byte_progress
 from localfusion.cli.terminal import printable
-from localfusion.config import Surroundings, make_home, note
+from localfusion.config import Surroundings, check_note, make_home, note
 from localfusion.errors import ConfigError
 from localfusion.search.carried import CARRIED_FOLDER
 from localfusion.search.documents import DocumentIndex
@@ -56,14 +56,14 @@ def load(*, file: str, trusted: tuple[Path, ...], dry_run: bool) -> None:
         if dry_run:
             _show(front.manifest)
         else:
-            _load(stream, front, surroundings, home)
+            take_in(stream, front, surroundings, home)
 
 
-def _load(stream: BundleStream, front: Front, surroundings: Surroundings, home: Path) -> None:
+def take_in(stream: BundleStream, front: Front, surroundings: Surroundings, home: Path) -> None:
     """All that may be refused comes first: the slice of models.yaml, the files, the documents."""
     manifest = front.manifest
     name, contents = f"bundle-{_file_name(manifest.preset)}", contents_on(home, manifest)
-    note(surroundings, name, contents, only_check=True)
+    check_note(surroundings, name, contents)
     total_bytes = sum(member.n_bytes for member in manifest.members)
     with (
         closing(Installed(home)) as installed,

@@ -14,7 +14,7 @@ from localfusion.config.models_file import (
     ToolsEntry,
 )
 from localfusion.config.models_file import load as load_models_file
-from localfusion.config.notes import note
+from localfusion.config.notes import check_note, note
 from localfusion.config.settings import SettingsFile
 from localfusion.config.settings import load as load_settings
 from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home, set_hub_offline
@@ -33,6 +33,7 @@ __all__ = [
     "SettingsFile",
     "Surroundings",
     "ToolsEntry",
+    "check_note",
     "find_models_file",
     "home_directory",
     "load_models",

@@ -7,7 +7,7 @@ the documents that it carries, are given to those who keep them.
 import io
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from localfusion.catalog.bundle.reading import AGAIN, BundleStream, Front
 from localfusion.catalog.bundle.selection import file_sha256
 from localfusion.catalog.gguf_files import check_gguf
 from localfusion.catalog.installed import Installed
-from localfusion.config import Contents
+from localfusion.config.located import YamlValue
 from localfusion.database import Database
 from localfusion.errors import ConfigError, LocalFusionError
 from localfusion.gguf_header import PART_NAME
@@ -91,13 +91,13 @@ def publish(found: Staged, installed: Installed) -> None:
             installed.record(placed.target, sha256=placed.member.sha256, repo=repo, file=file, revision=revision)
 
 
-def contents_on(home: Path, manifest: Manifest) -> Contents:
-    """What the bundle says of models.yaml, with the paths that its files have in a home."""
+def contents_on(home: Path, manifest: Manifest) -> Mapping[str, YamlValue]:
+    """What the bundle says of models.yaml, as a models file has it, with the paths that its files have in a home."""
     models = {
         name: entry if entry.path is None else entry.model_copy(update={"path": str(home / MODELS_FOLDER / entry.path)})
         for name, entry in manifest.models.models.items()
     }
-    return manifest.models.model_copy(update={"models": models})
+    return manifest.models.model_copy(update={"models": models}).model_dump(mode="json", exclude_defaults=True)
 
 
 def index_lines(file: Path, member: Member) -> Iterator[bytes]:
