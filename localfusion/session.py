@@ -230,7 +230,12 @@ def _registered(home: Path, documents: DocumentIndex) -> tuple[Root, ...]:
         roots = index.roots()
         for root in roots:
             if root.is_carried and root.path not in known:
-                documents.carry(index.carried_lines(root.path), root.path, is_file=index.is_file(root.path))
+                documents.carry(
+                    index.carried_lines(root.path),
+                    root.path,
+                    is_file=index.is_file(root.path),
+                    n_documents=root.n_files,
+                )
         return roots
 
 

@@ -217,7 +217,6 @@ def test_a_load_beside_another_is_refused_in_a_sentence(bundle: Path, tmp_path: 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="a small disk is mounted by root only")
 def test_a_full_disk_is_said_and_leaves_no_models(tmp_path: Path) -> None:
-    """A disk that is full before, and one that fills up meanwhile."""
     folder = tmp_path / "made"
     home = small_home(folder / "from")
     home.add_hub_model(small_gguf(tmp_path / "large.gguf", n_weights=2**20), "one.gguf")
@@ -238,6 +237,23 @@ def test_a_full_disk_is_said_and_leaves_no_models(tmp_path: Path) -> None:
     assert "error: " in done.stderr
     assert " has " in done.stderr
     assert "hint: free some space" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits of a shell")
+def test_a_write_that_fails_in_the_middle_is_said_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    home = small_home(tmp_path / "from")
+    home.add_hub_model(small_gguf(tmp_path / "large.gguf", n_weights=2**20, seed=1), "two.gguf")
+    file = tmp_path / "large.tar"
+    assert home.run("models", "bundle", str(file), "--preset", "small").code == 0
+    limited = Home(tmp_path / "home").run(
+        "models", "load", str(file), prefix=("sh", "-c", 'ulimit -f 2000; exec "$0" "$@"')
+    )
+    assert limited.code == 1
+    assert "the bundle cannot be loaded: File too large" in limited.err
+    assert "hint: check the disk, then load it again" in limited.err
+    assert not (tmp_path / "home" / MODELS_FOLDER / REPO).exists()
+    assert list((tmp_path / "home").rglob("*.part")) == []
+    load(tmp_path / "home", str(file))
 
 
 def test_a_bundle_for_which_there_is_no_room_is_not_begun(tmp_path: Path) -> None:

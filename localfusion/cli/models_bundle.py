@@ -10,7 +10,7 @@ import click
 
 from localfusion import __version__
 from localfusion.catalog.bundle.making import index_file, readme, readme_member, wheel_file, write_bundle
-from localfusion.catalog.bundle.manifest import CarriedIndex, Manifest, ZimReference
+from localfusion.catalog.bundle.manifest import FORMAT, CarriedIndex, Manifest, ZimReference
 from localfusion.catalog.bundle.selection import MemberFile, Selection, select
 from localfusion.catalog.bundle.signature import sign
 from localfusion.catalog.bundle.wheels import gather_wheels, this_target
@@ -78,6 +78,7 @@ def _write(
     target = this_target() if any(found.member.role == "wheel" for found in files) else None
     text = readme(file.name, selection.preset, "" if target is None else f"{target.python}, {target.platform}")
     manifest = Manifest(
+        format=FORMAT,
         localfusion=__version__,
         created=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         preset=selection.preset,

@@ -87,10 +87,11 @@ def _carry(found: Staged, manifest: Manifest, home: Path) -> Path | None:
     """Keep the documents of a bundle; where they are carried to, None where there are none."""
     if found.index is None or manifest.index is None:
         return None
-    (member,) = manifest.of_role("index")
-    root = home / CARRIED_FOLDER / _file_name(manifest.index.name)
+    (member,), said = manifest.of_role("index"), manifest.index
+    root = home / CARRIED_FOLDER / _file_name(said.name)
     with closing(DocumentIndex(home / DOCUMENTS_FILE)) as documents:
-        documents.carry(index_lines(found.index, member), root, is_file=manifest.index.is_file)
+        lines = index_lines(found.index, member)
+        documents.carry(lines, root, is_file=said.is_file, n_documents=said.n_documents)
     return root
 
 

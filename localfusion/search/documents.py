@@ -231,21 +231,23 @@ class DocumentIndex:
         with self._database.snapshot() as transaction:
             return known_at(transaction, real_path(path)) is not None
 
-    def carry(self, lines: Iterable[bytes], root: Path, *, is_file: bool = False) -> int:
-        """Keep documents that were read on another machine under `root`, where nothing is; returns how many.
+    def carry(self, lines: Iterable[bytes], root: Path, *, is_file: bool, n_documents: int) -> None:
+        """Keep documents that were read on another machine under `root`, where nothing is.
 
         They take the place of what was carried there before. All or nothing; raises ConfigError for what is no such
-        lines.
+        lines, or not as many.
         """
-        place, n_documents = real_path(root), 0
+        place, n_stored = real_path(root), 0
         places: dict[str, str] = {}
         with self._database.transaction(durable=True) as transaction:
             _forget(transaction, known_under(transaction, place))
             for found in from_lines(lines, Path(place), is_file=is_file):
                 write(transaction, prepare(found), places)
-                n_documents += 1
+                n_stored += 1
+            if n_stored != n_documents:
+                message = f"{n_stored} documents are in the bundle, and {n_documents} are named"
+                raise ConfigError(message, hint="make the bundle again")
             note_carried(transaction, place, self._clock())
-        return n_documents
 
     def passage_ids(self) -> tuple[int, ...]:
         """The ids of all passages, for what is kept of them elsewhere."""

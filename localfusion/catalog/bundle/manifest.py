@@ -89,7 +89,7 @@ class WheelTarget(Entry):
 class Manifest(Entry):
     """All that a bundle says of itself. `models` is the preset with its models, whose files are members."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1]
     localfusion: OneLine
     created: Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:]{8}Z$")]
     preset: OneLine
@@ -106,7 +106,7 @@ class Manifest(Entry):
 
 def to_bytes(manifest: Manifest) -> bytes:
     """A manifest as it stands in the file."""
-    document = manifest.model_dump(mode="json", exclude_defaults=True) | {"format": manifest.format}
+    document = manifest.model_dump(mode="json", exclude_defaults=True)
     return (json.dumps(document, ensure_ascii=False, indent=1) + "\n").encode()
 
 
