@@ -37,7 +37,7 @@ def test_a_new_environment_is_installed_from_a_bundle_alone(tmp_path: Path) -> N
         archive.extractall(tmp_path / "opened", filter="data")
     assert "models load room.tar" in (tmp_path / "opened" / "README.txt").read_text()
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
-    python = tmp_path / "venv" / "bin" / "python"
+    python = str(tmp_path / "venv" / "bin" / "python")
     wheels = ("--no-index", "--find-links", str(tmp_path / "opened" / "wheels"), "localfusion")
     without_settings = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
     subprocess.run([python, "-m", "pip", "install", "-q", *wheels], check=True, env=without_settings, cwd=tmp_path)

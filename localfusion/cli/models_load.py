@@ -103,7 +103,8 @@ def _file_name(name: str) -> str:
 
 def _show(manifest: Manifest) -> None:
     """What a bundle holds, to stdout."""
-    click.echo(f"preset {printable(manifest.preset)}, made {manifest.created} by localfusion {manifest.localfusion}")
+    by = printable(manifest.localfusion)
+    click.echo(f"preset {printable(manifest.preset)}, made {manifest.created} by localfusion {by}")
     for member in manifest.members:
         licence = f", {member.model.licence}" if member.model and member.model.licence else ""
         said = f" ({_documents(manifest)})" if member.name == INDEX_NAME else ""

@@ -50,7 +50,6 @@ class Staged:
 
     models: tuple[Placed, ...]
     index: Path | None
-    folder: Path
 
 
 @contextmanager
@@ -145,7 +144,7 @@ def _stage(
     stream.expect_end()
     _check_headers(models)
     index = next((folder / member.name for member in manifest.of_role("index")), None)
-    return Staged(tuple(models.values()), index, folder)
+    return Staged(tuple(models.values()), index)
 
 
 def _placed(member: Member, folder: Path, home: Path, installed: Installed) -> Placed:

@@ -34,7 +34,6 @@ class Front:
 
     manifest: Manifest
     digest: str
-    is_trusted: bool
     remarks: tuple[str, ...]
 
 
@@ -126,7 +125,7 @@ def read_front(stream: BundleStream, keys: Sequence[str]) -> Front:
     manifest = from_bytes(raw)
     if sha256(readme).hexdigest() != manifest.members[0].sha256 or len(readme) != manifest.members[0].n_bytes:
         raise stream.damaged(f"{README_NAME} is not what the manifest says")
-    return Front(manifest, sha256(raw).hexdigest(), is_trusted=bool(keys), remarks=remarks)
+    return Front(manifest, sha256(raw).hexdigest(), remarks=remarks)
 
 
 def _signature(stream: BundleStream) -> bytes | None:
