@@ -39,7 +39,7 @@ from localfusion.providers import Spending, open_endpoint
 from localfusion.run_state import JUDGE, RunState, fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from localfusion.scheduler.embedding import embedder_of
-from localfusion.search.documents import DocumentIndex
+from localfusion.search.documents import DocumentIndex, Root
 from localfusion.search.meaning import closest_sentence
 from localfusion.search.opening import NOTHING_NAMED, Embedders, OnProgress, Opened, Sources, in_words
 from localfusion.search.source import Source
@@ -64,7 +64,7 @@ class Session:
     documents: DocumentIndex
     sources: Sources
     scheduler: Scheduler
-    registered: Callable[[], tuple[Path, ...]] = tuple
+    registered: Callable[[], tuple[Root, ...]] = tuple
     environ: Mapping[str, str] = field(default_factory=dict)
 
     async def ask(self, request: RunRequest, *, emit: Emit) -> Outcome:
@@ -192,12 +192,11 @@ class Session:
         if sources.docs or sources.zim or sources.searxng or sources.kiwix or sources.web:
             return sources, ()
         registered = self.registered()
-        there = tuple(path for path in registered if path.exists())
+        there = tuple(root.path for root in registered if root.is_there)
         if registered and not there:
-            raise ConfigError(
-                f"{registered[0]} was added and is not there now", hint=f"localfusion docs remove {registered[0]}"
-            )
-        missing = tuple(f"{path} was added and is not there now" for path in registered if path not in there)
+            first = registered[0].path
+            raise ConfigError(f"{first} was added and is not there now", hint=f"localfusion docs remove {first}")
+        missing = tuple(f"{root.path} was added and is not there now" for root in registered if not root.is_there)
         return replace(sources, docs=there, web=not there and not sources.offline), missing
 
     def _remote(self, leave: CloudLeave, state: RunState) -> OpenRemote:
@@ -277,16 +276,29 @@ async def open_session(
             aclosing(Sources(documents, home, keep_pages_s=keep_pages_s)) as sources,
             open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler,
         ):
-            registered = partial(_registered, home_directory(surroundings))
+            registered = partial(_registered, home_directory(surroundings), documents)
             yield Session(store, documents, sources, scheduler, registered, surroundings.variables)
 
 
-def _registered(home: Path) -> tuple[Path, ...]:
-    """The folders and files that `docs add` registered in a home, also for runs that store nothing there."""
+def _registered(home: Path, documents: DocumentIndex) -> tuple[Root, ...]:
+    """The folders and files that `docs add` registered in a home, also for runs that store nothing there.
+
+    What is carried has no files to read again: an index without it, one in memory, is given it from the home's.
+    """
     if not (home / DOCUMENTS_FILE).exists():
         return ()
+    known = {root.path for root in documents.roots()}
     with closing(DocumentIndex(home / DOCUMENTS_FILE)) as index:
-        return tuple(root.path for root in index.roots())
+        roots = index.roots()
+        for root in roots:
+            if root.is_carried and root.path not in known:
+                documents.carry(
+                    index.carried_lines(root.path),
+                    root.path,
+                    is_file=index.is_file(root.path),
+                    n_documents=root.n_files,
+                )
+        return roots
 
 
 @asynccontextmanager

@@ -51,7 +51,7 @@ def test_the_list_is_json_for_programs(notes: Path, capsys: Capture) -> None:
     assert run(["docs", "list", "--json"]) == 0
     (entry,) = json.loads(capsys.readouterr().out)
     assert entry.pop("refreshed")[:2] == "20"
-    assert entry == {"path": str(notes / "a.md"), "files": 1, "bytes": 34, "unreadable": 0}
+    assert entry == {"path": str(notes / "a.md"), "files": 1, "bytes": 34, "unreadable": 0, "carried": False}
 
 
 @pytest.mark.parametrize(

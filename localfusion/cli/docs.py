@@ -19,7 +19,6 @@ from localfusion.config import Surroundings, load_settings, make_home
 from localfusion.errors import ConfigError, LocalFusionError
 from localfusion.messages import Json, ModelSpec, SourcesSpec
 from localfusion.search.documents import Added, DocumentIndex, OnProgress, Root
-from localfusion.search.folders import is_there
 from localfusion.search.opening import VECTORS_FILE
 from localfusion.search.vectors import keep_only
 from localfusion.session import DOCUMENTS_FILE, open_session
@@ -69,6 +68,8 @@ def add_command(*, paths: tuple[str, ...]) -> None:
 def list_command(*, as_json: bool) -> None:
     """List what was added: files that can be read, their size, and when they were last looked at.
 
+    What a bundle carried here, without the files themselves, is listed as carried.
+
     \b
     Examples:
       localfusion docs list
@@ -97,7 +98,7 @@ def refresh_command(*, paths: tuple[str, ...]) -> None:
     embedding = _embedding()
     with _open_index() as index, _progress() as on_progress:
         added = index.refresh(check_paths(paths, "docs refresh"), on_progress=on_progress)
-        roots = tuple(root.path for root in index.roots() if is_there(root.path))
+        roots = tuple(root.path for root in index.roots() if root.is_there)
     _tell(added)
     if added.source.urls:
         _embed(roots, embedding)
@@ -199,7 +200,8 @@ def _line(root: Root) -> str:
         when = f"{datetime.fromtimestamp(root.refreshed, UTC).astimezone():%Y-%m-%d %H:%M}"
     unreadable = f", {root.n_unreadable} cannot be read" if root.n_unreadable else ""
     size = f"{root.n_bytes / 2**20:.1f} MiB"
-    return f"{printable(str(root.path))}: {_count(root.n_files)}, {size}{unreadable}, last looked at {when}"
+    seen = "carried here" if root.is_carried else "last looked at"
+    return f"{printable(str(root.path))}: {_count(root.n_files)}, {size}{unreadable}, {seen} {when}"
 
 
 def _entry(root: Root) -> Json:
@@ -210,4 +212,5 @@ def _entry(root: Root) -> Json:
         "bytes": root.n_bytes,
         "unreadable": root.n_unreadable,
         "refreshed": refreshed,
+        "carried": root.is_carried,
     }

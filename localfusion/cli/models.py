@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Find models that other programs have on this disk, and use them.",
     ),
     "lint": ("localfusion.cli.models_lint", "Say what is wrong or doubtful in a models file."),
+    "bundle": ("localfusion.cli.models_bundle", "Write a preset's models into one file, to be carried elsewhere."),
+    "load": ("localfusion.cli.models_load", "Take in a bundle that was carried here, once all of it is verified."),
 }
 
 

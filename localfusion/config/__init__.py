@@ -3,6 +3,7 @@
 from localfusion.config.catalogue import MACHINE_FOLDER, load_models, read_models
 from localfusion.config.located import Located, YamlValue, read_yaml
 from localfusion.config.models_file import (
+    Contents,
     Extension,
     HubEntry,
     JudgeEntry,
@@ -14,13 +15,14 @@ from localfusion.config.models_file import (
     ToolsEntry,
 )
 from localfusion.config.models_file import load as load_models_file
-from localfusion.config.notes import forget_note, note, note_path
+from localfusion.config.notes import check_note, forget_note, note, note_path
 from localfusion.config.settings import SettingsFile
 from localfusion.config.settings import load as load_settings
 from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home, set_hub_offline
 
 __all__ = [
     "MACHINE_FOLDER",
+    "Contents",
     "Extension",
     "HubEntry",
     "JudgeEntry",
@@ -34,6 +36,7 @@ __all__ = [
     "Surroundings",
     "ToolsEntry",
     "YamlValue",
+    "check_note",
     "find_models_file",
     "forget_note",
     "home_directory",

@@ -31,8 +31,7 @@ def note(surroundings: Surroundings, name: str, contents: Mapping[str, YamlValue
     with what else is known.
     """
     path = note_path(surroundings, name)
-    text = HEADER + yaml.dump(dict(contents), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    load_noted(surroundings, instead={path: text})
+    text = check_note(surroundings, name, contents)
     make_home(surroundings)
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
@@ -41,6 +40,13 @@ def note(surroundings: Surroundings, name: str, contents: Mapping[str, YamlValue
         hint = "mend the folder, or set LOCALFUSION_HOME to one that you can write to"
         raise ConfigError(f"{path} cannot be written: {error.strerror}", hint=hint) from error
     return path
+
+
+def check_note(surroundings: Surroundings, name: str, contents: Mapping[str, YamlValue]) -> str:
+    """The text of a note that is not written yet. Raises ConfigError as `note` would."""
+    text = HEADER + yaml.dump(dict(contents), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    load_noted(surroundings, instead={note_path(surroundings, name): text})
+    return text
 
 
 def forget_note(surroundings: Surroundings, name: str) -> bool:

@@ -70,6 +70,9 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE TABLE link (root TEXT NOT NULL, path TEXT NOT NULL, PRIMARY KEY (root, path)) STRICT",
         "CREATE INDEX link_path ON link (path)",
     ),
+    (  # documents below a carried root have no files: a migration that empties others must keep or rewrite these
+        "ALTER TABLE root ADD COLUMN is_carried INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 """A passage's id is its document's times `PASSAGES` plus its place in the document.
 
@@ -145,6 +148,16 @@ def known_at(transaction: Transaction, path: str) -> Known | None:
     """What is known of one file."""
     found = transaction.rows(Known, f"{_KNOWN} WHERE path = ?", (path,))
     return found[0] if found else None
+
+
+def carried_roots(transaction: Transaction) -> list[str]:
+    """The roots whose documents were carried here, and have no files."""
+    return transaction.rows(str, "SELECT path FROM root WHERE is_carried")
+
+
+def note_carried(transaction: Transaction, root: str, time: float) -> None:
+    """Register a root whose documents were carried here."""
+    transaction.execute("INSERT OR REPLACE INTO root (path, refreshed, is_carried) VALUES (?, ?, 1)", (root, time))
 
 
 def linked_from(transaction: Transaction, root: str) -> set[str]:

@@ -5,7 +5,7 @@ text is decided in `readers`, which files there are in `folders`. Nothing here f
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,12 @@ from pathlib import Path
 from localfusion import machine
 from localfusion.database import Database, Transaction
 from localfusion.errors import ConfigError
+from localfusion.search.carried import from_lines, to_lines
 from localfusion.search.document_tables import (
     MIGRATIONS,
     Known,
     Prepared,
+    carried_roots,
     delete,
     delete_empty_folders,
     drop_deleted_terms,
@@ -26,6 +28,7 @@ from localfusion.search.document_tables import (
     known_under,
     linked_from,
     linking_to,
+    note_carried,
     note_links,
     place_of_document,
     place_of_folder,
@@ -33,7 +36,16 @@ from localfusion.search.document_tables import (
     write,
 )
 from localfusion.search.extraction import extract
-from localfusion.search.folders import FoundFile, FoundFiles, find_files, is_below, is_gone, is_there, real_path
+from localfusion.search.folders import (
+    CarriedFile,
+    FoundFile,
+    FoundFiles,
+    find_files,
+    is_below,
+    is_gone,
+    is_there,
+    real_path,
+)
 from localfusion.search.formats import SUFFIXES
 from localfusion.search.languages import DEFAULT
 from localfusion.search.local_documents import LocalDocuments, Scope
@@ -67,13 +79,22 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A registered file or folder; `n_bytes` is of its readable files, `refreshed` a time as `time.time` gives it."""
+    """A registered file or folder; `n_bytes` is of its readable files, `refreshed` a time as `time.time` gives it.
+
+    Of one that `is_carried` the files are not on this machine, and `refreshed` is when it came.
+    """
 
     path: Path
     n_files: int
     n_bytes: int
     n_unreadable: int
     refreshed: float | None
+    is_carried: bool = False
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it can be searched: a disk may be away, what is carried never is."""
+        return self.is_carried or is_there(self.path)
 
 
 def tell_nobody(*_: object) -> None:
@@ -115,14 +136,15 @@ class DocumentIndex:
     def _bring_up_to_date(
         self, paths: Sequence[Path], is_stopped: Callable[[], bool], on_progress: OnProgress
     ) -> Added:
-        found = find_files(paths)
+        carried = self._carried()
+        found = find_files(paths, carried)
         before = self._known(found)
         changed = [file for file in found.files if not _is_current(file, before)]
         read = self._read(changed, is_stopped, on_progress) if changed else 0
         if is_stopped():
             raise Stopped
         emptied = [root for root in found.empty if any(is_below(path, root) for path in before)]
-        removed = self._forget_missing(before, found, emptied)
+        removed = self._forget_missing(before, found, (*emptied, *carried))
         known = self._known(found)
         kept = (f"{root} is empty now: what was read from it is kept" for root in emptied)
         warnings = (*found.skipped, *kept, *_earlier(before.values()), *_problems(found, known))
@@ -146,8 +168,12 @@ class DocumentIndex:
     def roots(self) -> tuple[Root, ...]:
         """What is registered, by path."""
         with self._database.snapshot() as transaction:
-            rows = transaction.rows(lambda *row: row, "SELECT path, refreshed FROM root ORDER BY path")
-            return tuple(_root(path, refreshed, known_under(transaction, path)) for path, refreshed in rows)
+            rows = transaction.rows(lambda *row: row, "SELECT path, refreshed, is_carried FROM root ORDER BY path")
+            carried = carried_roots(transaction)
+            return tuple(
+                _root(path, refreshed, bool(is_carried), _without(carried, path, known_under(transaction, path)))
+                for path, refreshed, is_carried in rows
+            )
 
     def refresh(
         self,
@@ -159,12 +185,13 @@ class DocumentIndex:
         """`add` of what is registered, or of the `paths` that are given, and note the time.
 
         A registered path that is not there now, or that is empty, is a warning, and its documents are kept: a disk may
-        be away.
+        be away. What is carried stays as it is.
         """
-        wanted = list(paths) or [root.path for root in self.roots()]
+        roots = self.roots()
+        wanted = list(paths) or [root.path for root in roots]
         if not wanted:
             raise ConfigError("no documents are registered", hint="`localfusion docs add PATH` registers some")
-        there = [path for path in wanted if is_there(path)] if not paths else wanted
+        there = list(paths) or [root.path for root in roots if root.is_there]
         added = self._bring_up_to_date(there, is_stopped, on_progress)
         with self._database.transaction(durable=True) as transaction:
             self._note_time(transaction, there)
@@ -191,6 +218,37 @@ class DocumentIndex:
         self._database.empty_log()
         return len(gone)
 
+    def carried_lines(self, path: Path) -> Iterator[bytes]:
+        """The documents under a registered path as lines for `carry`; raises ConfigError for one that is not."""
+        root = real_path(path)
+        with self._database.snapshot() as transaction:
+            if not transaction.rows(str, "SELECT path FROM root WHERE path = ?", (root,)):
+                raise ConfigError(f"{path} was not added", hint="`localfusion docs add` adds it")
+            yield from to_lines(transaction, root)
+
+    def is_file(self, path: Path) -> bool:
+        """Whether what was registered here is a file, and no folder."""
+        with self._database.snapshot() as transaction:
+            return known_at(transaction, real_path(path)) is not None
+
+    def carry(self, lines: Iterable[bytes], root: Path, *, is_file: bool, n_documents: int) -> None:
+        """Keep documents that were read on another machine under `root`, where nothing is.
+
+        They take the place of what was carried there before. All or nothing; raises ConfigError for what is no such
+        lines, or not as many.
+        """
+        place, n_stored = real_path(root), 0
+        places: dict[str, str] = {}
+        with self._database.transaction(durable=True) as transaction:
+            _forget(transaction, known_under(transaction, place))
+            for found in from_lines(lines, Path(place), is_file=is_file):
+                write(transaction, prepare(found), places)
+                n_stored += 1
+            if n_stored != n_documents:
+                message = f"{n_stored} documents are in the bundle, and {n_documents} are named"
+                raise ConfigError(message, hint="make the bundle again")
+            note_carried(transaction, place, self._clock())
+
     def passage_ids(self) -> tuple[int, ...]:
         """The ids of all passages, for what is kept of them elsewhere."""
         return tuple(self._database.rows(int, "SELECT id FROM passage"))
@@ -198,6 +256,14 @@ class DocumentIndex:
     def close(self) -> None:
         """Close the file; sources made from it are of no use after."""
         self._database.close()
+
+    def _carried(self) -> dict[str, list[CarriedFile]]:
+        """The files that are known under carried roots."""
+        with self._database.snapshot() as transaction:
+            return {
+                root: [CarriedFile(file.path, file.size, file.mtime_ns) for file in known_under(transaction, root)]
+                for root in carried_roots(transaction)
+            }
 
     def _known(self, found: FoundFiles) -> dict[str, Known]:
         """What is known of the files that were found, and of those that were under the same paths before."""
@@ -209,7 +275,7 @@ class DocumentIndex:
 
     def _note_time(self, transaction: Transaction, paths: Iterable[Path]) -> None:
         rows = [(self._clock(), real_path(path)) for path in paths]
-        transaction.execute_many("UPDATE root SET refreshed = ? WHERE path = ?", rows)
+        transaction.execute_many("UPDATE root SET refreshed = ? WHERE path = ? AND NOT is_carried", rows)
 
     def _read(self, files: Sequence[FoundFile], is_stopped: Callable[[], bool], on_progress: OnProgress) -> int:
         """Read files and store them, batch by batch; how many had another content than before."""
@@ -228,19 +294,22 @@ class DocumentIndex:
                 fresh += batch.store()
         return fresh
 
-    def _forget_missing(self, known: Mapping[str, Known], found: FoundFiles, emptied: Sequence[str]) -> int:
-        """Drop, from the disk too, the documents whose files no longer exist or that nothing leads to any more."""
+    def _forget_missing(self, known: Mapping[str, Known], found: FoundFiles, spared: Sequence[str]) -> int:
+        """Drop, from the disk too, the documents whose files no longer exist or that nothing leads to any more.
+
+        What is below `spared` roots is kept.
+        """
         there = {file.path for file in found.files}
         absent = [
             file
             for path, file in known.items()
-            if path not in there and not any(is_below(path, root) for root in emptied)
+            if path not in there and not any(is_below(path, root) for root in spared)
         ]
         with self._database.transaction() as transaction:
             held = (*found.roots, *transaction.rows(str, "SELECT path FROM root"))
             if not found.skipped:  # else a link may be where nobody can look
                 for root in found.roots:
-                    if root not in emptied:
+                    if root not in spared:
                         forget_links(transaction, root)
             note_links(transaction, found.links)
             gone = [file for file in absent if is_gone(file.path) or not _is_held(transaction, file.path, held)]
@@ -351,10 +420,16 @@ def _earlier(known: Iterable[Known]) -> list[str]:
     return [f"{count} documents were indexed by an earlier version, and are read again"] if count else []
 
 
-def _root(path: str, refreshed: float | None, known: Sequence[Known]) -> Root:
+def _without(carried: Iterable[str], root: str, known: Sequence[Known]) -> list[Known]:
+    """What is known under a root without what is carried below it under a name of its own."""
+    others = [other for other in carried if other != root and is_below(other, root)]
+    return [file for file in known if not any(is_below(file.path, other) for other in others)]
+
+
+def _root(path: str, refreshed: float | None, is_carried: bool, known: Sequence[Known]) -> Root:
     readable = [file for file in known if file.problem is None]
     n_bytes = sum(file.size for file in readable)
-    return Root(Path(path), len(readable), n_bytes, len(known) - len(readable), refreshed)
+    return Root(Path(path), len(readable), n_bytes, len(known) - len(readable), refreshed, is_carried)
 
 
 def _nothing_readable(paths: Sequence[Path], warnings: Sequence[str]) -> ConfigError:

@@ -1,7 +1,7 @@
 """The files under given paths, and the addresses that they have in a run. Looks at names and times, opens no file."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -27,6 +27,18 @@ class FoundFile:
 
 
 @dataclass(frozen=True, slots=True)
+class CarriedFile:
+    """A file that was read on another machine: its path here, where nothing is, and what is known of it."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
+NOTHING_CARRIED: Mapping[str, Sequence[CarriedFile]] = {}
+
+
+@dataclass(frozen=True, slots=True)
 class FoundFiles:
     """`roots` are the given paths without symbolic links in them.
 
@@ -42,24 +54,28 @@ class FoundFiles:
     skipped: tuple[str, ...]
 
 
-def find_files(paths: Sequence[Path]) -> FoundFiles:
+def find_files(paths: Sequence[Path], carried: Mapping[str, Sequence[CarriedFile]] = NOTHING_CARRIED) -> FoundFiles:
     """The files under `paths` in a fixed order, each once, with the addresses that they have in this run.
 
-    Hidden files and folders are left out, symbolic links are followed once. Raises ConfigError for a path
-    that does not exist.
+    Hidden files and folders are left out, symbolic links are followed once. What is under the roots in `carried` is
+    known and not on this machine. Raises ConfigError for another path that does not exist.
     """
     names: dict[Path, str] = {}
     found: dict[str, FoundFile] = {}
     links: list[tuple[str, str]] = []
     empty: list[str] = []
     skipped: list[str] = []
-    roots = [_existing(path) for path in paths]
+    roots = [Path(real_path(path)) if real_path(path) in carried else _existing(path) for path in paths]
     for root in roots:
-        folder = root if root.is_dir() else root.parent
+        known = carried.get(str(root))
+        folder = root if (root.is_dir() if known is None else _is_folder(root, known)) else root.parent
         name = names.setdefault(folder, _unique_name(folder.name or "root", names.values()))
         address = f"doc://{quote(os.fsencode(name), safe='')}"
         n_skipped = len(skipped)
-        walk = _Walk(skipped).files(str(root), address) if folder == root else _named(root, address, skipped)
+        if known is not None:
+            walk = _carried(known, folder, address)
+        else:
+            walk = _Walk(skipped).files(str(root), address) if folder == root else _named(root, address, skipped)
         here: dict[str, FoundFile] = {}
         for file in walk:
             here.setdefault(file.path, file)
@@ -117,6 +133,18 @@ def _existing(path: Path) -> Path:
     if not exists:
         raise ConfigError(f"{path} does not exist", hint=_PATHS_HINT)
     return Path(real_path(path))
+
+
+def _is_folder(root: Path, files: Sequence[CarriedFile]) -> bool:
+    """Whether a carried root is a folder: one that is a file holds just itself."""
+    return [file.path for file in files] != [str(root)]
+
+
+def _carried(files: Sequence[CarriedFile], folder: Path, address: str) -> Iterator[FoundFile]:
+    for file in files:
+        below = Path(file.path).relative_to(folder)
+        parts = "/".join(quote(part, safe="") for part in below.parts)
+        yield FoundFile(file.path, f"{address}/{parts}", file.size, file.mtime_ns)
 
 
 def _unique_name(name: str, taken: Iterable[str]) -> str:

@@ -1,0 +1,1 @@
+"""What `scripts/bench-models` measures with: files of random bytes, our bundles and the tools that people have."""
