@@ -23,6 +23,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"panel", "judge", "synthesis"}),
     frozenset({"deliberation"}),
     frozenset({"session"}),
+    frozenset({"fits"}),
     frozenset({"doctor"}),
     frozenset({"cli"}),
 )
@@ -53,6 +54,8 @@ DOORS: Mapping[str, frozenset[str]] = {
     "python_calamine": frozenset({"search"}),
     "docutils": frozenset({"search"}),
     "huggingface_hub": frozenset({"catalog"}),
+    "httpx2": frozenset({"catalog"}),
+    "filelock": frozenset({"catalog"}),
     "zstandard": frozenset({"catalog"}),
     "openai": frozenset({"providers"}),
     "keyring": frozenset({"providers"}),

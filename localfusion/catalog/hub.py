@@ -19,12 +19,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 from huggingface_hub.file_download import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+from localfusion import __version__
 from localfusion.errors import ConfigError, HubError
 from localfusion.offline import is_closed
 
 T = TypeVar("T")
 
-WAITS_S = (0.5, 1.0, 2.0, 4.0)
+WAITS_S = (0.5, 1.0, 2.0)
 """Before what failed in passing is tried again; data that comes begins these anew."""
 LONGEST_WAIT_S = 60.0
 """Of what a hub may ask for (Retry-After)."""
@@ -58,10 +59,18 @@ class HubFile:
     sha256: str
 
 
+class HubUnreachable(HubError):
+    """Nobody answers under the hub's address: no network, a wrong address, or a wall in between."""
+
+
 class _PassingError(HubError):
     """Something that may be over when it is tried again, after `wait_s` where the hub says when."""
 
     wait_s: float | None = None
+
+
+class _LostError(_PassingError, HubUnreachable):
+    """Nobody answers: worth another try only where somebody did just now."""
 
 
 def is_commit(revision: str) -> bool:
@@ -104,6 +113,8 @@ class Hub:
                     yield piece
                     at, n_failed = at + len(piece), 0
             except _PassingError as error:
+                if isinstance(error, HubUnreachable) and at == start:
+                    raise
                 self._wait(error, n_failed)
                 n_failed += 1
 
@@ -112,6 +123,8 @@ class Hub:
         while True:
             try:
                 return call()
+            except _LostError:
+                raise
             except _PassingError as error:
                 self._wait(error, n_failed)
                 n_failed += 1
@@ -126,7 +139,7 @@ class Hub:
 def _look(repo: str, file: str, revision: str) -> HubFile:
     with _mapped(repo, file, revision):
         url = hf_hub_url(repo, file, revision=revision)
-        found = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT, library_name="localfusion")
+        found = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT, library_name="localfusion", library_version=__version__)
     if found.commit_hash is None or not is_commit(found.commit_hash):
         raise HubError(
             repo,
@@ -142,7 +155,7 @@ def _look(repo: str, file: str, revision: str) -> HubFile:
 def _stream(file: HubFile, start: int, stop: int) -> Iterator[bytes]:
     """One answer to one request; raises HubError where it is another file's, and _PassingError where it ends early."""
     with _mapped(file.repo, file.file, file.commit):
-        headers = build_hf_headers(library_name="localfusion") | {
+        headers = build_hf_headers(library_name="localfusion", library_version=__version__) | {
             "Accept-Encoding": "identity",
             "Range": f"bytes={start}-{stop - 1}",
         }
@@ -204,11 +217,11 @@ def _failure(repo: str, file: str, error: Exception) -> HubError:
     """What went wrong before the hub answered, or within its answer."""
     if isinstance(error, OfflineModeIsEnabled):
         return HubError(repo, "nothing is fetched with HF_HUB_OFFLINE set", hint="unset HF_HUB_OFFLINE")
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
+        hint = "check the network, HF_ENDPOINT and proxies; what is here already needs no hub"
+        return _LostError(repo, f"the hub at {constants.ENDPOINT} is not reached: {error}", hint=hint)
     if isinstance(error, httpx2.TimeoutException):
         return _PassingError(repo, f"the hub at {constants.ENDPOINT} does not answer in time", hint="try again later")
-    if isinstance(error, httpx2.ConnectError | httpx2.ProxyError):
-        hint = "check the network, HF_ENDPOINT and proxies; what is here already needs no hub"
-        return _PassingError(repo, f"the hub at {constants.ENDPOINT} is not reached: {error}", hint=hint)
     if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
         hint = "try again; what came is kept"
         return _PassingError(repo, f"the connection broke while {repo}/{file} was read", hint=hint)

@@ -276,6 +276,9 @@ def _record(home: Path, fetch: Fetch, installed: Installed) -> None:
 
 
 def _is_promised(hub: HubEntry, file: InstalledFile) -> bool:
+    """Whether a file is the one that the catalogue means, as far as it says: by hash, by length, else by commit."""
+    if not hub.sha256 and is_commit(hub.revision) and file.revision not in ("", hub.revision):
+        return False
     return file.sha256.startswith(hub.sha256 or "") and hub.size_bytes in (None, file.n_bytes)
 
 

@@ -4,7 +4,11 @@ import click
 
 from localfusion.cli.lazy import LazyGroup
 
-COMMANDS: dict[str, tuple[str, str]] = {}
+COMMANDS: dict[str, tuple[str, str]] = {
+    "fit": ("localfusion.cli.models_fit", "Say which presets fit this machine, and what is to pull for them."),
+    "pull": ("localfusion.cli.models_pull", "Fetch models from the hub, checked before they count."),
+    "verify": ("localfusion.cli.models_verify", "Hash installed models anew and say what changed."),
+}
 
 
 @click.group(cls=LazyGroup, modules=COMMANDS)
