@@ -43,6 +43,7 @@ class Fault:
     media_type: str = "application/octet-stream"
     ignores_range: bool = False
     content_range: str = ""
+    claimed_bytes: int = 0
 
 
 @dataclass
@@ -217,7 +218,9 @@ class _Storage(_Handler):
         is_part = (start, stop) != (0, len(content)) or (self.headers["Range"] and not fault.ignores_range)
         headers = {"Content-Type": fault.media_type, "Content-Length": str(stop - start)}
         if is_part and fault.media_type == Fault.media_type:
-            headers["Content-Range"] = fault.content_range or f"bytes {start}-{stop - 1}/{len(content)}"
+            headers["Content-Range"] = (
+                fault.content_range or f"bytes {start}-{stop - 1}/{fault.claimed_bytes or len(content)}"
+            )
         self.head(206 if "Content-Range" in headers else 200, headers)
         if self.command != "HEAD":
             self._send(content[start:stop], fault)
