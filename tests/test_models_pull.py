@@ -1,6 +1,7 @@
 """`models pull`: whole or not there, whatever happens in between; against a hub on loopback, by the real client."""
 
 import os
+import pty
 import resource
 import signal
 import subprocess
@@ -247,6 +248,25 @@ def test_licences_that_restrict_are_said_before(home: HubHome) -> None:
     lines = done.stderr.splitlines()
     assert done.returncode == 0
     assert lines[1] == "licence of ra: Own 1.0: no use [2J on Mondays"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
+@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 2), (b"y\n", 0)])
+def test_at_a_terminal_a_licence_that_restricts_is_asked_about(home: HubHome, answer: bytes, code: int) -> None:
+    home.write_models(f"models:\n  ra: {{hub: {{repo: lab/micro, file: {FILE}}}, licence_note: not on Mondays}}\n")
+    ours, theirs = pty.openpty()
+    os.write(ours, answer)
+    command = [sys.executable, "-m", "localfusion", "models", "pull", "ra"]
+    done = subprocess.run(
+        command, cwd=home.folder, env=home.environ({"TERM": "xterm"}), stdin=theirs, stdout=subprocess.PIPE,
+        stderr=theirs, check=False,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert done.returncode == code, shown
+    assert "fetch ra? [y/N]" in shown
+    assert home.whole() == ([] if code else ["lab/micro/micro-a.gguf"])
 
 
 def test_names(home: HubHome) -> None:

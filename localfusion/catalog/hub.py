@@ -139,11 +139,13 @@ class Hub:
 def _look(repo: str, file: str, revision: str) -> HubFile:
     with _mapped(repo, file, revision):
         url = hf_hub_url(repo, file, revision=revision)
-        found = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT, library_name="localfusion", library_version=__version__)
+        found = get_hf_file_metadata(
+            url, timeout=constants.HF_HUB_ETAG_TIMEOUT, library_name="localfusion", library_version=__version__
+        )
     if found.commit_hash is None or not is_commit(found.commit_hash):
         raise HubError(
             repo,
-            f"{constants.ENDPOINT} does not answer as a model hub does",
+            f"{_address()} does not answer as a model hub does",
             hint="check HF_ENDPOINT, and whether a proxy or a login page of this network stands before it",
         )
     if found.size is None or not 0 < found.size <= MOST_FILE_BYTES:
@@ -201,6 +203,11 @@ def _other_than_asked(file: HubFile, why: str) -> HubError:
     )
 
 
+def _address() -> str:
+    """Where the hub is, as it may be shown: HF_ENDPOINT may hold a password."""
+    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
+
+
 @contextmanager
 def _mapped(repo: str, file: str, revision: str) -> Iterator[None]:
     """Every foreign error as a HubError."""
@@ -219,23 +226,21 @@ def _failure(repo: str, file: str, error: Exception) -> HubError:
         return HubError(repo, "nothing is fetched with HF_HUB_OFFLINE set", hint="unset HF_HUB_OFFLINE")
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
         hint = "check the network, HF_ENDPOINT and proxies; what is here already needs no hub"
-        return _LostError(repo, f"the hub at {constants.ENDPOINT} is not reached: {error}", hint=hint)
+        return _LostError(repo, f"the hub at {_address()} is not reached: {error}", hint=hint)
     if isinstance(error, httpx2.TimeoutException):
-        return _PassingError(repo, f"the hub at {constants.ENDPOINT} does not answer in time", hint="try again later")
+        return _PassingError(repo, f"the hub at {_address()} does not answer in time", hint="try again later")
     if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
         hint = "try again; what came is kept"
         return _PassingError(repo, f"the connection broke while {repo}/{file} was read", hint=hint)
     if isinstance(error, HFValidationError):
         return HubError(repo, f"{repo} is no name of a repository", hint="correct `repo` in models.yaml")
-    return HubError(
-        repo, f"the hub at {constants.ENDPOINT} cannot be asked: {error}", hint="check HF_ENDPOINT, HF_TOKEN"
-    )
+    return HubError(repo, f"the hub at {_address()} cannot be asked: {error}", hint="check HF_ENDPOINT, HF_TOKEN")
 
 
 def _refusal(repo: str, file: str, revision: str, status: int, headers: Mapping[str, str]) -> HubError:
     """The hub's own refusal: by its code where it names one, else by the status."""
     code, said = headers.get("X-Error-Code", ""), headers.get("X-Error-Message", "").lower()
-    page = f"{constants.ENDPOINT}/{repo}"
+    page = f"{_address()}/{repo}"
     if status == 401 and _BAD_TOKEN in said:
         hint = "set HF_TOKEN to one that is valid, unset it, or log in anew with `hf auth login`"
         return HubError(repo, "the hub does not take the token that is sent to it", status=status, hint=hint)

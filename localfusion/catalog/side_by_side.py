@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from localfusion.errors import LocalFusionError
@@ -16,43 +17,38 @@ _POLL_S = 0.2
 def side_by_side(jobs: Sequence[Callable[[], T]], *, n_at_once: int) -> list[T | LocalFusionError]:
     """What each job returned, or the error that it could name, in the order of the jobs.
 
-    Anything else that a job raises is raised here. The threads do not keep the process: whoever interrupts this leaves
-    them behind, and what they write must be of use however they end.
+    Anything else that a job raises is a mistake of ours, and RuntimeError here. The threads do not keep the process:
+    whoever interrupts this leaves them behind, and what they write must be of use however they end.
     """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    ended: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[tuple[int, list[T | LocalFusionError]]] = queue.SimpleQueue()
     for number in range(len(jobs)):
         waiting.put(number)
 
     def work() -> None:
-        while True:
-            try:
+        while not waiting.empty():
+            with suppress(queue.Empty):
                 number = waiting.get_nowait()
-            except queue.Empty:
-                return
-            ended.put((number, _outcome(jobs[number])))
+                outcome: list[T | LocalFusionError] = []
+                try:
+                    outcome.append(_outcome(jobs[number]))
+                finally:
+                    ended.put((number, outcome))
 
     for _ in range(min(n_at_once, len(jobs))):
         threading.Thread(target=work, daemon=True).start()
     found: dict[int, T | LocalFusionError] = {}
     while len(found) < len(jobs):
-        try:
+        with suppress(queue.Empty):
             number, outcome = ended.get(timeout=_POLL_S)
-        except queue.Empty:
-            continue
-        if isinstance(outcome, BaseException) and not isinstance(outcome, LocalFusionError):
-            raise outcome
-        found[number] = outcome
+            if not outcome:
+                raise RuntimeError("a job ended in an error that it cannot name; Python printed it")
+            found[number] = outcome[0]
     return [found[number] for number in range(len(jobs))]
 
 
-def _outcome(job: Callable[[], T]) -> T | BaseException:
-    """What a job returned or raised; a thread has nobody else to raise it to."""
-    outcome: list[T | BaseException] = []
+def _outcome(job: Callable[[], T]) -> T | LocalFusionError:
     try:
-        outcome.append(job())
-    except BaseException as error:
-        outcome.append(error)
-        if not outcome:
-            raise
-    return outcome[0]
+        return job()
+    except LocalFusionError as error:
+        return error
