@@ -33,7 +33,7 @@ def entry(repo: str = "lab/micro", file: str = FILE, more: str = "") -> str:
     return f"models:\n  ra: {{hub: {{repo: {repo}, file: {file}{more}}}}}\n"
 
 
-REFUSALS = (
+REFUSALS: tuple[tuple[str, str, dict[str, str], Fault, str, str], ...] = (
     ("no such repository", entry("lab/none"), {}, Fault(), "the hub has no lab/none", "hf auth login"),
     ("no such file", entry(file="none.gguf"), {}, Fault(), "has no file none.gguf at main", "/lab/micro/tree/main"),
     ("no such revision", entry(more=", revision: v9"), {}, Fault(), "has no revision v9", "`revision`"),
