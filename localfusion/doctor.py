@@ -4,18 +4,19 @@ How a preset fits is what the scheduler itself would do with it. None of its mod
 a model of its own.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
 
-from localfusion import machine
-from localfusion.catalog import Choice, PathOf, locate, resolve
+from localfusion import fits, machine
+from localfusion.catalog.installed import Installed
 from localfusion.config import ModelsFile, Surroundings, home_directory
 from localfusion.engine import client, speed
 from localfusion.engine.speed import Speed
-from localfusion.errors import ConfigError, ModelLoadError, OutOfMemory
-from localfusion.messages import EngineFacts, local_models
-from localfusion.scheduler import Scheduler
+from localfusion.fits import PresetFit
+from localfusion.messages import EngineFacts
 from localfusion.session import open_scheduler
 
 BUILD_NAMES: Mapping[str, str] = {"avx2": "AVX2", "fma": "FMA", "f16c": "F16C", "avx512f": "AVX512"}
@@ -24,20 +25,6 @@ REBUILD = (
     'CMAKE_ARGS="-DGGML_NATIVE=on" pip install --force-reinstall --no-cache-dir'
     " --no-binary llama-cpp-python llama-cpp-python"
 )
-
-
-HowItFits = Literal["side by side", "in waves", "no", "unknown"]
-
-
-@dataclass(frozen=True, slots=True)
-class PresetFit:
-    """How a preset fits the budget and what its models take in all; `problem` says what is wrong where it does not."""
-
-    name: str
-    how: HowItFits
-    total_bytes: int = 0
-    vram_bytes: int = 0
-    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +56,7 @@ async def examine(
     engine = await client.describe(environ=surroundings.variables)
     folder = home_directory(surroundings)
     home = folder if folder.is_dir() else None
+    known = await asyncio.to_thread(_what_is_here, models, folder, home)
     async with open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler:
         return Report(
             cores=machine.usable_cores(),
@@ -77,7 +65,7 @@ async def examine(
             budget_bytes=scheduler.memory_bytes,
             engine=engine,
             unused_features=unused_features(machine.processor_features(), engine.features),
-            presets=tuple([await _fit(name, models, scheduler, locate(folder)) for name in models.presets]),
+            presets=await fits.fits(models, tuple(models.presets), scheduler, known),
             vram_bytes=await scheduler.vram_bytes(),
         )
 
@@ -87,16 +75,8 @@ def unused_features(processor: frozenset[str], build: frozenset[str]) -> tuple[s
     return tuple(name for flag, name in BUILD_NAMES.items() if flag in processor and name not in build)
 
 
-async def _fit(name: str, models: ModelsFile, scheduler: Scheduler, path_of: PathOf) -> PresetFit:
-    try:
-        panel = resolve(models, Choice(preset=name), path_of=path_of)
-        found = await scheduler.fit(local_models(panel))
-        for chosen in found.chosen.values():  # what cannot be read is said here
-            await scheduler.footprint(chosen)
-    except OutOfMemory as error:
-        need = (0, error.need_bytes) if error.is_vram else (error.need_bytes, 0)
-        return PresetFit(name, "no", *need, problem=f"{error.message}; {error.hint}")
-    except (ConfigError, ModelLoadError) as error:
-        return PresetFit(name, "unknown", problem=error.message)
-    how: HowItFits = "side by side" if found.is_side_by_side else "in waves"
-    return PresetFit(name, how, found.total_bytes, found.vram_bytes)
+def _what_is_here(models: ModelsFile, folder: Path, home: Path | None) -> fits.Known:
+    """Files and headers that are here; nobody is asked for more."""
+    with closing(Installed(home)) as installed:
+        why_not = "`localfusion models fit` reads it"
+        return fits.look(models, models.presets, home=folder, installed=installed, hub=None, why_not=why_not)

@@ -84,6 +84,13 @@ class _MalformedError(Exception):
     """The header is not what the format says; the message says how."""
 
 
+class _CutShortError(_MalformedError):
+    """The bytes end within the header."""
+
+    def __init__(self) -> None:
+        super().__init__(CUT_SHORT)
+
+
 class _Cursor:
     """Reads forward in the file's bytes and never beyond them."""
 
@@ -93,7 +100,7 @@ class _Cursor:
 
     def take(self, size: int) -> bytes:
         if size < 0 or self.at + size > len(self._raw):
-            raise _MalformedError(CUT_SHORT)
+            raise _CutShortError
         self.at += size
         return bytes(self._raw[self.at - size : self.at])
 
@@ -140,13 +147,13 @@ class _Cursor:
         raw, at, last = self._raw, self.at, len(self._raw) - SIZE.size
         for _ in range(count):
             if at > last:
-                raise _MalformedError(CUT_SHORT)
+                raise _CutShortError
             at += SIZE.size + SIZE.unpack_from(raw, at)[0]
         self._skip(at - self.at)
 
     def _skip(self, size: int) -> None:
         if self.at + size > len(self._raw):
-            raise _MalformedError(CUT_SHORT)
+            raise _CutShortError
         self.at += size
 
 
@@ -160,6 +167,25 @@ def read_header(path: Path, *, model: str) -> Header:
     if not header.tensors or "general.architecture" not in header.metadata:
         raise _refusal(model, "is damaged", path, "it holds no model")
     return header
+
+
+def header_length(start: bytes, *, file_bytes: int, model: str) -> int | None:
+    """How long the header is of a file of `file_bytes` that begins with `start`; None where it goes on behind that.
+
+    What stands before the weights of this one file, which may be a part. Raises ModelLoadError for what is no GGUF.
+    """
+    cursor = _Cursor(start)
+    try:
+        if not start.startswith(MAGIC[: len(start)]):
+            raise _MalformedError("it is not a GGUF")
+        _parse(cursor, file_bytes)
+    except _CutShortError as error:
+        if len(start) < file_bytes:
+            return None
+        raise ModelLoadError(model, f"the file of the model {model} is damaged: {error}", hint=FETCH_AGAIN) from error
+    except _MalformedError as error:
+        raise ModelLoadError(model, f"the file of the model {model} is damaged: {error}", hint=FETCH_AGAIN) from error
+    return cursor.at
 
 
 def _other_parts(path: Path, first: Header, *, model: str) -> list[Path]:
@@ -177,15 +203,21 @@ def _other_parts(path: Path, first: Header, *, model: str) -> list[Path]:
     return [path.with_name(f"{stem}-{part:05}-of-{count:05}.gguf") for part in range(2, count + 1)]
 
 
+def part_names(name: str) -> list[str]:
+    """The names of all files that a model is in, by that of its first; no more than PARTS_LIMIT."""
+    numbered = PART_NAME.search(name)
+    if numbered is None:
+        return [name]
+    count = numbered[0].removesuffix(".gguf").rpartition("-")[2]
+    n_parts = max(1, min(int(count), PARTS_LIMIT))
+    return [f"{name[: numbered.start()]}-{part:05}-of-{count}.gguf" for part in range(1, n_parts + 1)]
+
+
 def part_paths(path: Path) -> list[Path]:
     """The files that a model is in, by their names: of a split GGUF, the parts that are there."""
-    numbered = PART_NAME.search(path.name)
-    if numbered is None:
+    if PART_NAME.search(path.name) is None:
         return [path]
-    count = numbered[0].removesuffix(".gguf").rpartition("-")[2]
-    n_parts = min(int(count), PARTS_LIMIT)
-    names = [f"{path.name[: numbered.start()]}-{part:05}-of-{count}.gguf" for part in range(1, n_parts + 1)]
-    return [part for name in names if (part := path.with_name(name)).exists()]
+    return [part for name in part_names(path.name) if (part := path.with_name(name)).exists()]
 
 
 def identity(parts: Iterable[Path]) -> FileIdentity:

@@ -24,6 +24,11 @@ def close_network() -> None:
         sys.addaudithook(_refuse)
 
 
+def is_closed() -> bool:
+    """Whether this process has no network any more."""
+    return bool(_closed)
+
+
 def _refuse(event: str, arguments: tuple[object, ...]) -> None:
     if event in _LOOKUPS:
         host = arguments[0] if event != "socket.getnameinfo" else _first(arguments[0])

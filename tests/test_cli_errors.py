@@ -273,5 +273,6 @@ def test_help_imports_no_engine_and_no_models_file() -> None:
         "apsw",
         "asyncio",
         "psutil",
+        "huggingface_hub",
     }
     assert loaded & heavy == set()

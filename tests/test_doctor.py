@@ -13,8 +13,9 @@ import psutil
 import pytest
 
 from localfusion.cli.doctor import as_document, gib, lines, speed_document, speed_lines
-from localfusion.doctor import BUILD_NAMES, REBUILD, PresetFit, Report, unused_features
+from localfusion.doctor import BUILD_NAMES, REBUILD, Report, unused_features
 from localfusion.engine.speed import Rate, Speed, Way
+from localfusion.fits import PresetFit
 from localfusion.machine import processor_features
 from localfusion.messages import Device, EngineFacts
 from tests.harbour import ROOT, SHIPPED

@@ -1,5 +1,6 @@
 """The header reader takes whole GGUF files and refuses everything else with one sentence and a hint."""
 
+import struct
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from localfusion.errors import ModelLoadError
-from localfusion.gguf_header import LENGTH_BYTES, PARTS_LIMIT, Header, ListSize, part_paths, read_header
+from localfusion.gguf_header import (
+    LENGTH_BYTES,
+    PARTS_LIMIT,
+    Header,
+    ListSize,
+    header_length,
+    part_paths,
+    read_header,
+)
+from tests.harbour import SHIPPED
 from tests.tiny_gguf import N_EMBD, vocabulary, write_tiny_gguf
 
 
@@ -180,3 +190,40 @@ def test_parts_are_looked_for_up_to_what_can_be(tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).touch()
     assert [path.name for path in part_paths(tmp_path / names[0])] == names[:3]
+
+
+def test_the_header_is_whole_just_from_its_length_on() -> None:
+    content = (SHIPPED / "micro-b.gguf").read_bytes()
+    length = header_length(content, file_bytes=len(content), model="m")
+    assert length is not None
+    assert header_length(content[:length], file_bytes=len(content), model="m") == length
+    for n_bytes in (*range(64), *range(64, length, 997), length - 1):
+        assert header_length(content[:n_bytes], file_bytes=len(content), model="m") is None
+
+
+@given(st.binary(max_size=200), st.integers(0, 2000))
+def test_a_beginning_of_anything_is_more_wanted_or_refused(noise: bytes, n_kept: int) -> None:
+    start = (SHIPPED / "micro-b.gguf").read_bytes()[:n_kept] + noise
+    with suppress(ModelLoadError):
+        found = header_length(start, file_bytes=1 << 30, model="m")
+        assert found is None or 24 <= found <= len(start)
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"<!doctype html>", "not a GGUF"),
+        (b"GG\0F", "not a GGUF"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1), "impossible number"),
+        (b"GGUF" + struct.pack("<IQQ", 9, 1, 1), "version 9"),
+    ],
+)
+def test_a_beginning_that_no_gguf_has_is_refused_at_once(start: bytes, said: str) -> None:
+    with pytest.raises(ModelLoadError, match=said):
+        header_length(start, file_bytes=1 << 30, model="m")
+
+
+def test_a_whole_file_that_ends_within_its_header_is_damaged() -> None:
+    content = (SHIPPED / "micro-b.gguf").read_bytes()[:1000]
+    with pytest.raises(ModelLoadError, match="ends within its header"):
+        header_length(content, file_bytes=len(content), model="m")

@@ -11,8 +11,9 @@ import click
 from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, load_models
-from localfusion.doctor import REBUILD, PresetFit, Report, examine, measure
+from localfusion.doctor import REBUILD, Report, examine, measure
 from localfusion.engine.speed import POLICIES, Rate, Speed, Way
+from localfusion.fits import PresetFit
 from localfusion.messages import Device
 
 WAITING_TEXTS: Mapping[str | None, str] = {

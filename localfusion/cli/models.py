@@ -18,6 +18,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lint": ("localfusion.cli.models_lint", "Say what is wrong or doubtful in a models file."),
     "bundle": ("localfusion.cli.models_bundle", "Write a preset's models into one file, to be carried elsewhere."),
     "load": ("localfusion.cli.models_load", "Take in a bundle that was carried here, once all of it is verified."),
+    "fit": ("localfusion.cli.models_fit", "Say which presets fit this machine, and what is to pull for them."),
+    "pull": ("localfusion.cli.models_pull", "Fetch models from the hub, checked before they count."),
+    "verify": ("localfusion.cli.models_verify", "Hash installed models anew and say what changed."),
 }
 
 
