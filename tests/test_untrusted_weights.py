@@ -6,28 +6,26 @@ Headers are built by hand or cut out of a real model; the worker that really loa
 import asyncio
 import json
 import os
-import resource
-import shutil
 import struct
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 
+import gguf
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from localfusion.analysis import FailedModel
 from localfusion.engine import client
 from localfusion.errors import ModelError, ModelLoadError
 from localfusion.events import FallbackTaken, Generated, PanelistFailed, RunEnded, RunStarted, WarningRaised
-from localfusion.analysis import FailedModel
 from localfusion.gguf_header import FOREIGN, read_header
 from localfusion.messages import GenerateRequest, Message, ModelSpec, Substitution, Usage
-from localfusion.store import Store
-from tests.harbour import SHIPPED, request
+from tests.harbour import ROOT, SHIPPED
 from tests.tiny_gguf import TinyModel, write_tiny_gguf
 
 MICRO = (SHIPPED / "micro-b.gguf").read_bytes()
@@ -243,8 +241,7 @@ async def load_and_write(path: Path) -> str:
     spec = ModelSpec("m", path, n_ctx=256, n_batch=64, n_ubatch=64, n_threads=1)
     try:
         model = await client.load(spec)
-    except ModelError as error:
-        assert error.message
+    except ModelError:
         return "refused"
     try:
         await model.complete(GenerateRequest("s", (Message("user", "What is the height of Skerry?"),), max_tokens=4))
@@ -278,3 +275,157 @@ def test_a_damaged_file_that_a_worker_loads_costs_no_more_than_its_worker(tmp_pa
     came_to = asyncio.run(all_of_them())
     assert came_to[-1] == "written"
     assert "refused" in came_to
+
+
+# What a file, or models.yaml, says of itself
+
+ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\r\u202e"
+MARKUP = "<script>alert(1)</script>[bold red]{{ 7919 * 7907 }}{% for i in range(9) %}%s$(id)`id`"
+SAID = f"{ESCAPES}{MARKUP}"
+UNSAFE = ("\x1b", "\x07", "\x9b", "\r", "\u202e")
+YAML = """\
+models:
+  hostile: {{path: "{path}", description: "{said}", licence: "{said}", licence_note: "{said}"}}
+  broken: {{path: broken.gguf}}
+presets:
+  one:
+    description: "{said}"
+    panel: [{{model: hostile, max_tokens: 16, tools: {{enabled: []}}}}]
+    judge: {{model: hostile, max_tokens: 64}}
+  bad: {{panel: [hostile], judge: broken}}
+aliases: {{default: one}}
+"""
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model whose metadata attacks, and a models.yaml that does."""
+    folder = tmp_path_factory.mktemp("hostile")
+    path = write_tiny_gguf(folder / "plain.gguf", TinyModel(n_ctx=2048))
+    reader, writer = gguf.GGUFReader(path), gguf.GGUFWriter(folder / "hostile\x1b[2J.gguf", "llama")
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            kind, sub = field.types[0], field.types[-1]
+            writer.add_key_value(key, field.contents(), kind, sub if kind is gguf.GGUFValueType.ARRAY else None)
+    for key in ("name", "description", "license", "url", "author", "source.url", "basename", "finetune"):
+        writer.add_string(f"general.{key}", SAID)
+    for found in reader.tensors:
+        writer.add_tensor(found.name, found.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    for name in ("broken.gguf", "broken\x1b[2J.gguf"):
+        (folder / name).write_bytes(b"<!DOCTYPE html><title>\x1b[2J</title>")
+    (folder / "hostile.gguf").symlink_to("hostile\x1b[2J.gguf")
+    said = MARKUP.replace('"', "'")
+    (folder / "models.yaml").write_text(YAML.format(path="hostile.gguf", said=said))
+    escaped = said + "\\e[2J\\a\\x9B31m\\r\\u202E"
+    (folder / "hostile.yaml").write_text(YAML.format(path="hostile\\e[2J.gguf", said=escaped))
+    (folder / "docs").mkdir()
+    (folder / "docs" / "a.md").write_text("The height of Skerry is 40 metres.\n")
+    return folder
+
+
+COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "doctor": ("doctor",),
+    "doctor as JSON": ("doctor", "--json"),
+    "a run": ("ask", "--docs", "docs", "Q?"),
+    "the runs": ("runs", "list"),
+    "the run": ("runs", "show", "last"),
+    "the run as JSON": ("runs", "show", "last", "--json"),
+    "usage": ("usage",),
+    "usage as JSON": ("usage", "--json"),
+    "a file that is a page": ("ask", "--docs", "docs", "--preset", "bad", "Q?"),
+    "a file by its name": ("ask", "--docs", "docs", "--judge", "broken\x1b[2J.gguf", "Q?"),
+    "no such model": ("ask", "--docs", "docs", "--judge", SAID.replace("/", ""), "Q?"),
+    "a models.yaml": ("ask", "--models", "hostile.yaml", "--docs", "docs", "Q?"),
+    "a models.yaml, examined": ("doctor", "--models", "hostile.yaml"),
+    "a models.yaml by a name": ("doctor", "--models", f"{ESCAPES}.yaml"),
+    "no such preset": ("ask", "--docs", "docs", "--preset", SAID, "Q?"),
+}
+
+
+def test_what_a_file_says_of_itself_moves_no_cursor_and_does_nothing(hostile: Path) -> None:
+    assert SAID in str(read_header(hostile / "hostile\x1b[2J.gguf", model="m").metadata["general.name"])
+    environ = {**os.environ, "LOCALFUSION_HOME": str(hostile / "home")}
+    told: dict[str, str] = {}
+    for what, arguments in COMMANDS.items():
+        command = [sys.executable, "-m", "localfusion", *arguments]
+        done = subprocess.run(command, cwd=hostile, env=environ, capture_output=True, check=False)
+        told[what] = (done.stdout + done.stderr).decode()
+        assert not any(mark in told[what] for mark in UNSAFE), (what, told[what])
+        assert not any(mark in told[what] for mark in ("Traceback", str(7919 * 7907), "uid=")), (what, told[what])
+    assert "it is a web page" in told["a file that is a page"]
+    assert "it is a web page" in told["a file by its name"]
+    assert "a = hostile" in told["a run"]
+    assert told["usage"].startswith("usage: 1 run")
+    assert json.loads(told["doctor as JSON"])["presets"]
+
+
+TERMINAL = """
+import io, sys
+from rich.console import Console
+from localfusion.cli.live import shown
+from localfusion.cli.plain import line
+from localfusion import codec
+from tests.test_untrusted_weights import EVENTS
+console = Console(file=io.StringIO(), force_terminal=True, width=90, legacy_windows=False)
+with shown(console) as emit:
+    for event in EVENTS:
+        emit(event)
+print(ascii(console.file.getvalue()))
+for event in EVENTS:
+    print(ascii(line(event) or ""))
+"""
+EVENTS = (
+    RunStarted("run_1", SAID, {"a": SAID, "b": SAID}, SAID, 0, (SAID,)),
+    FallbackTaken(Substitution("a", SAID, SAID, "died", SAID)),
+    Generated("a", SAID, Usage(1, 0, 1), SAID),
+    PanelistFailed(FailedModel("b", SAID, SAID, SAID)),
+    WarningRaised(SAID),
+    RunEnded("error", "all_panels_failed", SAID),
+)
+
+
+def test_the_live_view_shows_text_and_carries_out_nothing() -> None:
+    environ = {**os.environ, "TERM": "xterm", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", TERMINAL]
+    done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True)
+    for mark in ("]0;owned", "\\x07", "\\x9b", "\\u202e"):
+        assert f"\\x1b{mark}" not in done.stdout
+        assert mark == "]0;owned" or mark not in done.stdout
+    assert "\\x1b[2J" not in done.stdout
+    assert "[bold red]" in done.stdout
+
+
+# llama.cpp is in the worker only
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from localfusion.engine import client
+from localfusion.messages import GenerateRequest, Message, ModelSpec
+
+async def run(path):
+    spec = ModelSpec("m", path, n_ctx=256)
+    await client.footprint(spec)
+    model = await client.load(spec)
+    await model.complete(GenerateRequest("s", (Message("user", "Hello"),), max_tokens=2))
+    await model.close()
+
+asyncio.run(run(Path(sys.argv[1])))
+from localfusion.cli.main import run as command
+command(["doctor"])
+command(["models", "--help"])
+print(*sorted({name.split(".")[0] for name in sys.modules} & {"llama_cpp", "llguidance", "jinja2"}), sep=",")
+"""
+
+
+def test_dry_runs_loads_and_commands_leave_llama_cpp_to_the_worker(tmp_path: Path) -> None:
+    """What the imports say (test_architecture) holds for what is really imported, whichever way it is reached."""
+    path = write_tiny_gguf(tmp_path / "tiny.gguf")
+    environ = {**os.environ, "LOCALFUSION_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-c", PARENT, str(path)]
+    done = subprocess.run(command, env=environ, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
