@@ -319,7 +319,7 @@ def test_a_real_run_is_counted_as_its_document_says(tmp_path: Path) -> None:
         assert getattr(used.totals, name) == getattr(document.usage, name) > 0
     by_role = {group.name: group for group in used.groups}
     assert by_role["judge"].completion_tokens == document.judge.usage.completion_tokens
-    calls = [call for response in (*document.responses, document.judge) for call in response.tool_calls]
+    calls = [call for response in document.responses for call in response.tool_calls] + document.judge.tool_calls
     assert used.totals.tool_calls == len(calls) > 0
     assert used.totals.failed_tool_calls == sum(not call.ok for call in calls)
     assert used.panels[0].panelists == sorted(response.model for response in document.responses)

@@ -3,11 +3,12 @@
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,8 @@ from localfusion.usage import (
     totals,
 )
 from tests.harbour import request
+
+T = TypeVar("T")
 
 NOON = datetime(2026, 11, 2, 12, tzinfo=UTC).timestamp()
 DAY = 86_400.0
@@ -107,9 +110,17 @@ def as_counters(found: Tally) -> list[Counter[object]]:
     usage: Counter[object] = Counter()
     for key, took in found.usage.items():
         usage += Counter({(key, name): getattr(took, name) for name in Usage.__slots__})
-    counters = (found.runs, found.panels, found.tools, found.runs_with, found.prompts, found.completions)
-    elsewhere = (found.fallbacks, found.cloud_calls, found.cloud_characters)
-    return [usage, *(Counter(dict(counter)) for counter in (*counters, *elsewhere))]
+    of_runs = [_plain(found.runs), _plain(found.panels), _plain(found.tools), _plain(found.runs_with)]
+    lengths = [_plain(found.prompts), _plain(found.completions)]
+    elsewhere = [_plain(found.fallbacks), _plain(found.cloud_calls), _plain(found.cloud_characters)]
+    return [usage, *of_runs, *lengths, *elsewhere]
+
+
+def _plain(counter: Mapping[T, int]) -> Counter[object]:
+    plain: Counter[object] = Counter()
+    for key, count in counter.items():
+        plain[key] = count
+    return plain
 
 
 @given(st.lists(histories, max_size=4), st.lists(histories, max_size=4))
