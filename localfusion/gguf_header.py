@@ -1,16 +1,18 @@
 """Reads the header of a GGUF file: metadata and the table of tensors; refuses what is no whole GGUF.
 
-Sound bounds only: what a value means, and whether the vocabulary is sound, is llama.cpp's to judge (in the
-worker, where it may die of it). Lists, such as the vocabulary, are walked over, and only their sizes kept.
+The file is of unknown origin: whatever it says, reading it ends soon, takes little memory, and gives a header or a
+ModelLoadError. Sound bounds only: what a value means, and whether the vocabulary is sound, is llama.cpp's to judge (in
+the worker, where it may die of it). Lists, such as the vocabulary, are walked over, and only their sizes kept.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import mmap
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -19,6 +21,16 @@ from localfusion.errors import ModelLoadError
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 COUNT_LIMIT = 1 << 24
+ENTRY_LIMIT = 1 << 17
+"""Values, and tensors, of a file; the largest models have some thousands."""
+WALK_LIMIT = 1 << 22
+"""Texts and lists within lists that are walked over in a file; the largest vocabularies have a million with merges."""
+TEXT_LIMIT_BYTES = 1 << 26
+"""All texts of a header that are kept, chat templates included."""
+NAME_LIMIT_BYTES = 64
+DIMENSION_LIMIT = 4
+ELEMENT_LIMIT = OFFSET_LIMIT = (1 << 63) - 1
+"""What llama.cpp counts elements and bytes with."""
 PARTS_LIMIT = 1 << 10
 """llama.cpp writes a part number with five digits; no model that is split into files of a gigabyte has as many."""
 NESTING_LIMIT = 4
@@ -28,7 +40,29 @@ STRING, LIST = 8, 9
 SIZE = struct.Struct("<Q")
 LENGTH_BYTES = SIZE.size
 CUT_SHORT = "it ends within its header"
+SAME_TENSORS = "two of its tensors have one name"
 FETCH_AGAIN = "fetch the file again or choose another"
+CONVERT = "llama.cpp reads GGUF files only; convert the model, or fetch its GGUF"
+FOREIGN: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
+    (
+        re.compile(rb"\s*(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--)", re.IGNORECASE),
+        "it is a web page, perhaps the one that said why there was no file",
+        "open its address in a browser: it may ask you to log in, or to agree to a licence; then fetch the file again",
+    ),
+    (
+        re.compile(rb"version https://git-lfs"),
+        "it is a Git LFS pointer, which only names the file",
+        "run `git lfs pull` in its repository, or fetch the file itself",
+    ),
+    (re.compile(rb"PK(\x03\x04|\x05\x06)"), "it is a zip archive, as PyTorch writes its weights", CONVERT),
+    (re.compile(rb".{8}\{\s*\"", re.DOTALL), "it is a safetensors file", CONVERT),
+    (re.compile(rb"\x80[\x02-\x05]"), "it is a Python pickle, which can run any program", CONVERT),
+    (re.compile(rb"(lmgg|fmgg|tjgg|algg)"), "it is of a format older than GGUF", CONVERT),
+    (re.compile(rb"(\x1f\x8b|\x28\xb5\x2f\xfd|BZh|\xfd7zXZ)"), "it is compressed", "unpack it first"),
+    (re.compile(rb"\s*\{\s*\""), "it is JSON, perhaps a message that said why there was no file", FETCH_AGAIN),
+)
+"""What a file begins with that is something else, what that is, and what to do about it."""
+FOREIGN_BYTES = 256
 
 PART_NAME = re.compile(r"-[0-9]{5}-of-[0-9]{5}\.gguf\Z")
 """How llama.cpp names the parts of a split GGUF, counted from 1; it finds the others by the name of the first."""
@@ -92,30 +126,36 @@ class _CutShortError(_MalformedError):
 
 
 class _Cursor:
-    """Reads forward in the file's bytes and never beyond them."""
+    """Reads forward in the file's bytes and never beyond them, within the limits of what a header may hold."""
 
     def __init__(self, raw: bytes | mmap.mmap) -> None:
         self._raw = raw
+        self._n_walked = self._text_bytes = 0
         self.at = 0
 
     def take(self, size: int) -> bytes:
-        if size < 0 or self.at + size > len(self._raw):
-            raise _CutShortError
-        self.at += size
+        self._skip(size)
         return bytes(self._raw[self.at - size : self.at])
 
     def number(self, form: str) -> int:
         (value,) = struct.unpack(form, self.take(struct.calcsize(form)))
         return int(value)
 
-    def count(self) -> int:
+    def count(self, limit: int) -> int:
         value = self.number("<Q")
-        if value > COUNT_LIMIT:
+        if value > limit:
             raise _MalformedError("its header names an impossible number of entries")
         return value
 
     def text(self) -> str:
-        return self.take(self.number("<Q")).decode("utf-8", "replace")
+        size = self.number("<Q")
+        self._text_bytes += size
+        if self._text_bytes > TEXT_LIMIT_BYTES and self.at + size <= len(self._raw):
+            raise _MalformedError("its header holds impossibly long texts")
+        try:
+            return self.take(size).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _MalformedError("its header holds a text that is not UTF-8") from error
 
     def scalar(self, kind: int) -> Value:
         if kind == STRING:
@@ -128,9 +168,13 @@ class _Cursor:
         return scalar
 
     def skip_list(self, depth: int = 0) -> ListSize:
-        kind, count, start = self.number("<I"), self.count(), self.at
+        kind, count, start = self.number("<I"), self.count(COUNT_LIMIT), self.at
         if depth >= NESTING_LIMIT:
             raise _MalformedError("its header nests too deeply")
+        if kind in (STRING, LIST):
+            self._n_walked += count
+            if self._n_walked > WALK_LIMIT:
+                raise _MalformedError("its header names an impossible number of entries")
         if kind == STRING:
             self._skip_texts(count)
         elif kind == LIST:
@@ -162,10 +206,15 @@ def read_header(path: Path, *, model: str) -> Header:
     first = _read_file(path, model=model)
     paths = (path, *_other_parts(path, first, model=model))
     headers = [first, *(_read_file(part, model=model) for part in paths[1:])]
+    for number, (part, header) in enumerate(zip(paths, headers, strict=True)):
+        if len(paths) > 1 and _place(header) != (number, len(paths)):
+            raise _refusal(model, f"is not part {number + 1} of {len(paths)}", part, hint=FETCH_AGAIN)
     tensors = tuple(replace(t, part=part) for part, header in enumerate(headers) for t in header.tensors)
     header = replace(first, tensors=tensors, file_bytes=sum(part.file_bytes for part in headers), paths=paths)
-    if not header.tensors or "general.architecture" not in header.metadata:
+    if not header.tensors or not isinstance(header.metadata.get("general.architecture"), str):
         raise _refusal(model, "is damaged", path, "it holds no model")
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise _refusal(model, "is damaged", path, SAME_TENSORS)
     return header
 
 
@@ -188,8 +237,13 @@ def header_length(start: bytes, *, file_bytes: int, model: str) -> int | None:
     return cursor.at
 
 
+def _place(header: Header) -> tuple[Value, Value]:
+    """Which part a file says that it is, counted from 0, and of how many."""
+    return header.metadata.get("split.no", 0), header.metadata.get("split.count", 1)
+
+
 def _other_parts(path: Path, first: Header, *, model: str) -> list[Path]:
-    count, number = first.metadata.get("split.count", 1), first.metadata.get("split.no", 0)
+    number, count = _place(first)
     if not isinstance(count, int) or count <= 1:
         return []
     if count > PARTS_LIMIT:
@@ -241,9 +295,9 @@ def _read_file(path: Path, *, model: str) -> Header:
         if size == 0:
             raise _refusal(model, "is empty", path)
         with path.open("rb") as file:
-            if file.read(len(MAGIC)) != MAGIC:
-                hint = "llama.cpp reads GGUF files only; convert the model, or fetch its GGUF"
-                raise _refusal(model, "is not a GGUF", path, hint=hint)
+            beginning = file.read(FOREIGN_BYTES)
+            if not beginning.startswith(MAGIC):
+                raise _refusal(model, "is not a GGUF", path, *_foreign(beginning))
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
                 return _parse(_Cursor(raw), size)
     except _MalformedError as error:
@@ -256,7 +310,12 @@ def _read_file(path: Path, *, model: str) -> Header:
         raise _refusal(model, "cannot be read", path, error.strerror or "", hint=hint) from error
 
 
-def _refusal(model: str, how: str, path: Path, why: str = "", *, hint: str = FETCH_AGAIN) -> ModelLoadError:
+def _foreign(beginning: bytes) -> tuple[str, str]:
+    """What a file is that is no GGUF, "" where that is not known, and what to do about it."""
+    return next(((what, hint) for pattern, what, hint in FOREIGN if pattern.match(beginning)), ("", CONVERT))
+
+
+def _refusal(model: str, how: str, path: Path, why: str = "", hint: str = FETCH_AGAIN) -> ModelLoadError:
     message = f"the file of the model {model} {how}: {path}"
     return ModelLoadError(model, f"{message}: {why}" if why else message, hint=hint)
 
@@ -265,18 +324,19 @@ def _parse(cursor: _Cursor, size: int) -> Header:
     cursor.take(len(MAGIC))
     version = cursor.number("<I")
     if version not in VERSIONS:
-        raise _MalformedError(f"it is GGUF version {version}, and versions 2 and 3 can be read")
-    n_tensors, n_values = cursor.count(), cursor.count()
+        is_swapped = int.from_bytes(version.to_bytes(4, "little"), "big") in VERSIONS
+        said = "of a machine with another order of bytes" if is_swapped else f"version {version}"
+        raise _MalformedError(f"it is GGUF {said}, and versions 2 and 3 can be read")
+    n_tensors, n_values = cursor.count(ENTRY_LIMIT), cursor.count(ENTRY_LIMIT)
     metadata, lists = _metadata(cursor, n_values)
-    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or isinstance(alignment, bool) or not 0 < alignment <= COUNT_LIMIT:
-        raise _MalformedError("its alignment is impossible")
+    alignment = _alignment(metadata)
     found = [_tensor(cursor) for _ in range(n_tensors)]
     start = -(-cursor.at // alignment) * alignment
-    tensors = tuple(Tensor(t.name, t.shape, t.type, start + t.offset, t.n_bytes) for t in found)
-    end = max((t.offset + t.n_bytes for t in tensors), default=0)
-    if end > size:
-        raise _MalformedError(f"{end} bytes are named in its header and {size} are there")
+    tensors = tuple(replace(tensor, offset=start + tensor.offset) for tensor in found)
+    _check_places(tensors, start=start, alignment=alignment, size=size)
+    vocabulary = metadata.get(f"{metadata.get('general.architecture')}.vocab_size", 0)
+    if isinstance(vocabulary, int) and not 0 <= vocabulary <= min(size, COUNT_LIMIT):
+        raise _MalformedError("its header names an impossible size of the vocabulary")
     return Header(metadata, tensors, size, lists=lists)
 
 
@@ -285,6 +345,8 @@ def _metadata(cursor: _Cursor, n_values: int) -> tuple[dict[str, Value], dict[st
     lists: dict[str, ListSize] = {}
     for _ in range(n_values):
         key, kind = cursor.text(), cursor.number("<I")
+        if key in metadata or key in lists:
+            raise _MalformedError("its header holds two values under one key")
         if kind == LIST:
             lists[key] = cursor.skip_list()
         else:
@@ -292,11 +354,40 @@ def _metadata(cursor: _Cursor, n_values: int) -> tuple[dict[str, Value], dict[st
     return metadata, lists
 
 
+def _alignment(metadata: Mapping[str, Value]) -> int:
+    """What offsets are multiples of: a power of two."""
+    found = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    if not isinstance(found, int) or isinstance(found, bool) or not 0 < found <= COUNT_LIMIT or found & (found - 1):
+        raise _MalformedError("its alignment is impossible")
+    return found
+
+
 def _tensor(cursor: _Cursor) -> Tensor:
+    """The next tensor of the table; its offset is from the first."""
     name, n_dimensions = cursor.text(), cursor.number("<I")
-    if n_dimensions > 8:
+    if len(name.encode()) > NAME_LIMIT_BYTES:
+        raise _MalformedError("a tensor has an impossibly long name")
+    if n_dimensions > DIMENSION_LIMIT:
         raise _MalformedError("a tensor has an impossible number of dimensions")
     shape = tuple(cursor.number("<Q") for _ in range(n_dimensions))
     kind, offset = cursor.number("<I"), cursor.number("<Q")
     elements, size = BLOCKS.get(kind, (1, 0))
+    if not 0 < prod(shape) <= ELEMENT_LIMIT or (shape and shape[0] % elements):
+        raise _MalformedError("a tensor has an impossible shape")
     return Tensor(name, shape, kind, offset, prod(shape) // elements * size)
+
+
+def _check_places(tensors: Sequence[Tensor], *, start: int, alignment: int, size: int) -> None:
+    """Refuse tensors that are not all there, or of which one lies in another or begins where none can."""
+    if len({tensor.name for tensor in tensors}) < len(tensors):
+        raise _MalformedError(SAME_TENSORS)
+    end = max((tensor.offset + tensor.n_bytes for tensor in tensors), default=0)
+    if end > OFFSET_LIMIT:
+        raise _MalformedError("a tensor begins at an impossible place")
+    if end > size:
+        raise _MalformedError(f"{end} bytes are named in its header and {size} are there")
+    if any((tensor.offset - start) % alignment for tensor in tensors):
+        raise _MalformedError("a tensor begins at an impossible place")
+    by_place = sorted(tensors, key=lambda tensor: (tensor.offset, tensor.n_bytes))
+    if any(one.offset + one.n_bytes > other.offset for one, other in pairwise(by_place)):
+        raise _MalformedError("its tensors overlap")

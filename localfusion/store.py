@@ -6,7 +6,7 @@ What a run means, how it is resumed and how it is shown is not known here. Block
 import json
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,16 @@ from localfusion import codec
 from localfusion.analysis import Page
 from localfusion.database import Database, Migration, Transaction
 from localfusion.errors import ConfigError, LocalFusionError
-from localfusion.events import LIVE_ONLY, AnalysisCompleted, Event, PanelistCompleted, RunEnded
+from localfusion.events import (
+    LIVE_ONLY,
+    AnalysisCompleted,
+    AnswerCompleted,
+    Event,
+    PanelistCompleted,
+    RunEnded,
+    RunStarted,
+    ToolReturned,
+)
 from localfusion.messages import CloudLeave, Json, PanelSpec, SourcesSpec
 from localfusion.owner import Owner, is_alive, this_process
 
@@ -75,6 +84,24 @@ class RunSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event with the time when it was stored, in seconds since 1970."""
+
+    at: float
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Some of the events of one run, in order; `created` is when it began, in seconds since 1970."""
+
+    id: str
+    created: float
+    status: RunStatus
+    events: tuple[StoredEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _Row:
     id: str
     created: float
@@ -95,6 +122,21 @@ class _Row:
 
 
 _COLUMNS = "id, created, ended, status, question, request, document, owner_pid, owner_started, owner_boot"
+_CHUNK = 200
+"""Runs whose events are read by one query."""
+_BRIEF: dict[type[Event], str] = {
+    RunStarted: "json_set(body, '$.question', '', '$.sources', json('[]'))",
+    ToolReturned: "json_set(body, '$.result.call.arguments', json('{}'), '$.result.passages', json('[]'),"
+    " '$.result.links', json('[]'), '$.result.warnings', json('[]'))",
+    PanelistCompleted: "json_set(body, '$.response.content', '', '$.response.steps', json('[]'),"
+    " '$.response.citations', json('[]'))",
+    AnalysisCompleted: "json_set(body, '$.analysis', json('{}'), '$.raw', '')",
+    AnswerCompleted: "json_set(body, '$.content', '', '$.citations', json('[]'))",
+}
+"""An event without what was written or read: most of what is stored, and most of the time that reading takes."""
+_BODY = (
+    "CASE type " + " ".join(f"WHEN '{kind.__name__}' THEN {brief}" for kind, brief in _BRIEF.items()) + " ELSE body END"
+)
 _PAGES = "SELECT url, title, text, sha256 FROM page JOIN content USING (sha256)"
 
 
@@ -206,6 +248,33 @@ class Store:
         rows = self._database.rows(_Row, f"SELECT {_COLUMNS} FROM run ORDER BY created DESC, id DESC")
         return tuple(_summary(row) for row in rows)
 
+    def histories(
+        self, kinds: Sequence[type[Event]], *, since: float = 0.0, until: float = float("inf")
+    ) -> Iterator[History]:
+        """Every run that was at work between two times, with its events of some kinds, all times included, briefly.
+
+        Brief events hold nothing that was asked, written or read, see `_BRIEF`. Runs come in the order of their ids,
+        some at a time, each as it is when its turn comes.
+        """
+        at_work = "SELECT id FROM run WHERE created < ? AND coalesce(ended, ?) >= ? ORDER BY id"
+        ids = self._database.rows(str, at_work, (until, since, since))
+        for start in range(0, len(ids), _CHUNK):
+            yield from self._brief_histories(ids[start : start + _CHUNK], kinds)
+
+    def _brief_histories(self, ids: Sequence[str], kinds: Sequence[type[Event]]) -> list[History]:
+        runs, types = _places(ids), _places(kinds)
+        query = (
+            f"SELECT run, at, type, {_BODY} FROM event WHERE run IN ({runs}) AND type IN ({types})"
+            " ORDER BY run, sequence"
+        )
+        with self._database.snapshot() as transaction:
+            rows = transaction.rows(_Row, f"SELECT {_COLUMNS} FROM run WHERE id IN ({runs}) ORDER BY id", ids)
+            events = transaction.rows(_stored, query, (*ids, *(kind.__name__ for kind in kinds)))
+        by_run: dict[str, list[StoredEvent]] = {row.id: [] for row in rows}
+        for run, event in events:
+            by_run[run].append(event)
+        return [History(row.id, row.created, row.status_now(), tuple(by_run[row.id])) for row in rows]
+
     def remove(self, run_id: str) -> None:
         """Forget a run with all that was stored for it. Raises ConfigError while it is running."""
         with self._database.transaction(durable=True) as transaction:
@@ -247,3 +316,12 @@ def _event(type_: str, body: str) -> Event:
             f"a stored event is of the unknown type {type_}", hint="it was written by another version of localfusion"
         )
     return codec.from_text(kind, body)
+
+
+def _places(values: Sequence[object]) -> str:
+    """Where the values of a list stand in a query."""
+    return ", ".join("?" * len(values))
+
+
+def _stored(run: str, at: float, type_: str, body: str) -> tuple[str, StoredEvent]:
+    return run, StoredEvent(at, _event(type_, body))

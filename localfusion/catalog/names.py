@@ -13,12 +13,14 @@ from localfusion.messages import AnyModel, ModelSpec, Prices, ProviderSpec, Remo
 
 REMOTE_N_CTX = 32_768
 """The window of a provider's model where its entry names none: what every one has by now."""
+UNNAMED = ModelEntry(path="any.gguf")
+"""How a file is loaded that no entry names; its own name may be none that an entry could have."""
 
 
 def model_of(models: ModelsFile, name: str, *, path_of: PathOf, n_ctx: int | Literal["auto"] | None = None) -> AnyModel:
     """A model by its name in the catalogue, or by its file; `n_ctx` wins over the entry's. Raises ConfigError."""
     if name.endswith(".gguf"):
-        return file_spec(Path(name).stem, expanded(name).absolute(), ModelEntry(path=name), n_ctx)
+        return file_spec(Path(name).stem, expanded(name).absolute(), UNNAMED, n_ctx)
     entry = entry_of(models, name)
     if entry.embeddings:
         raise ConfigError(f"{name} is an embedding model", hint="name a model that writes text")

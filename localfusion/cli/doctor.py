@@ -1,7 +1,6 @@
 """`localfusion doctor`: what this machine offers, how llama.cpp was built, and which presets fit."""
 
 import asyncio
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import click
 
 from localfusion.cli.options import memory_option, models_option, vram_option
-from localfusion.cli.terminal import printable
+from localfusion.cli.terminal import json_text, printable
 from localfusion.config import Surroundings, load_models
 from localfusion.doctor import REBUILD, Report, examine, measure
 from localfusion.engine.speed import POLICIES, Rate, Speed, Way
@@ -59,7 +58,7 @@ def doctor(*, models: Path | None, memory: int | None, vram: int | None, is_time
     speed = asyncio.run(measure(surroundings, on_step=_say_step)) if is_timed else None
     if as_json:
         document = as_document(report) | ({} if speed is None else {"speed": speed_document(speed)})
-        click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        click.echo(json_text(document))
     else:
         found = lines(report) + ([] if speed is None else speed_lines(speed))
         click.echo("\n".join(map(printable, found)))

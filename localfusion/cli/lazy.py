@@ -2,8 +2,22 @@
 
 from collections.abc import Mapping
 from importlib import import_module
+from types import ModuleType
 
 import click
+
+from localfusion.errors import ConfigError
+
+
+def module_of_extra(name: str, *, package: str, extra: str) -> ModuleType:
+    """A module that needs the package of an extra, imported when it is used. Raises ConfigError without the package."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        hint = f'install it: pip install "localfusion[{extra}]"'
+        raise ConfigError(f"this needs {package}, which is not installed", hint=hint) from error
 
 
 class LazyGroup(click.Group):

@@ -86,7 +86,7 @@ class ChatTemplate:
         self._limit_s = limit_s
         self._now = now
         self._source = CHATML if source is None else source
-        self._template = compile_template(self._source, now)
+        self._template = compile_template(self._source, now, limit_s=limit_s)
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._specials = sorted((token for token in special_tokens if len(token) > 1), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, self._specials))) if self._specials else None

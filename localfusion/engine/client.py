@@ -94,6 +94,7 @@ STDERR_LINE_BYTES = 1 << 16
 KILLED = -9
 """What a process returns that SIGKILL ended: the system's way when memory runs out."""
 
+BREAKS_WORKERS = "a broken vocabulary does this, and a chat template that does not end"
 CUT_SHORT = -signal.SIGBUS if hasattr(signal, "SIGBUS") else None
 """What a process returns that read a page of a mapped file behind its end."""
 
@@ -166,7 +167,7 @@ class Worker:
         if is_loading:
             message = f"llama.cpp broke down on the file of {self.name}: its worker {how}"
             cause = f"{LESS_ON_GPU}; or " if is_on_gpu else ""
-            hint = f"{cause}the file is damaged (a broken vocabulary does this); the other models go on without it"
+            hint = f"{cause}the file is damaged ({BREAKS_WORKERS}); the other models go on without it"
             return ModelLoadError(self.name, message, hint=f"{hint}; last words: {words}" if words else hint)
         message, hint = f"the worker of {self.name} {how}", "the other models go on without it"
         if code == CUT_SHORT:
