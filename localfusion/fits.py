@@ -100,6 +100,19 @@ def pull_seconds(fit: PresetFit, known: Known) -> float | None:
     return fit.pull_bytes / known.bytes_per_s
 
 
+def recommended(presets: Iterable[PresetFit]) -> PresetFit | None:
+    """The preset to take where nobody says: the largest that fits side by side, else the smallest that fits in waves.
+
+    None where none fits.
+    """
+    found = list(presets)
+    side_by_side = [preset for preset in found if preset.how == "side by side"]
+    in_waves = [preset for preset in found if preset.how == "in waves"]
+    if side_by_side:
+        return max(side_by_side, key=lambda preset: preset.total_bytes)
+    return min(in_waves, key=lambda preset: preset.total_bytes, default=None)
+
+
 async def _fit(name: str, models: ModelsFile, scheduler: Scheduler, known: Known) -> PresetFit:
     of_preset = wanted(models, models_of_preset(models, models.presets[name]))
     missing = tuple(model.name for model in of_preset if model.name not in known.installed)

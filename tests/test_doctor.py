@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from localfusion.cli.doctor import as_document, gib, lines, speed_document, speed_lines
+from localfusion.cli.doctor import as_document, lines, speed_document, speed_lines
+from localfusion.cli.sizes import size_text
 from localfusion.doctor import BUILD_NAMES, REBUILD, Report, unused_features
 from localfusion.engine.speed import Rate, Speed, Way
 from localfusion.fits import PresetFit
@@ -52,7 +53,7 @@ def test_presets_that_fit_and_that_do_not() -> None:
         "huge    6.0 GiB    no: x needs 6144 MiB",
         "gone    unknown: no such file",
     ]
-    assert gib(5 << 20) == "5 MiB"
+    assert size_text(5 << 20) == "5 MiB"
 
 
 def test_gpus_and_what_a_preset_takes_of_them() -> None:

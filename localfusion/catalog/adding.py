@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from localfusion.catalog.copying import OnBytes
 from localfusion.catalog.gguf_files import real
-from localfusion.catalog.hashing import OnBytes, sha256_of
+from localfusion.catalog.hashing import sha256_of_named
 from localfusion.catalog.installed import Installed
 from localfusion.config import ModelsFile, YamlValue
 from localfusion.errors import ConfigError, ModelLoadError
@@ -48,7 +49,7 @@ def name_for(path: Path, models: ModelsFile, *, name: str | None) -> str:
 def add(header: Header, name: str, *, installed: Installed, note: Note, on_bytes: OnBytes = lambda _: None) -> Added:
     """Hash all of it, note it, record the hashes. Raises ConfigError, and then nothing is known of it."""
     entry: dict[str, YamlValue] = {"path": str(header.paths[0]), "licence": _licence(header)}
-    digests = [sha256_of(path, on_bytes=on_bytes) for path in header.paths]
+    digests = [sha256_of_named(path, on_bytes=on_bytes) for path in header.paths]
     note(name, {"models": {name: {key: value for key, value in entry.items() if value}}})
     for path, digest in zip(header.paths, digests, strict=True):
         installed.record(path, sha256=digest)

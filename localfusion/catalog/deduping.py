@@ -8,8 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from localfusion.catalog.copying import OnBytes
 from localfusion.catalog.gguf_files import check_gguf
-from localfusion.catalog.hashing import OnBytes, sha256_of
+from localfusion.catalog.hashing import sha256_of_named
 from localfusion.catalog.installed import Installed, InstalledFile
 from localfusion.catalog.stores import StoredFile, StoreName
 from localfusion.config import HubEntry, ModelsFile
@@ -117,7 +118,7 @@ def _n_parts(path: Path) -> int:
 def _digest(installed: Installed, path: Path, on_bytes: OnBytes) -> str:
     """The hash of a file, which is not read again where it was hashed before and did not change."""
     known = installed.known(path)
-    return known.sha256 if known and known.is_unchanged() else sha256_of(path, on_bytes=on_bytes)
+    return known.sha256 if known and known.is_unchanged() else sha256_of_named(path, on_bytes=on_bytes)
 
 
 def _problem(hub: HubEntry, part: StoredFile, digest: str, *, is_first: bool) -> str:

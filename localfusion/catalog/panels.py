@@ -11,6 +11,7 @@ from localfusion.catalog.fallbacks import SteppedIn, step_in
 from localfusion.catalog.gguf_files import check_gguf, is_there, real
 from localfusion.catalog.installed import PathOf, nothing_pulled
 from localfusion.catalog.names import entry_of, model_of, unknown
+from localfusion.config import DEFAULT
 from localfusion.config.models_file import (
     CONTEXT_SIZES,
     SEAT_IDS,
@@ -43,9 +44,6 @@ from localfusion.messages import (
 )
 
 T = TypeVar("T")
-
-DEFAULT = "default"
-"""The preset or alias that is meant where nothing is named."""
 
 MAX_SEATS = len(SEAT_IDS)
 

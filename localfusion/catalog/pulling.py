@@ -17,6 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from localfusion.catalog.hashing import sha256_of
 from localfusion.catalog.hub import Hub, HubFile, is_commit
 from localfusion.catalog.installed import MODELS_FOLDER, Installed, InstalledFile, pulled_path
 from localfusion.catalog.side_by_side import side_by_side
@@ -152,16 +153,6 @@ def pull(
     return side_by_side(jobs, n_at_once=AT_ONCE)
 
 
-def hash_file(path: Path, on_bytes: Callable[[int], None] = lambda _: None) -> str:
-    """The sha256 of a file; `on_bytes` gets how many more were read. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(HASHED_AT_A_TIME):
-            digest.update(piece)
-            on_bytes(len(piece))
-    return digest.hexdigest()
-
-
 def _look(home: Path, model: Wanted, hub: Hub) -> Fetch:
     first = hub.look(model.hub.repo, model.hub.file, model.hub.revision)
     check_promise(model.hub, first)
@@ -263,7 +254,7 @@ def _adopted(home: Path, fetch: Fetch, installed: Installed) -> Path | None:
     """The model where all of its files are in place and only the note is missing: a pull was killed just then."""
     for file in fetch.files:
         place = _place(home, fetch, file)
-        if _size(place) != file.n_bytes or hash_file(place) != _sha256(fetch, file):
+        if _size(place) != file.n_bytes or sha256_of(place) != _sha256(fetch, file):
             return None
     _record(home, fetch, installed)
     return _place(home, fetch, fetch.files[0])

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from localfusion.catalog.hashing import sha256_of
 from localfusion.catalog.installed import Installed, InstalledFile, pulled_path
-from localfusion.catalog.pulling import hash_file
 from localfusion.catalog.wanted import Wanted, files_of
 
 State = Literal["ok", "missing", "replaced", "damaged", "catalogue_changed", "unknown", "unreadable"]
@@ -91,7 +91,7 @@ def _verdict(subject: Subject, installed: Installed, on_bytes: Callable[[Subject
         return Verdict(subject, "missing")
     is_unchanged = recorded is not None and recorded.is_unchanged()
     try:
-        sha256 = hash_file(subject.path, lambda n_bytes: on_bytes(subject, n_bytes))
+        sha256 = sha256_of(subject.path, on_bytes=lambda n_bytes: on_bytes(subject, n_bytes))
     except OSError:
         return Verdict(subject, "unreadable")
     state = state_of(subject, sha256, is_unchanged=is_unchanged)

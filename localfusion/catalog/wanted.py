@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from localfusion.catalog.names import unknown
-from localfusion.catalog.panels import DEFAULT
-from localfusion.config import HubEntry, JudgeEntry, ModelsFile, PresetEntry, SeatEntry
+from localfusion.config import DEFAULT, HubEntry, JudgeEntry, ModelsFile, PresetEntry, SeatEntry
 from localfusion.errors import ConfigError
 from localfusion.gguf_header import part_names
 

@@ -7,6 +7,7 @@ import click
 
 from localfusion.catalog import Choice, locate, resolve
 from localfusion.cli.cloud import NamedLeave, cloud_options
+from localfusion.cli.first_run import with_default
 from localfusion.cli.live import Emit
 from localfusion.cli.options import (
     file_option,
@@ -90,11 +91,18 @@ def ask(
     surroundings = Surroundings.of_this_process()
     sources = named.spec(surroundings)
     cloud = leave.leave(surroundings, offline=sources.offline)
+    text = read_question(question)
+    if sources.offline:
+        go_offline()
     names = tuple(name.strip() for name in chain.from_iterable(entry.split(",") for entry in panel))
+    known = load_models(surroundings, models)
+    if preset is None and not names:
+        may_ask = not (sources.offline or no_store or question == "-")
+        known = with_default(surroundings, known, models, may_ask=may_ask, memory_bytes=memory, vram_bytes=vram)
     request = RunRequest(
-        question=read_question(question),
+        question=text,
         panel=resolve(
-            load_models(surroundings, models),
+            known,
             Choice(
                 preset,
                 names,
@@ -110,8 +118,6 @@ def ask(
         seed=seed,
         cloud=cloud,
     )
-    if request.sources.offline:
-        go_offline()
 
     async def start(emit: Emit) -> Outcome:
         async with open_session(surroundings, stored=not no_store, memory_bytes=memory, vram_bytes=vram) as session:

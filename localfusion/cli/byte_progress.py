@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from localfusion.cli.terminal import printable
+
 
 @contextmanager
 def byte_progress(what: str, total_bytes: int) -> Iterator[Callable[[int], None]]:
@@ -20,5 +22,5 @@ def byte_progress(what: str, total_bytes: int) -> Iterator[Callable[[int], None]
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(what, total=total_bytes)
+        task = bar.add_task(printable(what), total=total_bytes)
         yield lambda n_bytes: bar.update(task, advance=n_bytes)

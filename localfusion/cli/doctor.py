@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from localfusion.cli.options import memory_option, models_option, vram_option
+from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import json_text, printable
 from localfusion.config import Surroundings, load_models
 from localfusion.doctor import REBUILD, Report, examine, measure
@@ -68,10 +69,10 @@ def lines(report: Report) -> list[str]:
     """The report as text."""
     features = " ".join(sorted(report.engine.features)) or "nothing is known of its build"
     gpu = "with a GPU" if report.engine.has_gpu else "no GPU"
-    free = f"{gib(report.available_bytes)} free of {gib(report.memory_bytes)}"
+    free = f"{size_text(report.available_bytes)} free of {size_text(report.memory_bytes)}"
     found = [
         f"cores      {report.cores}",
-        f"memory     {free}; models may take {gib(report.budget_bytes)}",
+        f"memory     {free}; models may take {size_text(report.budget_bytes)}",
         *(f"gpu        {_device_text(device, report.vram_bytes)}" for device in report.engine.devices),
         f"llama.cpp  {gpu}; {features}",
     ]
@@ -122,7 +123,7 @@ def speed_lines(speed: Speed) -> list[str]:
     """What was measured as text, and whether localfusion chooses well."""
     named = {OWN: speed.own} | {way_text(way): rate for way, rate in speed.ways.items()}
     width = max(map(len, named))
-    found = [f"tokens a second of a random model of {gib(speed.model_bytes)}"]
+    found = [f"tokens a second of a random model of {size_text(speed.model_bytes)}"]
     found += [f"{name:{width}s}  {rate_text(rate)}" for name, rate in named.items()]
     found.append(f"fastest: {way_text(speed.fastest)}")
     if speed.is_own_fastest:
@@ -177,19 +178,14 @@ def _say_step(n_done: int, n_steps: int) -> None:
         click.echo("measuring: some ten seconds, more where other programs are busy", err=True)
 
 
-def gib(n_bytes: int) -> str:
-    """A size for people."""
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
-
-
 def _device_text(device: Device, vram_bytes: Mapping[str, int]) -> str:
-    free = f"{gib(device.free_bytes)} free of {gib(device.total_bytes)}"
-    return f"{device.name}, {device.description}: {free}; models may take {gib(vram_bytes.get(device.name, 0))}"
+    free = f"{size_text(device.free_bytes)} free of {size_text(device.total_bytes)}"
+    return f"{device.name}, {device.description}: {free}; models may take {size_text(vram_bytes.get(device.name, 0))}"
 
 
 def _fit_text(preset: PresetFit) -> str:
     if preset.how == "unknown":
         return f"unknown: {preset.problem}"
-    sizes = [gib(preset.total_bytes)] if preset.total_bytes else []
-    sizes += [f"{gib(preset.vram_bytes)} of VRAM"] if preset.vram_bytes else []
+    sizes = [size_text(preset.total_bytes)] if preset.total_bytes else []
+    sizes += [f"{size_text(preset.vram_bytes)} of VRAM"] if preset.vram_bytes else []
     return f"{' + '.join(sizes):9s}  {preset.how}" + (f": {preset.problem}" if preset.problem else "")

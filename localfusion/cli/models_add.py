@@ -8,9 +8,9 @@ import click
 
 from localfusion.catalog import adding
 from localfusion.catalog.installed import Installed
-from localfusion.cli.doctor import gib
-from localfusion.cli.hashing import hashing
+from localfusion.cli.byte_progress import byte_progress
 from localfusion.cli.options import models_option, text_argument
+from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, load_models, make_home, note
 
@@ -35,6 +35,9 @@ def add(*, path: str, name: str | None, models: Path | None) -> None:
     known = load_models(surroundings, models)
     named = adding.name_for(file, known, name=name)
     header = adding.header_of(surroundings.working_directory / file.expanduser())
-    with closing(Installed(make_home(surroundings))) as installed, hashing(named, header.file_bytes) as on_bytes:
+    with (
+        closing(Installed(make_home(surroundings))) as installed,
+        byte_progress(f"reading {named}", header.file_bytes) as on_bytes,
+    ):
         added = adding.add(header, named, installed=installed, note=partial(note, surroundings), on_bytes=on_bytes)
-    click.echo(printable(f"added {added.name}, {gib(added.n_bytes)}, sha256 {added.sha256}"), err=True)
+    click.echo(printable(f"added {added.name}, {size_text(added.n_bytes)}, sha256 {added.sha256}"), err=True)

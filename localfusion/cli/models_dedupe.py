@@ -10,9 +10,9 @@ import click
 from localfusion.catalog.deduping import Used, candidates, remove_ours, use_in_place
 from localfusion.catalog.installed import Installed
 from localfusion.catalog.stores import find_stores, stored_files
-from localfusion.cli.doctor import gib
-from localfusion.cli.hashing import hashing
+from localfusion.cli.byte_progress import byte_progress
 from localfusion.cli.options import models_option
+from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, load_models, make_home
 from localfusion.messages import Json
@@ -39,7 +39,7 @@ def dedupe(*, models: Path | None, yes: bool, as_json: bool) -> None:
     with closing(Installed(make_home(surroundings))) as installed:
         used = []
         for one in found:
-            with hashing(one.first.path.name, one.n_bytes) as on_bytes:
+            with byte_progress(f"reading {one.first.path.name}", one.n_bytes) as on_bytes:
                 used.append(use_in_place(installed, one, on_bytes=on_bytes))
         freed = sum(remove_ours(installed, one) for one in used) if yes else 0
     if as_json:
@@ -54,15 +54,15 @@ def _print(used: Sequence[Used]) -> None:
         click.echo("no other program on this disk has a model of the catalogue", err=True)
     for one in used:
         said = f"not used: {one.problem}" if one.problem else "used in place"
-        click.echo(printable(f"{one.model}  {one.store}  {gib(one.n_bytes)}  {said}  {one.path}"))
+        click.echo(printable(f"{one.model}  {one.store}  {size_text(one.n_bytes)}  {said}  {one.path}"))
 
 
 def _say_twice(used: Sequence[Used], freed: int, *, is_deleted: bool) -> None:
     twice = sum(file.n_bytes for one in used for file in one.ours)
     if is_deleted:
-        click.echo(f"freed {gib(freed)}", err=True)
+        click.echo(f"freed {size_text(freed)}", err=True)
     elif twice:
-        click.echo(f"{gib(twice)} are here twice; `localfusion models dedupe --yes` deletes our copies", err=True)
+        click.echo(f"{size_text(twice)} are here twice; `localfusion models dedupe --yes` deletes our copies", err=True)
 
 
 def _document(one: Used) -> Json:

@@ -6,6 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import click
+from rich.console import Console
 
 from localfusion.catalog.hub import Hub, open_hub
 from localfusion.catalog.installed import Installed
@@ -44,22 +45,40 @@ def fit(
     surroundings = Surroundings.of_this_process()
     file = load_models(surroundings, models)
     names = _names(file, presets)
-    home = make_home(surroundings)
-    hub, why_not = _hub(offline=offline or load_settings(surroundings).settings.offline)
-    with closing(Installed(home)) as installed:
-        known = look(file, names, home=home, installed=installed, hub=hub, why_not=why_not)
-
-    async def found() -> tuple[int, tuple[PresetFit, ...]]:
-        async with open_scheduler(surroundings, home, memory_bytes=memory, vram_bytes=vram) as scheduler:
-            return scheduler.memory_bytes, await fits(file, names, scheduler, known)
-
-    budget_bytes, presets_found = asyncio.run(found())
+    budget_bytes, presets_found, known = examine(
+        surroundings, file, names, is_offline=offline, memory_bytes=memory, vram_bytes=vram
+    )
     if known.why_not:
         click.echo(f"note: only what is here already is known: {printable(known.why_not)}", err=True)
     if as_json:
         click.echo(json.dumps(as_document(presets_found, known, budget_bytes), ensure_ascii=False, indent=2))
     else:
         click.echo("\n".join(map(printable, lines(presets_found, known, budget_bytes))))
+
+
+def examine(
+    surroundings: Surroundings,
+    file: ModelsFile,
+    names: tuple[str, ...],
+    *,
+    is_offline: bool = False,
+    memory_bytes: int | None = None,
+    vram_bytes: int | None = None,
+) -> tuple[int, tuple[PresetFit, ...], Known]:
+    """What models may take, how these presets fit, and what is known of their files; shows that it is at work."""
+    home = make_home(surroundings)
+    hub, why_not = _hub(offline=is_offline or load_settings(surroundings).settings.offline)
+
+    async def found(known: Known) -> tuple[int, tuple[PresetFit, ...]]:
+        async with open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler:
+            return scheduler.memory_bytes, await fits(file, names, scheduler, known)
+
+    console = Console(stderr=True)
+    with closing(Installed(home)) as installed, console.status("looking at what there is of the models"):
+        known = look(file, names, home=home, installed=installed, hub=hub, why_not=why_not)
+    with console.status("asking the engine what they would take"):
+        budget_bytes, presets = asyncio.run(found(known))
+    return budget_bytes, presets, known
 
 
 def lines(presets: tuple[PresetFit, ...], known: Known, budget_bytes: int) -> list[str]:

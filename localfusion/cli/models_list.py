@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from localfusion.cli.doctor import gib
 from localfusion.cli.options import memory_option, models_option, vram_option
+from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, load_models
 from localfusion.listing import ListedModel, ListedPreset, Listing, look
@@ -62,7 +62,7 @@ def as_document(listing: Listing) -> Json:
 def _model_row(model: ListedModel) -> tuple[str, ...]:
     where = f"provider {model.entry.provider}" if model.place == "provider" else model.place or "-"
     licence = model.entry.licence or "-"
-    size = "-" if model.n_bytes is None else gib(model.n_bytes)
+    size = "-" if model.n_bytes is None else size_text(model.n_bytes)
     return model.name, size, where, _fits(model), f"{licence} *" if model.entry.licence_note else licence
 
 
@@ -70,7 +70,7 @@ def _fits(model: ListedModel) -> str:
     if model.problem and model.fits == "unknown":
         return f"unknown: {model.problem}"
     if model.takes_bytes:
-        return f"{model.fits}, takes {gib(model.takes_bytes)}"
+        return f"{model.fits}, takes {size_text(model.takes_bytes)}"
     return {"remote": "-", "unknown": "?", "no": "no, its file alone is larger"}.get(model.fits, model.fits)
 
 
@@ -82,7 +82,7 @@ def _preset_row(preset: ListedPreset) -> tuple[str, ...]:
 def _pull(preset: ListedPreset) -> str:
     if not preset.missing:
         return "-"
-    size = gib(preset.pull_bytes) if preset.pull_bytes else "?"
+    size = size_text(preset.pull_bytes) if preset.pull_bytes else "?"
     return size if preset.is_exact or not preset.pull_bytes else f"more than {size}"
 
 

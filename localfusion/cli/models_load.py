@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from localfusion.catalog.bundle.copying import advise_sequential
 from localfusion.catalog.bundle.loading import Staged, contents_on, index_lines, publish, staged
 from localfusion.catalog.bundle.manifest import INDEX_NAME, Manifest
 from localfusion.catalog.bundle.reading import BundleStream, Front, read_front
 from localfusion.catalog.bundle.signature import TRUSTED_KEYS, trusted_keys
+from localfusion.catalog.copying import advise_sequential
 from localfusion.catalog.installed import Installed
 from localfusion.cli.byte_progress import byte_progress
 from localfusion.cli.terminal import printable

@@ -1,6 +1,7 @@
 """`localfusion models pull`: models from the hub, planned and said first, then fetched with what a terminal shows."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -8,14 +9,13 @@ import click
 
 from localfusion.catalog.hub import Hub, open_hub
 from localfusion.catalog.installed import Installed
-from localfusion.catalog.panels import DEFAULT
 from localfusion.catalog.pulling import Fetch, Plan, check_room, free_bytes, plan, pull
-from localfusion.catalog.wanted import wanted
+from localfusion.catalog.wanted import Wanted, wanted
 from localfusion.cli.options import models_option
 from localfusion.cli.pull_progress import pull_progress
 from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import printable
-from localfusion.config import Surroundings, load_models, load_settings, make_home
+from localfusion.config import DEFAULT, Surroundings, load_models, load_settings, make_home
 from localfusion.errors import ConfigError, LocalFusionError, RunInterrupted
 
 
@@ -42,6 +42,21 @@ def pull_command(
     """
     surroundings = Surroundings.of_this_process()
     meant = wanted(load_models(surroundings, models), names or (DEFAULT,), with_fallbacks=with_fallbacks)
+    fetch(surroundings, meant, names, is_dry_run=dry_run, is_asked=not yes and sys.stdin.isatty())
+
+
+def fetch(
+    surroundings: Surroundings,
+    meant: Sequence[Wanted],
+    names: tuple[str, ...],
+    *,
+    is_dry_run: bool = False,
+    is_asked: bool = True,
+) -> None:
+    """Fetch models of the hub that are not here, said and shown; `names` are what the user called them.
+
+    Where `is_asked`, a person is asked about licences that restrict. Raises what went wrong, RunInterrupted too.
+    """
     home, offline = make_home(surroundings), load_settings(surroundings).settings.offline
     hubs: list[Hub] = []
 
@@ -54,8 +69,8 @@ def pull_command(
             found = plan(home, meant, installed, hub)
             _say_plan(found)
             check_room(found, free_bytes=free_bytes(home), place=home)
-            if found.fetches and not dry_run:
-                _agree(found, is_asked=not yes and sys.stdin.isatty())
+            if found.fetches and not is_dry_run:
+                _agree(found, is_asked=is_asked)
                 found = _pulled(home, found, installed, hub())
     except KeyboardInterrupt as error:
         again = " ".join(["localfusion models pull", *names])

@@ -9,8 +9,8 @@ import click
 
 from localfusion.catalog.installed import Installed
 from localfusion.catalog.removing import Removal, carry_out, removal_of
-from localfusion.cli.doctor import gib
 from localfusion.cli.options import models_option
+from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, forget_note, load_models, make_home, note_path
 from localfusion.errors import ConfigError
@@ -38,7 +38,7 @@ def remove(*, name: str, yes: bool, models: Path | None) -> None:
         removal = removal_of(known, name, installed=installed, home=home, is_noted=is_noted)
         _confirm(removal, is_sure=yes)
         n_bytes = carry_out(removal, installed=installed, forget_note=partial(forget_note, surroundings))
-    click.echo(printable(f"removed {name}: freed {gib(n_bytes)}"), err=True)
+    click.echo(printable(f"removed {name}: freed {size_text(n_bytes)}"), err=True)
     for path in removal.others:
         click.echo(printable(f"kept {path}"), err=True)
 
@@ -49,6 +49,6 @@ def _confirm(removal: Removal, *, is_sure: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise ConfigError(f"removing {removal.model} was not confirmed", hint="say --yes")
-    what = f"delete {gib(removal.n_bytes)} of files" if removal.ours else "forget it, and keep its file"
+    what = f"delete {size_text(removal.n_bytes)} of files" if removal.ours else "forget it, and keep its file"
     if not click.confirm(printable(f"{removal.model}: {what}?"), err=True):
         raise ConfigError(f"{removal.model} was not removed", hint="nothing was changed")

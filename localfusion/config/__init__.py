@@ -1,6 +1,6 @@
 """Configuration: the only reader of YAML and of the environment. It knows names and settings, never a model's file."""
 
-from localfusion.config.catalogue import MACHINE_FOLDER, load_models, read_models
+from localfusion.config.catalogue import DEFAULT, MACHINE_FOLDER, chosen_preset, load_models, read_models
 from localfusion.config.located import Located, YamlValue, read_yaml
 from localfusion.config.models_file import (
     Contents,
@@ -15,12 +15,13 @@ from localfusion.config.models_file import (
     ToolsEntry,
 )
 from localfusion.config.models_file import load as load_models_file
-from localfusion.config.notes import check_note, forget_note, note, note_path
+from localfusion.config.notes import check_note, choose_preset, forget_note, note, note_path
 from localfusion.config.settings import SettingsFile
 from localfusion.config.settings import load as load_settings
 from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home, set_hub_offline
 
 __all__ = [
+    "DEFAULT",
     "MACHINE_FOLDER",
     "Contents",
     "Extension",
@@ -37,6 +38,8 @@ __all__ = [
     "ToolsEntry",
     "YamlValue",
     "check_note",
+    "choose_preset",
+    "chosen_preset",
     "find_models_file",
     "forget_note",
     "home_directory",

@@ -4,21 +4,42 @@ Each extends what stands before it. Where the files of models lie is not known h
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from localfusion.config.models_file import Extension, ModelsFile, read, read_text
 from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, packaged_models_file
 from localfusion.errors import ConfigError
 
+DEFAULT = "default"
+"""The preset or alias that is meant where nothing is named."""
+CHOICE_FILE = "default-preset"
+"""Of the home: the name of the preset that was chosen as the default; a `default` of the user's own file wins."""
 MACHINE_FOLDER = "models.d"
 """Of the home: models files that `models add`, `models load` and the first `ask` wrote, one for each thing noted."""
 
 
 def load_models(surroundings: Surroundings, explicit: Path | None = None) -> ModelsFile:
     """Read and check everything; raises ConfigError that names file and line."""
-    own = find_models_file(surroundings, explicit)
+    path = find_models_file(surroundings, explicit)
     noted = load_noted(surroundings)
-    return noted if _is_packaged(own) else read(own, extends=noted).whole
+    if _is_packaged(path):
+        return _with_choice(noted, surroundings)
+    found = read(path, extends=noted)
+    return found.whole if DEFAULT in found.own.aliases else _with_choice(found.whole, surroundings)
+
+
+def _with_choice(models: ModelsFile, surroundings: Surroundings) -> ModelsFile:
+    chosen = chosen_preset(surroundings)
+    return replace(models, aliases={**models.aliases, DEFAULT: chosen}) if chosen in models.presets else models
+
+
+def chosen_preset(surroundings: Surroundings) -> str:
+    """The preset that somebody chose as this home's default; "" where nobody has, or where it cannot be read."""
+    try:
+        return (home_directory(surroundings) / CHOICE_FILE).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
 
 
 def read_models(surroundings: Surroundings, explicit: Path | None = None) -> Extension:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import yaml
 
-from localfusion.config.catalogue import MACHINE_FOLDER, load_noted
+from localfusion.config.catalogue import CHOICE_FILE, MACHINE_FOLDER, load_noted
 from localfusion.config.located import YamlValue
 from localfusion.config.surroundings import Surroundings, home_directory, make_home
 from localfusion.errors import ConfigError
@@ -63,6 +63,16 @@ def forget_note(surroundings: Surroundings, name: str) -> bool:
     except OSError as error:
         raise ConfigError(f"{path} cannot be removed: {error.strerror}", hint="remove it by hand") from error
     return True
+
+
+def choose_preset(surroundings: Surroundings, name: str) -> Path:
+    """Note which preset is the default of this home; returns the file that says so."""
+    path = make_home(surroundings) / CHOICE_FILE
+    try:
+        _write(path, f"{name}\n")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="mend the folder") from error
+    return path
 
 
 def note_path(surroundings: Surroundings, name: str) -> Path:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from localfusion.catalog.bundle.copying import copy, keep_nothing
 from localfusion.catalog.bundle.loading import publish, staged
 from localfusion.catalog.bundle.making import readme, readme_member, write_bundle
 from localfusion.catalog.bundle.manifest import FORMAT, Manifest
 from localfusion.catalog.bundle.reading import BundleStream, read_front
 from localfusion.catalog.bundle.selection import select
+from localfusion.catalog.copying import copy, keep_nothing
 from localfusion.catalog.installed import MODELS_FOLDER, Installed
 from localfusion.config import HubEntry, ModelEntry, ModelsFile, PresetEntry, SeatEntry
 from localfusion.config.models_file import JudgeEntry

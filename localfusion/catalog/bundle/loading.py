@@ -14,11 +14,11 @@ from pathlib import Path
 
 import zstandard
 
-from localfusion.catalog.bundle.copying import OnBytes, tell_nobody
 from localfusion.catalog.bundle.manifest import MODELS_FOLDER, README_NAME, Manifest, Member
 from localfusion.catalog.bundle.reading import AGAIN, BundleStream, Front
-from localfusion.catalog.bundle.selection import file_sha256
+from localfusion.catalog.copying import OnBytes, tell_nobody
 from localfusion.catalog.gguf_files import check_gguf
+from localfusion.catalog.hashing import sha256_of
 from localfusion.catalog.installed import Installed
 from localfusion.config.located import YamlValue
 from localfusion.database import Database
@@ -168,11 +168,11 @@ def _placed(member: Member, folder: Path, home: Path, installed: Installed) -> P
 
 
 def _sha256(path: Path) -> str:
-    return file_sha256(path) if path.is_file() else ""
+    return sha256_of(path) if path.is_file() else ""
 
 
 def _stage_one(stream: BundleStream, member: Member, file: Path, on_bytes: OnBytes) -> None:
-    if file.is_file() and not file.is_symlink() and file_sha256(file) == member.sha256:
+    if file.is_file() and not file.is_symlink() and sha256_of(file) == member.sha256:
         stream.skip_member(member, on_bytes=on_bytes)
         return
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

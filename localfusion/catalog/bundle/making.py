@@ -13,7 +13,6 @@ from pathlib import Path
 
 import zstandard
 
-from localfusion.catalog.bundle.copying import CutShort, OnBytes, Write, advise_sequential, copy, tell_nobody, write_all
 from localfusion.catalog.bundle.layout import END, header, padding
 from localfusion.catalog.bundle.manifest import (
     DIGEST_NAME,
@@ -27,7 +26,9 @@ from localfusion.catalog.bundle.manifest import (
     digest_line,
     to_bytes,
 )
-from localfusion.catalog.bundle.selection import MemberFile, file_sha256
+from localfusion.catalog.bundle.selection import MemberFile
+from localfusion.catalog.copying import CutShort, OnBytes, Write, advise_sequential, copy, tell_nobody, write_all
+from localfusion.catalog.hashing import sha256_of
 from localfusion.errors import ConfigError, LocalFusionError
 
 Sign = Callable[[bytes], bytes]
@@ -73,7 +74,7 @@ def readme_member(text: bytes) -> Member:
 def wheel_file(path: Path) -> MemberFile:
     """A wheel as a member. Raises OSError."""
     member = Member(
-        name=f"{WHEELS_FOLDER}{path.name}", role="wheel", n_bytes=path.stat().st_size, sha256=file_sha256(path)
+        name=f"{WHEELS_FOLDER}{path.name}", role="wheel", n_bytes=path.stat().st_size, sha256=sha256_of(path)
     )
     return MemberFile(member, path)
 
@@ -89,7 +90,7 @@ def index_file(lines: Iterable[bytes], path: Path) -> MemberFile:
         name=INDEX_NAME,
         role="index",
         n_bytes=path.stat().st_size,
-        sha256=file_sha256(path),
+        sha256=sha256_of(path),
         packed="zstd",
         unpacked_bytes=unpacked_bytes,
     )

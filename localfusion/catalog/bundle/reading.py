@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from localfusion.catalog.bundle.copying import BUFFER_BYTES, CutShort, OnBytes, Write, copy, fill, keep_nothing
 from localfusion.catalog.bundle.layout import BLOCK_BYTES, END, header, padding, size_in
 from localfusion.catalog.bundle.manifest import (
     DIGEST_NAME,
@@ -23,6 +22,7 @@ from localfusion.catalog.bundle.manifest import (
     from_bytes,
 )
 from localfusion.catalog.bundle.signature import MAX_SIGNATURE_BYTES, is_signed, is_signed_by
+from localfusion.catalog.copying import BUFFER_BYTES, CutShort, OnBytes, Write, copy, fill, keep_nothing
 from localfusion.errors import ConfigError
 
 AGAIN = "make, copy or fetch the bundle again"

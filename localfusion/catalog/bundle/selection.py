@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from localfusion.catalog.bundle.copying import OnBytes, copy, keep_nothing, tell_nobody
 from localfusion.catalog.bundle.manifest import BUNDLED_FOLDER, MODELS_FOLDER, Member, ModelFacts, models_of
+from localfusion.catalog.copying import OnBytes, tell_nobody
 from localfusion.catalog.gguf_files import check_gguf, expanded
+from localfusion.catalog.hashing import sha256_of
 from localfusion.catalog.installed import Installed, InstalledFile
 from localfusion.catalog.names import entry_of, unknown
 from localfusion.config import Contents, HubEntry, JudgeEntry, ModelEntry, ModelsFile, PresetEntry, SeatEntry
@@ -136,17 +137,11 @@ def _verified(path: Path, installed: Installed, on_bytes: OnBytes) -> InstalledF
     """What is known of a file of no hub; it is hashed where nothing is, and that is kept."""
     known = installed.known(path)
     if known is None or not known.is_unchanged():
-        installed.record(path, sha256=file_sha256(path, on_bytes=on_bytes))
+        installed.record(path, sha256=sha256_of(path, on_bytes=on_bytes))
         known = installed.known(path)
     if known is None:
         raise ConfigError(f"{path} cannot be verified", hint="try again")
     return known
-
-
-def file_sha256(path: Path, *, on_bytes: OnBytes = tell_nobody) -> str:
-    """The hash of a whole file. Raises OSError."""
-    with path.open("rb", buffering=0) as file:
-        return copy(file.readinto, keep_nothing, path.stat().st_size, on_bytes=on_bytes)
 
 
 def _plain(name: str) -> str:
