@@ -62,7 +62,7 @@ def test_a_blob_without_a_suffix_is_added_and_answers(at_home: Path, capfd: pyte
     assert run(["ask", "--docs", str(HARBOUR), *panel, "--json", "What is the height of Skerry?"]) == 0
     assert json.loads(capfd.readouterr().out)["responses"][0]["model"] == "mine"
     assert run(["models", "remove", "mine", "--yes"]) == 0
-    assert capfd.readouterr().err == f"removed mine: freed 0 MiB\nkept {blob}\n"
+    assert capfd.readouterr().err == f"removed mine: freed 0 KiB\nkept {blob}\n"
     assert (blob.exists(), recorded(at_home)) == (True, {})
     assert run(["models", "remove", "mine", "--yes"]) == 2
 
@@ -158,7 +158,7 @@ def test_what_was_pulled_is_deleted_with_its_folders(at_home: Path, capfd: pytes
     (thing,) = pulled(at_home, HUB)
     large = pulled(at_home, SPLIT, SPLIT.file, "large-00002-of-00002.gguf")
     assert run(["models", "remove", "large", "--yes"]) == 0
-    assert re.fullmatch(r"removed large: freed \d+ MiB\n", capfd.readouterr().err)
+    assert re.fullmatch(r"removed large: freed \d+ KiB\n", capfd.readouterr().err)
     assert ([path.exists() for path in large], large[0].parent.exists()) == ([False, False], False)
     assert set(recorded(at_home)) == {thing}
     assert thing.exists()

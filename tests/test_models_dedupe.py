@@ -302,7 +302,7 @@ def test_a_second_name_of_our_own_file_is_no_copy(at_home: Path, capfd: pytest.C
     with closing(Installed(at_home / "home")) as installed:
         installed.record(ours, sha256=sha256(content), repo=REPO, file="micro-a.gguf")
     assert run(["models", "dedupe", "--yes"]) == 0
-    assert capfd.readouterr().err == "freed 0 MiB\n"
+    assert capfd.readouterr().err == "freed 0 KiB\n"
     assert ours.exists()
 
 
