@@ -249,12 +249,14 @@ class RemoteModel:
 class CloudLeave:
     """Whether a run may send anything to a provider, and what that may cost in all; None is no limit.
 
-    `max_cost` is in US dollars, `max_tokens` counts prompts and completions.
+    `max_cost` is in US dollars, `max_tokens` counts prompts and completions. `is_named`: whoever asked said so himself,
+    else it is what config.yaml said then.
     """
 
     is_allowed: bool = False
     max_cost: float | None = None
     max_tokens: int | None = None
+    is_named: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ def _apply_seated(state: RunState, event: Event) -> RunState:
 
 
 def _with_substitution(state: RunState, found: Substitution) -> RunState:
-    said = (*state.substitutions, found)
+    said = state.substitutions if found in state.substitutions else (*state.substitutions, found)
     if found.id == JUDGE:
         return replace(state, substitutions=said, judge=found.to)
     return replace(state, substitutions=said, panelists={**state.panelists, found.id: found.to})
@@ -142,7 +142,10 @@ def _apply_judged(state: RunState, event: Event) -> RunState:
         case AnalysisStarted(model=model) | AnswerStarted(model=model):
             return replace(state, judge=model)
         case AnalysisCompleted(analysis=analysis, raw=raw, usage=usage):
-            return replace(state, analysis=analysis, raw_analysis=raw, judge_usage=state.judge_usage + usage)
+            judged = state.judge_usage + usage
+            return replace(
+                state, analysis=analysis, raw_analysis=raw, judge_usage=judged, failure_reason=None, error=None
+            )
         case AnalysisFailed(failure_reason=reason, error=error, usage=usage):
             return replace(state, failure_reason=reason, error=error, judge_usage=state.judge_usage + usage)
         case AnswerCompleted(content=content, citations=citations, usage=usage):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from localfusion import deliberation, machine
 from localfusion.analysis import Page, ToolStep
-from localfusion.catalog import check_files, check_leave, is_there, shared, step_in, substituted, with_what_is_there
+from localfusion.catalog import can_be_tried, seated, shared, step_in, substituted
 from localfusion.citations import Closest
 from localfusion.config import Surroundings, home_directory, load_settings, make_home
 from localfusion.deliberation import OpenRemote, Question, World
@@ -53,7 +53,7 @@ STATES_FOLDER = "states"
 
 Emit = Callable[[Event], None]
 Remember = Callable[[Page], None]
-Narrow = Callable[[SourcesSpec], SourcesSpec]
+Narrow = Callable[[RunRequest], RunRequest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Session:
 
     async def _ask(self, request: RunRequest, emit: Emit) -> Outcome:
         leave = _leave(request)
-        panel, remarks = await self._fitted(request.panel, leave)
+        panel, remarks = await self._fitted(seated(request.panel, leave), leave)
         sources, missing = self.searched(request.sources)
         request = replace(request, sources=sources)
         run_id = self.store.create_run(request)
@@ -123,25 +123,22 @@ class Session:
         asking = await asyncio.to_thread(embedder_of, self.scheduler, sources.embedding)
         return Embedders(reading=replace(asking, waits=True), asking=asking)
 
-    async def resume(self, run_id: str, *, emit: Emit, narrow: Narrow = lambda sources: sources) -> Outcome:
+    async def resume(self, run_id: str, *, emit: Emit, narrow: Narrow = lambda request: request) -> Outcome:
         """Go on with a stored run. Raises ConfigError where it has its answer or is still running, and as `ask`.
 
-        Documents are read again only where a panelist has yet to answer. `narrow` takes from its sources what must not
-        be reached any more.
+        Documents are read again only where a panelist has yet to answer. `narrow` takes from the request what must not
+        be reached, or asked, any more.
         """
         async with self.scheduler.admitted():
             return await self._resume(run_id, emit, narrow)
 
     async def _resume(self, run_id: str, emit: Emit, narrow: Narrow) -> Outcome:
-        request = self.store.request(run_id)
-        request = replace(request, sources=narrow(request.sources))
+        request = narrow(self.store.request(run_id))
         if is_complete(self.store, run_id):
             raise ConfigError(f"{run_id} has its answer already", hint=f"localfusion runs show {run_id}")
         state, leave = fold(self.store.events(run_id)), _leave(request)
-        there = with_what_is_there(request.panel, leave, done=state.responses)
-        check_leave(there, leave, done=state.responses)
-        check_files(there, done=state.responses)
-        panel, remarks = await self._fitted(there, leave, state.responses)
+        panel = seated(request.panel, leave, done=state.responses)
+        panel, remarks = await self._fitted(panel, leave, state.responses)
         if not _needs_sources(request.panel, state.responses):
             request = replace(request, sources=replace(request.sources, docs=(), zim=()))
         async with self._opened(run_id, request, emit) as opened:
@@ -247,7 +244,7 @@ def _without(panel: PanelSpec, error: OutOfMemory, leave: CloudLeave, done: Cont
             reason="does_not_fit",
             error=error.message,
             cloud=leave,
-            is_there=is_there,
+            is_there=can_be_tried,
         )
         if found is None:
             raise error

@@ -12,7 +12,7 @@ from localfusion.catalog import Choice, embedding_of, locate, resolve
 from localfusion.catalog.gguf_files import SHIPPED
 from localfusion.catalog.installed import Installed, nothing_pulled
 from localfusion.catalog.names import file_of
-from localfusion.catalog.panels import AGREED
+from localfusion.catalog.sharing import AGREED
 from localfusion.config import HubEntry, ModelEntry, ModelsFile, load_models_file
 from localfusion.config.surroundings import packaged_models_file
 from localfusion.errors import ConfigError

@@ -2,16 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from localfusion.catalog import Choice, resolve, step_in
+from localfusion.catalog import Choice, resolve, seated, step_in
+from localfusion.cli.cloud import NamedLeave
 from localfusion.config import ModelsFile, load_models_file
 from localfusion.config.surroundings import packaged_models_file
 from localfusion.errors import ConfigError, OutOfMemory
-from localfusion.events import Event, FallbackTaken, Generated, RunEnded, RunStarted
+from localfusion.events import Event, FallbackTaken, Generated, MemoryAwaited, RunEnded, RunStarted
 from localfusion.messages import (
     AnyModel,
     CloudLeave,
@@ -188,26 +190,95 @@ def test_each_generation_is_told_and_adds_up(tmp_path: Path) -> None:
     assert {event.provider for event in told} == {""}
 
 
-def test_a_resumed_run_takes_what_is_there(tmp_path: Path) -> None:
+def test_a_damaged_file_gives_way_before_the_run(tmp_path: Path) -> None:
+    models = catalogue(tmp_path)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(local_models(micro_panel())[0].path.read_bytes()[:500])
+    text = (
+        (tmp_path / "models.yaml").read_text().replace("hub: {repo: nobody/nothing, file: gone.gguf}", f"path: {cut}")
+    )
+    (tmp_path / "models.yaml").write_text(text)
+    models = load_models_file(tmp_path / "models.yaml", extends=models)
+    panel = resolve(models, Choice("local"))
+    assert (panel.panelists[0].model.name, panel.substitutions[0].reason) == ("here", "died")
+    with pytest.raises(ConfigError, match="damaged"):
+        resolve(models, Choice("alone"))
+
+
+def test_a_file_that_others_sit_on_is_not_loaded_twice(tmp_path: Path) -> None:
+    first = local_models(micro_panel())[0]
+    same = seated(micro_panel("micro-a", "micro-a", "micro-a"), CloudLeave())
+    panel = with_model(same, "a", broken(tmp_path), fallback=always(replace(first, name="again")))
+    loaded: list[ModelSpec] = []
+
+    async def run() -> Outcome:
+        async with open_session(surroundings(tmp_path / "home")) as session:
+            outcome = await session.ask(RunRequest(OPEN_QUESTION, panel, request().sources), emit=lambda _: None)
+            loaded.extend(session.scheduler.loaded())
+            return outcome
+
+    outcome = asyncio.run(run())
+    assert [response.model for response in outcome.responses] == ["again", "micro-a", "micro-a"]
+    assert [spec.path.name for spec in loaded].count("micro-a.gguf") == 1
+
+
+def test_who_waits_for_memory_is_not_timed_out(tmp_path: Path) -> None:
+    """Memory for one worker at a time: the last of three seats waits longer than any of them may take."""
+    panel = micro_panel()
+    for id in ("a", "b", "c"):
+        panel = changed(panel, id, lambda seat: replace(seat, timeout_s=30.0))
+    outcome, heard = asked(tmp_path, panel, memory_bytes=100 << 20)
+    assert outcome.failed_models == ()
+    assert any(isinstance(event, MemoryAwaited) for event in heard)
+
+
+def test_a_resumed_run_takes_what_is_there_now(tmp_path: Path) -> None:
+    """A file that is gone gives way, and comes back when it is there again."""
     lent = tmp_path / "lent.gguf"
     models = local_models(micro_panel())
-    lent.write_bytes(models[0].path.read_bytes())
     model = replace(models[0], path=lent, name="lent")
     panel = changed(micro_panel(), "a", lambda seat: replace(seat, model=model, fallback=always(models[1])))
     home = tmp_path / "home"
-    store = Store(home)
-    run_id = store.create_run(replace(request(OPEN_QUESTION, panel), seed=3))
-    store.append(run_id, RunEnded("interrupted", "cancelled"))
-    store.close()
-    lent.unlink()
+    found = []
+    for is_lent in (False, True):
+        if is_lent:
+            lent.write_bytes(models[0].path.read_bytes())
+        with closing(Store(home)) as store:
+            run_id = store.create_run(replace(request(OPEN_QUESTION, panel), seed=3))
+            store.append(run_id, RunEnded("interrupted", "cancelled"))
+        found.append(asyncio.run(resumed(home, run_id)))
+    assert [outcome.responses[0].model for outcome in found] == ["micro-b", "lent"]
+    assert [[one.reason for one in outcome.substitutions] for outcome in found] == [["not_installed"], []]
 
-    async def resume() -> Outcome:
-        async with open_session(surroundings(home)) as session:
-            return await session.resume(run_id, emit=lambda _: None)
 
-    outcome = asyncio.run(resume())
-    assert outcome.responses[0].model == "micro-b"
-    assert [found.reason for found in outcome.substitutions] == ["not_installed"]
+async def resumed(home: Path, run_id: str) -> Outcome:
+    async with open_session(surroundings(home)) as session:
+        return await session.resume(run_id, emit=lambda _: None)
+
+
+NOTHING_SAID = NamedLeave(False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("stored", "config", "named", "expected"),
+    [
+        (CloudLeave(True), "{allow: true}", NOTHING_SAID, CloudLeave(True)),
+        (CloudLeave(True), "{allow: false}", NOTHING_SAID, CloudLeave()),
+        (CloudLeave(True, 5, None, True), "{max_cost: 2}", NOTHING_SAID, CloudLeave(True, 2, None, True)),
+        (CloudLeave(True, 1, 9, True), "{max_cost: 2}", NOTHING_SAID, CloudLeave(True, 1, 9, True)),
+        (CloudLeave(True, 1, 9, True), "{}", NamedLeave(False, 3, 99), CloudLeave(True, 3, 99, True)),
+        (CloudLeave(), "{}", NamedLeave(True, None, None), CloudLeave(True, None, None, True)),
+    ],
+)
+def test_a_resumed_run_may_send_what_it_might_then_and_may_now(
+    tmp_path: Path, stored: CloudLeave, config: str, named: NamedLeave, expected: CloudLeave
+) -> None:
+    (tmp_path / "config.yaml").write_text(f"cloud: {config}\n")
+    assert named.renewed(stored, surroundings(tmp_path), offline=False) == expected
+    offline = NamedLeave(False, named.max_cost, named.max_cloud_tokens).renewed(
+        stored, surroundings(tmp_path), offline=True
+    )
+    assert not offline.is_allowed
 
 
 def asked(folder: Path, panel: PanelSpec, *, memory_bytes: int | None = None) -> tuple[Outcome, list[Event]]:
@@ -236,10 +307,11 @@ def changed(panel: PanelSpec, id: str, change: Callable[[PanelistSpec], Panelist
 
 
 def broken(folder: Path, name: str = "broken") -> ModelSpec:
-    """A file that begins as a model does and breaks off within the weights."""
+    """A sound file of an architecture that llama.cpp has never heard of."""
     model = local_models(micro_panel())[0]
     path = folder / f"{name}.gguf"
-    path.write_bytes(model.path.read_bytes()[:20_000])
+    before, key, after = model.path.read_bytes().partition(b"general.architecture")
+    path.write_bytes(before + key + after.replace(b"llama", b"lxama", 1))
     return replace(model, name=name, path=path)
 
 

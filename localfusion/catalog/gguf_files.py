@@ -4,7 +4,6 @@ from pathlib import Path
 
 from localfusion.errors import ConfigError, ModelLoadError
 from localfusion.gguf_header import PART_NAME, read_header
-from localfusion.messages import AnyModel, RemoteModel
 
 SHIPPED = Path(__file__).resolve().parent / "shipped"
 
@@ -23,11 +22,6 @@ def real(path: Path) -> Path:
     if PART_NAME.search(path.name) and not PART_NAME.search(file.name):
         return path.parent.resolve() / path.name
     return file
-
-
-def is_there(model: AnyModel) -> bool:
-    """Whether a model could be tried: its file exists, or it has none."""
-    return isinstance(model, RemoteModel) or model.path.exists()
 
 
 def check_gguf(path: Path, *, model: str) -> None:

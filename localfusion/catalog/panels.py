@@ -1,16 +1,14 @@
 """From a preset, or a list of names, to the panel that will answer. Decides purely; loads no model."""
 
 import dataclasses
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from localfusion.catalog.fallbacks import SteppedIn, step_in
-from localfusion.catalog.gguf_files import check_gguf, is_there, real
 from localfusion.catalog.installed import PathOf, nothing_pulled
 from localfusion.catalog.names import entry_of, model_of, unknown
+from localfusion.catalog.seating import is_there, seated, with_what_is_there
 from localfusion.config import DEFAULT
 from localfusion.config.models_file import (
     CONTEXT_SIZES,
@@ -24,7 +22,6 @@ from localfusion.config.models_file import (
 )
 from localfusion.errors import ConfigError
 from localfusion.messages import (
-    N_CTX_AUTO,
     RESULT_CHARACTERS,
     AnyModel,
     CloudLeave,
@@ -39,7 +36,6 @@ from localfusion.messages import (
     SearchLimits,
     ToolOptions,
     local_models,
-    with_model,
     with_models,
 )
 
@@ -49,22 +45,6 @@ MAX_SEATS = len(SEAT_IDS)
 
 ModelOf = Callable[..., AnyModel]
 """`model_of` of one catalogue: a name, and `n_ctx`."""
-
-
-AGREED = (
-    "n_batch",
-    "n_ubatch",
-    "n_threads",
-    "flash_attn",
-    "kv_type",
-    "n_gpu_layers",
-    "device",
-    "use_mmap",
-    "use_extra_bufts",
-    "deterministic",
-    "embeddings",
-)
-"""The settings that all users of one file must have alike, since one worker loads it for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,69 +60,20 @@ class Choice:
     cloud: CloudLeave = field(default_factory=CloudLeave)
 
 
-@dataclass(frozen=True, slots=True)
-class User:
-    """Who uses a model: a seat by its id, or the judge."""
+def named(models: ModelsFile, choice: Choice, *, path_of: PathOf = nothing_pulled) -> PanelSpec:
+    """The panel of a choice as it is named, fallbacks included; `path_of` says where a file of the model hub is.
 
-    id: str
-    model: ModelSpec
-
-    def __str__(self) -> str:
-        return f"{self.id} ({self.model.name})"
+    Raises ConfigError for a name nobody knows, and where the panel could not be seated now: see `seated`.
+    """
+    panel = _named_panel(models, choice, path_of)
+    _check_pulled(models, with_what_is_there(panel, choice.cloud))
+    checked = seated(panel, choice.cloud)
+    return _deterministic(checked) if choice.deterministic else panel
 
 
 def resolve(models: ModelsFile, choice: Choice, *, path_of: PathOf = nothing_pulled) -> PanelSpec:
-    """The panel of a choice, where a model whose file is missing has given way to its fallback.
-
-    `path_of` says where a file of the model hub is. Raises ConfigError for a name nobody knows, for a file that is
-    missing or cannot be a model, and for a provider's model where the choice allows none.
-    """
-    seated = with_what_is_there(_named_panel(models, choice, path_of), choice.cloud)
-    check_leave(seated, choice.cloud)
-    _check_pulled(models, seated)
-    panel = shared(seated)
-    check_files(panel)
-    return _deterministic(panel) if choice.deterministic else panel
-
-
-def check_files(panel: PanelSpec, *, done: Container[str] = ()) -> None:
-    """Look at each file of a panel once; raises ConfigError for one that cannot be a model.
-
-    Panelists in `done`, by id, have answered already and their files are not needed.
-    """
-    for model in {spec.path: spec for spec in local_models(panel, done=done)}.values():
-        check_gguf(model.path, model=model.name)
-
-
-def check_leave(panel: PanelSpec, cloud: CloudLeave, *, done: Container[str] = ()) -> None:
-    """Raise ConfigError where somebody of a panel who is not `done` is a provider's model and the run allows none."""
-    seats = {seat.id: seat.model for seat in panel.panelists if seat.id not in done} | {"judge": panel.judge.model}
-    for id, model in seats.items():
-        if isinstance(model, RemoteModel) and not cloud.is_allowed:
-            raise ConfigError(
-                f"{id} is {model.name} at {model.provider.name}, and this run may send nothing to a provider",
-                hint="allow it with --allow-cloud, without --offline, or name models that are here",
-            )
-
-
-def substituted(panel: PanelSpec, id: str, found: SteppedIn) -> PanelSpec:
-    """The panel where another model has stepped in for that of a seat, or of the "judge"."""
-    panel = with_model(panel, id, found.model, fallback=found.left)
-    return dataclasses.replace(panel, substitutions=(*panel.substitutions, found.substitution))
-
-
-def with_what_is_there(panel: PanelSpec, cloud: CloudLeave, *, done: Container[str] = ()) -> PanelSpec:
-    """The panel without files that are missing, as far as there are fallbacks; panelists in `done` stay as they are."""
-    seats: dict[str, PanelistSpec | JudgeSpec] = {seat.id: seat for seat in panel.panelists}
-    for id, seat in (seats | {"judge": panel.judge}).items():
-        if id in done or is_there(seat.model):
-            continue
-        error = f"{seat.model.name} is not installed"
-        found = step_in(
-            id, seat.model, seat.fallback, reason="not_installed", error=error, cloud=cloud, is_there=is_there
-        )
-        panel = panel if found is None else substituted(panel, id, found)
-    return panel
+    """The panel of a choice as it can be asked now. Raises ConfigError as `named`."""
+    return seated(named(models, choice, path_of=path_of), choice.cloud)
 
 
 def _check_pulled(models: ModelsFile, panel: PanelSpec) -> None:
@@ -247,18 +178,6 @@ def _tools(entry: ToolsEntry) -> ToolOptions:
     )
 
 
-def shared(panel: PanelSpec) -> PanelSpec:
-    """Give all users of one file, the judge included, one worker: all that it is loaded with is the same for each.
-
-    Raises ConfigError where they disagree on how it is loaded.
-    """
-    users: dict[Path, list[User]] = {}
-    for user in _users(panel):
-        users.setdefault(user.model.path.resolve(), []).append(user)
-    one = {file: _together(those) for file, those in users.items()}
-    return with_models(panel, lambda spec: dataclasses.replace(one[spec.path.resolve()], name=spec.name))
-
-
 def _deterministic(panel: PanelSpec) -> PanelSpec:
     """The same panel with nothing left that the machine's load could decide, fallbacks included.
 
@@ -281,51 +200,3 @@ def _deterministic(panel: PanelSpec) -> PanelSpec:
         )
 
     return with_models(panel, fixed)
-
-
-def _users(panel: PanelSpec) -> list[User]:
-    models = [*((seat.id, seat.model) for seat in panel.panelists), ("judge", panel.judge.model)]
-    return [User(id, model) for id, model in models if isinstance(model, ModelSpec)]
-
-
-def _together(users: Sequence[User]) -> ModelSpec:
-    """One file for all of its users: a sequence for each, the widest window; raises ConfigError where they disagree.
-
-    What one of them names wins over the "auto" of another.
-    """
-    for setting in AGREED:
-        first, *others = sorted(users, key=lambda user: getattr(user.model, setting) == "auto")
-        for user in others:
-            if getattr(user.model, setting) not in (getattr(first.model, setting), "auto"):
-                raise _disagreement(first, user, setting)
-    models = [user.model for user in users]
-    return dataclasses.replace(
-        models[0],
-        path=real(models[0].path),
-        n_seq_max=len(users),
-        n_ctx=_widest([model.n_ctx for model in models]),
-        n_threads=_named(model.n_threads for model in models),
-        kv_type=_named(model.kv_type for model in models),
-        use_mmap=_named(model.use_mmap for model in models),
-        n_gpu_layers=_named(model.n_gpu_layers for model in models),
-    )
-
-
-def _named(values: Iterable[T]) -> T:
-    """The value that somebody named; all that did agree."""
-    first, *others = values
-    return next((value for value in (first, *others) if value != "auto"), first)
-
-
-def _disagreement(one: User, other: User, setting: str) -> ConfigError:
-    values = " and ".join(str(getattr(user.model, setting)).lower() for user in (one, other))
-    return ConfigError(
-        f"{one} and {other} use one file with different {setting}, {values}: {one.model.path}",
-        hint=f"give both the same {setting} in models.yaml, or name the same model for both",
-    )
-
-
-def _widest(windows: Sequence[int | Literal["auto"]]) -> int | Literal["auto"]:
-    """The widest of them, where "auto" stands for what it is at most."""
-    named = max((window for window in windows if window != "auto"), default=0)
-    return "auto" if "auto" in windows and named < N_CTX_AUTO else named

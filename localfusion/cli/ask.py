@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-from localfusion.catalog import Choice, locate, resolve
+from localfusion.catalog import Choice, locate
+from localfusion.catalog import named as named_panel
 from localfusion.cli.cloud import NamedLeave, cloud_options
 from localfusion.cli.first_run import with_default
 from localfusion.cli.live import Emit
@@ -101,7 +102,7 @@ def ask(
         known = with_default(surroundings, known, models, may_ask=may_ask, memory_bytes=memory, vram_bytes=vram)
     request = RunRequest(
         question=text,
-        panel=resolve(
+        panel=named_panel(
             known,
             Choice(
                 preset,

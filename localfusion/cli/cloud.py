@@ -14,6 +14,7 @@ from localfusion.messages import CloudLeave
 
 P = ParamSpec("P")
 R = TypeVar("R")
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,39 @@ class NamedLeave:
         settings = load_settings(surroundings).settings.cloud
         if self.allow_cloud and offline:
             raise ConfigError(
-                "--allow-cloud needs a network and the run is offline", hint="leave out --allow-cloud, or --offline"
+                "--allow-cloud needs a network and the run is offline",
+                hint="leave out --allow-cloud, or take back --offline or `offline` of config.yaml",
             )
         return CloudLeave(
             is_allowed=(self.allow_cloud or settings.allow) and not offline,
             max_cost=settings.max_cost if self.max_cost is None else self.max_cost,
             max_tokens=settings.max_tokens if self.max_cloud_tokens is None else self.max_cloud_tokens,
+            is_named=self.allow_cloud,
         )
+
+    def renewed(self, stored: CloudLeave, surroundings: Surroundings, *, offline: bool) -> CloudLeave:
+        """What a stored run may send when it goes on: what is said here, else what it might within today's config.yaml.
+
+        Raises ConfigError.
+        """
+        found = self.leave(surroundings, offline=offline)
+        if self.allow_cloud:
+            return found
+        settings = load_settings(surroundings).settings.cloud
+        return CloudLeave(
+            is_allowed=stored.is_allowed and (stored.is_named or settings.allow) and not offline,
+            max_cost=_lower(stored.max_cost, settings.max_cost) if self.max_cost is None else self.max_cost,
+            max_tokens=_lower(stored.max_tokens, settings.max_tokens)
+            if self.max_cloud_tokens is None
+            else self.max_cloud_tokens,
+            is_named=stored.is_named,
+        )
+
+
+def _lower(one: N | None, other: N | None) -> N | None:
+    """The narrower of two limits, where None is none."""
+    limits = [limit for limit in (one, other) if limit is not None]
+    return min(limits, default=None)
 
 
 def cloud_options(command: Callable[Concatenate[NamedLeave, P], R]) -> Callable[P, R]:

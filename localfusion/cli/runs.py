@@ -5,11 +5,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import click
 
+from localfusion.cli.cloud import NamedLeave, cloud_options
 from localfusion.cli.live import Emit
 from localfusion.cli.options import file_option, json_option, memory_option, vram_option
 from localfusion.cli.running import Output, carry_out, check_writable, hand_over
@@ -21,7 +23,7 @@ from localfusion.messages import Json
 from localfusion.outcome import Outcome
 from localfusion.search.snapshots import FILE_NAME, Snapshots
 from localfusion.session import STATES_FOLDER, open_session, stored_outcome
-from localfusion.store import RunSummary, Store
+from localfusion.store import RunRequest, RunSummary, Store
 
 LAST = "last"
 
@@ -83,12 +85,17 @@ def show_command(*, run: str, as_json: bool, file: Path | None) -> None:
 
 @runs.command("resume")
 @click.argument("run")
+@cloud_options
 @memory_option
 @vram_option
 @json_option
 @file_option
-def resume_command(*, run: str, memory: int | None, vram: int | None, as_json: bool, file: Path | None) -> None:
+def resume_command(
+    named: NamedLeave, *, run: str, memory: int | None, vram: int | None, as_json: bool, file: Path | None
+) -> None:
     """Go on with a run that has no answer yet: what is finished is kept, what is missing is done.
+
+    What the run might send to providers holds still, within what config.yaml says now; --allow-cloud allows it anew.
 
     \b
     Examples:
@@ -99,12 +106,12 @@ def resume_command(*, run: str, memory: int | None, vram: int | None, as_json: b
     with _open_store() as store:
         run_id = _find(store, run)
         history = store.events(run_id)
-        if narrowed(store.request(run_id).sources, surroundings).offline:
+        narrow = partial(_narrowed, surroundings=surroundings, named=named)
+        if narrow(store.request(run_id)).sources.offline:
             go_offline()
 
     async def start(emit: Emit) -> Outcome:
         async with open_session(surroundings, memory_bytes=memory, vram_bytes=vram) as session:
-            narrow = partial(narrowed, surroundings=surroundings)
             return await session.resume(run_id, emit=emit, narrow=narrow)
 
     carry_out(start, Output(as_json, file), stored=True, history=history)
@@ -130,6 +137,13 @@ def remove_command(*, run: tuple[str, ...]) -> None:
             shutil.rmtree(home / STATES_FOLDER, ignore_errors=True)
             with closing(Snapshots(home / FILE_NAME)) as pages:
                 pages.purge()
+
+
+def _narrowed(request: RunRequest, *, surroundings: Surroundings, named: NamedLeave) -> RunRequest:
+    """A stored request within what config.yaml allows today, and what is said of providers now."""
+    sources = narrowed(request.sources, surroundings)
+    cloud = named.renewed(request.cloud, surroundings, offline=sources.offline)
+    return replace(request, sources=sources, cloud=cloud)
 
 
 @contextmanager

@@ -6,12 +6,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TypeVar
 
-from localfusion.catalog import is_there, step_in, substituted
+from localfusion.catalog import can_be_tried, step_in, substituted
 from localfusion.deliberation.run import Run
 from localfusion.engine.interface import Model
 from localfusion.errors import ConfigError, ModelError, OutOfMemory, ProviderError, TimedOut, WorkerDied
 from localfusion.events import FallbackTaken, MemoryAwaited, ModelLoading, ModelReady
-from localfusion.messages import AnyModel, FallbackReason, ModelSpec, RemoteModel, with_model
+from localfusion.messages import AnyModel, FallbackReason, ModelSpec, RemoteModel, local_models, with_model
 
 T = TypeVar("T")
 
@@ -23,20 +23,25 @@ async def with_fallbacks(run: Run, id: str, work: Callable[[], Awaitable[T]]) ->
     """
     while True:
         try:
-            async with _time_limit(run, id):
-                return await _twice(run, id, work)
+            return await _twice(run, id, work)
         except ModelError as error:
             if not await _step_in(run, id, error):
                 raise
 
 
 @asynccontextmanager
-async def _time_limit(run: Run, id: str) -> AsyncIterator[None]:
+async def _time_limit(run: Run, id: str) -> AsyncIterator[Callable[[], None]]:
+    """The seat's time limit, which begins when the value is called: waiting for others is not the model's doing."""
     seat = run.seat(id)
-    limit = asyncio.timeout(seat.timeout_s)
+    limit = asyncio.timeout(None)
+
+    def begin() -> None:
+        if seat.timeout_s is not None:
+            limit.reschedule(asyncio.get_running_loop().time() + seat.timeout_s)
+
     try:
         async with limit:
-            yield
+            yield begin
     except TimeoutError as error:
         if seat.timeout_s is None or not limit.expired():
             raise
@@ -54,7 +59,7 @@ async def _step_in(run: Run, id: str, error: ModelError) -> bool:
             reason=_reason(error),
             error=error.message,
             cloud=run.question.cloud,
-            is_there=is_there,
+            is_there=can_be_tried,
         )
         if found is None:
             return False
@@ -69,10 +74,15 @@ async def _step_in(run: Run, id: str, error: ModelError) -> bool:
 
 
 async def _fit(run: Run, id: str, model: AnyModel) -> None:
-    """Choose what is left open of how a file is loaded that nobody counted on. Raises OutOfMemory."""
+    """Choose what is left open of how a file is loaded that nobody counted on. Raises OutOfMemory.
+
+    A file that others sit on is not loaded twice: it is used as they have it.
+    """
     if isinstance(model, ModelSpec):
-        chosen = (await run.world.scheduler.fit([model])).chosen[replace(model, name="")]
         panel = run.question.panel
+        others = (spec for spec in local_models(panel) if spec is not model)
+        same = next((spec for spec in others if spec.path.resolve() == model.path.resolve()), None)
+        chosen = same or (await run.world.scheduler.fit([model])).chosen[replace(model, name="")]
         run.question = replace(run.question, panel=with_model(panel, id, replace(chosen, name=model.name)))
 
 
@@ -93,8 +103,16 @@ async def _twice(run: Run, id: str, work: Callable[[], Awaitable[T]]) -> T:
 
 @asynccontextmanager
 async def leased(run: Run, id: str, spec: AnyModel) -> AsyncIterator[Model]:
-    """Hold a model, saying what it waits for. Raises ModelError."""
+    """Hold a model within the seat's time limit, saying what it waits for. Raises ModelError."""
+    async with _time_limit(run, id) as begin, _held(run, id, spec, begin) as model:
+        yield model
+
+
+@asynccontextmanager
+async def _held(run: Run, id: str, spec: AnyModel, begin: Callable[[], None]) -> AsyncIterator[Model]:
+    """The model; `begin` is called once it is this seat's turn to load and use it."""
     if isinstance(spec, RemoteModel):
+        begin()
         async with AsyncExitStack() as stack:
             try:
                 remote = await stack.enter_async_context(run.world.remote(spec, id, run.say))
@@ -107,6 +125,6 @@ async def leased(run: Run, id: str, spec: AnyModel) -> AsyncIterator[Model]:
     def wait(need_bytes: int) -> None:
         run.say(MemoryAwaited(id, spec.name, need_bytes))
 
-    async with run.world.scheduler.lease(spec, run=run.state.run_id, on_wait=wait) as lease:
+    async with run.world.scheduler.lease(spec, run=run.state.run_id, on_wait=wait, on_granted=begin) as lease:
         run.say(ModelReady(id, spec.name, lease.load_seconds))
         yield lease.model

@@ -251,17 +251,23 @@ class Scheduler:
 
     @asynccontextmanager
     async def lease(
-        self, spec: ModelSpec, *, run: str = "", on_wait: Callable[[int], None] = lambda _: None
+        self,
+        spec: ModelSpec,
+        *,
+        run: str = "",
+        on_wait: Callable[[int], None] = lambda _: None,
+        on_granted: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Lease]:
         """Hold a model: resident while it is held. `run` names whose it is, for fairness. Raises ModelError.
 
-        `on_wait` is told how many bytes it needs where it has to wait for memory.
+        `on_wait` is told how many bytes it needs where it has to wait for memory, `on_granted` when it waits no more.
         Where its worker dies in the caller's hands (WorkerDied passes through here), the next lease has a new one.
         """
         key = replace(spec, name="")
         loaded = await self._granted(spec, key, run, on_wait)
         started = time.monotonic()
         try:
+            on_granted()
             is_fresh = not loaded.loading.done()
             resident = await self._resident(spec, loaded)
             yield Lease(_Leased(key, resident, self._turns, run), time.monotonic() - started if is_fresh else 0.0)
@@ -281,6 +287,10 @@ class Scheduler:
             if loaded.loading.cancelled() and self._is_closed:
                 raise _closed(spec) from None
             raise
+
+    def loaded(self) -> tuple[ModelSpec, ...]:
+        """What takes memory now, by the specs without their names."""
+        return tuple(self._loaded)
 
     async def preload(self, spec: ModelSpec) -> bool:
         """Load a model that will be leased soon, if nobody else needs the memory; whether it is there in the end.
