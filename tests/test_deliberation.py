@@ -274,7 +274,8 @@ def test_a_model_that_cannot_be_loaded_fails_alone(tmp_path: Path) -> None:
     panel = micro_panel()
     broken = tmp_path / "broken.gguf"
     model = local_models(panel)[0]
-    broken.write_bytes(model.path.read_bytes()[:20_000])
+    before, key, after = model.path.read_bytes().partition(b"general.architecture")
+    broken.write_bytes(before + key + after.replace(b"llama", b"lxama", 1))  # llama.cpp knows no such architecture
     first = replace(panel.panelists[0], model=replace(model, path=broken))
     (outcome,) = ask(tmp_path / "home", request(panel=replace(panel, panelists=(first, *panel.panelists[1:]))))
     assert outcome.status == "ok"
