@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from localfusion.deliberation import Question, World, deliberate
-from localfusion.events import CloudCalled, Event, TextWritten
-from localfusion.messages import AnyModel, CloudLeave, JudgeSpec, ModelSpec, PanelistSpec, PanelSpec
+from localfusion.events import CloudCalled, CloudCharged, Event, Generated, TextWritten
+from localfusion.messages import AnyModel, CloudLeave, JudgeSpec, ModelSpec, PanelistSpec, PanelSpec, Usage
 from localfusion.outcome import Outcome
 from localfusion.providers import Spending, open_endpoint
 from localfusion.search.documents import DocumentIndex
@@ -107,6 +107,12 @@ def left(heard: list[Event]) -> list[CloudCalled]:
     return [event for event in heard if isinstance(event, CloudCalled)]
 
 
+def sum_of(heard: list[Event]) -> Usage:
+    """What the generations here and the requests to providers took."""
+    here = [event.usage for event in heard if isinstance(event, Generated) and not event.provider]
+    return sum([*here, *(event.usage for event in heard if isinstance(event, CloudCharged))], Usage())
+
+
 @pytest.mark.parametrize("is_tools", [False, True], ids=["json_schema", "tools"])
 def test_a_panelist_may_be_a_providers(harbour: LocalDocuments, is_tools: bool) -> None:
     with provider(scripted) as server:
@@ -130,6 +136,10 @@ def test_a_panelist_may_be_a_providers(harbour: LocalDocuments, is_tools: bool) 
         assert other.content not in "".join(sent.texts)
     assert [sorted(sent.calls) for sent in server.sent] == [["web_search"], ["web_fetch", "web_search"], []]
     assert mine.usage.completion_tokens == 15
+    (use,) = outcome.cloud
+    assert (use.id, use.model, use.remote_model, use.calls) == ("a", "far", "maker/far-1", 3)
+    assert use.usage == mine.usage
+    assert outcome.usage == sum_of(heard)
 
 
 @pytest.mark.parametrize("is_tools", [False, True], ids=["json_schema", "tools"])

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import NoReturn, Protocol, TypeVar
 
 from localfusion.errors import ContextOverflow, MalformedOutput, ProviderError
-from localfusion.events import CloudCalled
+from localfusion.events import CloudCalled, CloudCharged
 from localfusion.messages import (
     Completion,
     Delta,
@@ -70,7 +70,13 @@ class Endpoint:
     """One model at one provider, for one seat (or "judge") of a run."""
 
     def __init__(
-        self, model: RemoteModel, line: Line, *, id: str, spending: Spending, emit: Callable[[CloudCalled], None]
+        self,
+        model: RemoteModel,
+        line: Line,
+        *,
+        id: str,
+        spending: Spending,
+        emit: Callable[[CloudCalled | CloudCharged], None],
     ) -> None:
         self._model = model
         self._line = line
@@ -110,7 +116,7 @@ class Endpoint:
             content, unshown = self._content(reading, request, reason)
         finally:
             usage = self._usage(reply, reading.written, counted)
-            self._spending.settle(reply.reserved, usage)
+            self._settle(reply, usage)
         if unshown:
             yield Delta("content", unshown)
         yield Completion(content, reading.thinking, reason or "stop", usage)
@@ -150,16 +156,20 @@ class Endpoint:
         reserved = self._spending.reserve(self._model, prompt_tokens=prompt_tokens, wanted=wanted)
         most = reserved.completion_tokens
         body["max_completion_tokens" if "max_tokens" in self._without else "max_tokens"] = most
-        provider = self._model.provider
-        self._emit(CloudCalled(self._id, provider.name, provider.base_url, self._model.model, prompt_characters(body)))
+        self._emit(self._called(body))
         chunks = self._line.send(body, max_tokens=most)
-        reply = _Reply(body, reserved, chunks, monotonic() + provider.timeout_s)
+        reply = _Reply(body, reserved, chunks, monotonic() + self._model.provider.timeout_s)
         try:
             reply.first = await self._first(reply)
         finally:
             if reply.first.is_empty:
-                self._spending.settle(reserved, self._usage(reply, "", reply.counted) if reply.may_cost else Usage())
+                self._settle(reply, self._usage(reply, "", reply.counted) if reply.may_cost else Usage())
         return reply
+
+    def _called(self, body: dict[str, Json]) -> CloudCalled:
+        model, provider = self._model, self._model.provider
+        n_characters = prompt_characters(body)
+        return CloudCalled(self._id, provider.name, provider.base_url, model.name, n_characters, model.model)
 
     async def _first(self, reply: _Reply) -> Chunk:
         """The first chunk that says something. Raises ProviderError, Unavailable where the stream ends without one."""
@@ -214,6 +224,11 @@ class Endpoint:
         if not content.strip() and reason == "stop" and request.output.schema is None:
             raise MalformedOutput(self._model.name, f"{self._model.name} wrote nothing", text=reading.written)
         return content, unshown
+
+    def _settle(self, reply: _Reply, usage: Usage) -> None:
+        """The request has ended and took this."""
+        self._spending.settle(reply.reserved, usage)
+        self._emit(CloudCharged(self._id, self._model.provider.name, self._model.name, usage))
 
     def _usage(self, reply: _Reply, written: str, counted: Counted | None) -> Usage:
         """What a request took: as the provider says, else as it is estimated."""
