@@ -133,8 +133,8 @@ class FallbackTaken:
 class CloudCalled:
     """Something is about to leave this machine: to whom, for which seat (or "judge"), and how much of it.
 
-    `prompt_characters` are of all messages of the one request. Said before it is sent, and again for each retry. `model`
-    is the catalogue's name of the model, as in every event, `remote_model` the provider's own.
+    `prompt_characters` are of all messages of the one request. Said before it is sent, and again for each retry.
+    `model` is the catalogue's name of the model, as in every event, `remote_model` the provider's own.
     """
 
     id: str

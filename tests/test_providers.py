@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import replace
 
 import keyring
@@ -633,6 +634,55 @@ def test_whoever_closes_closes_the_connection(is_cancelled: bool) -> None:
     with provider(reply) as server:
         asyncio.run(scenario(remote(server.url, prices=Prices(1, 1))))
     assert spending.cost > 0
+
+
+@pytest.mark.parametrize("start", [b"", STREAM[:30], STREAM])
+def test_whoever_gives_up_before_the_first_word_is_charged_by_estimate(start: bytes) -> None:
+    spending = Spending(ALLOWED)
+    heard = Heard()
+
+    async def scenario(model: RemoteModel) -> None:
+        opened = open_endpoint(model, id="a", environ=ENVIRON, spending=spending, emit=heard.hear)
+        async with opened as endpoint, aclosing(endpoint.generate(plain())) as stream:
+            waiting = asyncio.ensure_future(anext(stream))
+            assert await asyncio.to_thread(server.asked.wait, 10)
+            for _ in range(10):  # what the server has, the client has yet to hear that it wrote
+                await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    with provider(Reply(start, hang=True)) as server:
+        asyncio.run(scenario(remote(server.url, prices=Prices(100, 1000))))
+    (charged,) = heard.charged
+    assert charged.usage.completion_tokens == 0
+    assert spending.cost == charged.usage.cost > 0
+
+
+ENDS = {
+    "hung up": (Reply(b""), True),
+    "half a header": (Reply(STREAM[:30]), True),
+    "cut before the first word": (Reply(http("x" * 99).raw[:-99]), True),
+    "refused": (refused(503), False),
+    "no chat": (http("<p>", kind="text/html"), False),
+}
+
+
+@pytest.mark.parametrize(("reply", "costs"), ENDS.values(), ids=ENDS)
+def test_what_was_sent_may_cost_where_no_answer_says_otherwise(reply: Reply, costs: bool) -> None:
+    heard = Heard()
+    with provider(reply) as server, pytest.raises(ProviderError):
+        ask(remote(server.url, prices=Prices(100, 1000)), plain(), heard=heard)
+    assert [charged.usage.cost > 0 for charged in heard.charged] == [costs]
+
+
+def test_what_was_never_sent_costs_nothing() -> None:
+    with provider(spoken(TEXT)) as server:
+        url = server.url
+    heard = Heard()
+    with pytest.raises(ProviderError):
+        ask(remote(url, prices=Prices(100, 1000)), plain(), heard=heard)
+    assert [charged.usage for charged in heard.charged] == [Usage()]
 
 
 def test_an_endless_stream_is_stopped() -> None:

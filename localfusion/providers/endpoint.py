@@ -49,21 +49,28 @@ class Line(Protocol):
 
     async def persist(self, work: Callable[[], Awaitable[T]]) -> T: ...
 
-    def send(self, body: Mapping[str, Json], *, max_tokens: int) -> AsyncGenerator[Chunk]: ...
+    def send(
+        self, body: Mapping[str, Json], *, max_tokens: int, on_sent: Callable[[], None]
+    ) -> AsyncGenerator[Chunk]: ...
 
 
 @dataclass(slots=True)
 class _Reply:
-    """A request that was sent, what was put by for it, and its reply so far."""
+    """A request, what was put by for it, and its reply so far; `sent` is set once the provider has all of it."""
 
     body: Mapping[str, Json]
     reserved: Reservation
     chunks: AsyncGenerator[Chunk]
     deadline: float
+    sent: asyncio.Event
     started: float = field(default_factory=monotonic)
     first: Chunk = field(default_factory=Chunk)
     counted: Counted | None = None
     may_cost: bool = False
+
+    def broke_off(self) -> None:
+        """It ended without a word of the provider, who may have worked on it all the same."""
+        self.may_cost = self.may_cost or self.sent.is_set()
 
 
 class Endpoint:
@@ -153,14 +160,22 @@ class Endpoint:
     async def _begun(self, body: dict[str, Json], request: GenerateRequest, prompt_tokens: int) -> _Reply:
         room = max(self._model.n_ctx - prompt_tokens, self._model.n_ctx // 8)  # what is estimated may well fit
         wanted = room if request.max_tokens is None else min(request.max_tokens, room)
-        reserved = self._spending.reserve(self._model, prompt_tokens=prompt_tokens, wanted=wanted)
+        reserved = await self._spending.reserve(self._model, prompt_tokens=prompt_tokens, wanted=wanted)
         most = reserved.completion_tokens
         body["max_completion_tokens" if "max_tokens" in self._without else "max_tokens"] = most
         self._emit(self._called(body))
-        chunks = self._line.send(body, max_tokens=most)
-        reply = _Reply(body, reserved, chunks, monotonic() + self._model.provider.timeout_s)
+        sent = asyncio.Event()
+        chunks = self._line.send(body, max_tokens=most, on_sent=sent.set)
+        reply = _Reply(body, reserved, chunks, monotonic() + self._model.provider.timeout_s, sent)
         try:
             reply.first = await self._first(reply)
+        except asyncio.CancelledError:
+            reply.broke_off()
+            raise
+        except ProviderError as error:
+            if error.status is None:
+                reply.broke_off()
+            raise
         finally:
             if reply.first.is_empty:
                 self._settle(reply, self._usage(reply, "", reply.counted) if reply.may_cost else Usage())
@@ -195,7 +210,7 @@ class Endpoint:
             async with asyncio.timeout(min(limit_s, left)):
                 return await anext(reply.chunks, None)
         except TimeoutError:
-            reply.may_cost = True
+            reply.broke_off()
             provider = self._model.provider
             what = f"sent nothing for {limit_s:g} s" if limit_s < left else f"took longer than {provider.timeout_s:g} s"
             hint = "" if limit_s < left else f"raise timeout_s of {provider.name} in models.yaml"
