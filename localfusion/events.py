@@ -134,6 +134,7 @@ class CloudCalled:
     """Something is about to leave this machine: to whom, for which seat (or "judge"), and how much of it.
 
     `prompt_characters` are of all messages of the one request. Said before it is sent, and again for each retry.
+    `model` is the catalogue's name of the model, as in every event, `remote_model` the provider's own.
     """
 
     id: str
@@ -141,11 +142,25 @@ class CloudCalled:
     base_url: str
     model: str
     prompt_characters: int
+    remote_model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CloudCharged:
+    """One request to a provider has ended, in whatever way, and took this: as the provider says, else by estimate."""
+
+    id: str
+    provider: str
+    model: str
+    usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One generation ended: whose, by which model, and what it took. `provider` is "" for what runs here."""
+    """One generation ended: whose, by which model, and what it took. `provider` is "" for what runs here.
+
+    What a provider's took is in its CloudCharged already, with what failed requests took.
+    """
 
     id: str
     model: str
@@ -216,6 +231,7 @@ Event = (
     | PanelistFailed
     | FallbackTaken
     | CloudCalled
+    | CloudCharged
     | Generated
     | AnalysisStarted
     | AnalysisCompleted

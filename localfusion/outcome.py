@@ -12,7 +12,10 @@ Status = Literal["ok", "error", "interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class CloudUse:
-    """What was sent to one provider's model for one seat (or "judge"): in how many requests, and what it took."""
+    """What was sent to one provider's model for one seat (or "judge"): in how many requests, and what it took.
+
+    `model` is the catalogue's name, `remote_model` the provider's own; failed requests count.
+    """
 
     id: str
     provider: str
@@ -20,13 +23,15 @@ class CloudUse:
     base_url: str
     calls: int = 0
     usage: Usage = field(default_factory=Usage)
+    remote_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One finished, failed or interrupted run. `analysis` is None where the judge failed or was not reached.
 
-    The [n] of `answer`, of `citations` and of every response are the run's; `error` is one sentence or None.
+    The [n] of `answer`, of `citations` and of every response are the run's; `error` is one sentence or None. `usage` is
+    of all that the run took, what came to nothing included; `judge_usage` is the judge's part of it.
     """
 
     run_id: str
@@ -41,17 +46,10 @@ class Outcome:
     failed_models: tuple[FailedModel, ...] = ()
     failure_reason: FailureReason | None = None
     error: str | None = None
+    usage: Usage = field(default_factory=Usage)
     judge_usage: Usage = field(default_factory=Usage)
     judge_steps: tuple[ToolStep, ...] = ()
     searched: tuple[str, ...] = ()
     substitutions: tuple[Substitution, ...] = ()
     cloud: tuple[CloudUse, ...] = ()
     warnings: tuple[str, ...] = ()
-
-    @property
-    def usage(self) -> Usage:
-        """The whole run: every panelist and the judge."""
-        total = self.judge_usage
-        for response in self.responses:
-            total = total + response.usage
-        return total

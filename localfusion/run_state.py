@@ -15,6 +15,7 @@ from localfusion.events import (
     AnswerCompleted,
     AnswerStarted,
     CloudCalled,
+    CloudCharged,
     Event,
     FallbackTaken,
     Generated,
@@ -35,7 +36,10 @@ JUDGE = "judge"
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """`responses` hold the panelists' own numbers; `steps` the finished tool calls of those that still work."""
+    """`responses` hold the panelists' own numbers; `steps` the finished tool calls of those that still work.
+
+    `used` is what each seat (or "judge") took, whatever came of it; `told` are those that say so one by one.
+    """
 
     run_id: str = ""
     question: str = ""
@@ -45,6 +49,8 @@ class RunState:
     sources: tuple[str, ...] = ()
     substitutions: tuple[Substitution, ...] = ()
     cloud: tuple[CloudUse, ...] = ()
+    used: Mapping[str, Usage] = field(default_factory=dict)
+    told: frozenset[str] = frozenset()
     steps: Mapping[str, tuple[ToolStep, ...]] = field(default_factory=dict)
     responses: Mapping[str, Response] = field(default_factory=dict)
     failed: Mapping[str, FailedModel] = field(default_factory=dict)
@@ -57,6 +63,11 @@ class RunState:
     status: Status | None = None
     failure_reason: FailureReason | None = None
     error: str | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """What the whole run took."""
+        return sum(self.used.values(), Usage())
 
     def in_panel_order(self) -> tuple[Response, ...]:
         """The finished responses, as the panel is seated."""
@@ -85,14 +96,16 @@ def apply(state: RunState, event: Event) -> RunState:
             return replace(state, status=None, failure_reason=None, error=None, failed={}, sources=sources)
         case WarningRaised(message=message):
             return replace(state, warnings=(*state.warnings, message))
-        case CloudCalled() | Generated():
+        case CloudCalled():
             return replace(state, cloud=_with_use(state.cloud, event))
+        case CloudCharged() | Generated():
+            return _with_usage(state, event)
         case RunEnded(status=status, failure_reason=reason, error=error):
             return replace(
                 state, status=status, failure_reason=reason or state.failure_reason, error=error or state.error
             )
         case _:
-            return _apply_judged(_apply_seated(state, event), event)
+            return _apply_judged(_apply_seated(_with_sum(state, event), event), event)
 
 
 def _apply_seated(state: RunState, event: Event) -> RunState:
@@ -116,18 +129,47 @@ def _with_substitution(state: RunState, found: Substitution) -> RunState:
     return replace(state, substitutions=said, panelists={**state.panelists, found.id: found.to})
 
 
-def _with_use(uses: tuple[CloudUse, ...], event: CloudCalled | Generated) -> tuple[CloudUse, ...]:
-    """What a run took of providers, after a call to one or what came of it."""
-    if not event.provider:
-        return uses
+def _with_use(uses: tuple[CloudUse, ...], event: CloudCalled | CloudCharged) -> tuple[CloudUse, ...]:
+    """What a run took of providers, after a call to one or what it came to."""
     key = (event.id, event.provider, event.model)
     known = {(use.id, use.provider, use.model): use for use in uses}
-    use = known.get(key) or CloudUse(*key, base_url=event.base_url if isinstance(event, CloudCalled) else "")
+    use = known.get(key) or CloudUse(*key, base_url="")
     if isinstance(event, CloudCalled):
-        use = replace(use, calls=use.calls + 1)
+        use = replace(use, base_url=event.base_url, remote_model=event.remote_model, calls=use.calls + 1)
     else:
         use = replace(use, usage=use.usage + event.usage)
     return tuple({**known, key: use}.values())
+
+
+def _with_usage(state: RunState, event: CloudCharged | Generated) -> RunState:
+    """The state after one more generation of a model here, or one more request to a provider."""
+    state = replace(state, told=state.told | {event.id})
+    if isinstance(event, CloudCharged):
+        state = replace(state, cloud=_with_use(state.cloud, event))
+    elif event.provider:
+        return state
+    return _with_more(state, event.id, event.usage)
+
+
+def _with_sum(state: RunState, event: Event) -> RunState:
+    """The state after what a seat came to, which counts where its generations were not told one by one."""
+    id, usage = came_to(event)
+    return state if not id or id in state.told else _with_more(state, id, usage)
+
+
+def _with_more(state: RunState, id: str, usage: Usage) -> RunState:
+    return replace(state, used={**state.used, id: state.used.get(id, Usage()) + usage})
+
+
+def came_to(event: Event) -> tuple[str, Usage]:
+    """What a seat says that it took, several generations together; nothing, of "", for any other event."""
+    match event:
+        case PanelistCompleted(response=response):
+            return response.id, response.usage
+        case AnalysisCompleted(usage=usage) | AnalysisFailed(usage=usage) | AnswerCompleted(usage=usage):
+            return JUDGE, usage
+        case _:
+            return "", Usage()
 
 
 def _with_response(state: RunState, response: Response) -> RunState:
@@ -172,7 +214,8 @@ def to_outcome(state: RunState, responses: tuple[Response, ...]) -> Outcome:
         failed_models=state.failed_in_panel_order(),
         failure_reason=state.failure_reason,
         error=state.error,
-        judge_usage=state.judge_usage,
+        usage=state.usage,
+        judge_usage=state.used.get(JUDGE, Usage()),
         judge_steps=state.steps.get(JUDGE, ()),
         searched=state.sources,
         substitutions=state.substitutions,

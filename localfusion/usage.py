@@ -16,6 +16,7 @@ from localfusion.events import (
     AnalysisFailed,
     AnswerCompleted,
     CloudCalled,
+    CloudCharged,
     Event,
     FallbackTaken,
     Generated,
@@ -24,7 +25,7 @@ from localfusion.events import (
     ToolReturned,
 )
 from localfusion.messages import FallbackReason, Usage
-from localfusion.run_state import JUDGE
+from localfusion.run_state import JUDGE, came_to
 from localfusion.store import History, RunStatus
 
 By = Literal["day", "model", "role", "provider", "panel"]
@@ -37,6 +38,7 @@ KINDS: tuple[type[Event], ...] = (
     ToolReturned,
     FallbackTaken,
     CloudCalled,
+    CloudCharged,
     PanelistCompleted,
     AnalysisCompleted,
     AnalysisFailed,
@@ -166,13 +168,13 @@ class _Seat:
 
 @dataclass(frozen=True, slots=True)
 class _Wrote:
-    """What generations took: of one (`is_one`), or of all that a seat came to."""
+    """What a generation took, a request, or all that a seat came to; `one` is the generation whose lengths count."""
 
     at: float
     id: str
     seat: _Seat
     usage: Usage
-    is_one: bool
+    one: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +276,9 @@ def _add(found: Tally, history: History, period: Period) -> None:
 
 def _add_writing(found: Tally, key: Key, wrote: _Wrote) -> None:
     found.usage[key] += wrote.usage
-    if wrote.is_one:
-        found.prompts[wrote.usage.prompt_tokens] += 1
-        found.completions[wrote.usage.completion_tokens] += 1
+    if wrote.one is not None:
+        found.prompts[wrote.one.prompt_tokens] += 1
+        found.completions[wrote.one.completion_tokens] += 1
 
 
 def _add_elsewhere(found: Tally, history: History, period: Period) -> None:
@@ -295,11 +297,12 @@ def _add_elsewhere(found: Tally, history: History, period: Period) -> None:
 def _parts(history: History) -> Iterator[_Wrote | _Called]:
     """Who wrote what and called what, in order.
 
-    What a seat came to holds what it wrote before its first `Generated`; from there on that is told one by one.
+    What a seat came to holds what it wrote before its first `Generated` or `CloudCharged`; from there on that is told
+    one by one. What a provider's generation took is in its `CloudCharged`, as it is where none came of a request.
     """
     first: dict[str, int] = {}
     for index, stored in enumerate(history.events):
-        if isinstance(stored.event, Generated):
+        if isinstance(stored.event, Generated | CloudCharged):
             first.setdefault(stored.event.id, index)
     seats: dict[str, _Seat] = {}
     for index, stored in enumerate(history.events):
@@ -308,26 +311,21 @@ def _parts(history: History) -> Iterator[_Wrote | _Called]:
                 seats = {id: _Seat(model) for id, model in {**panelists, JUDGE: judge}.items()}
             case FallbackTaken(substitution=taken):
                 seats[taken.id] = _Seat(taken.to)
-            case Generated(id=id, model=model, usage=usage, provider=provider):
-                seats[id] = _Seat(model, provider or HERE)
-                yield _Wrote(stored.at, id, seats[id], usage, is_one=True)
+            case Generated() | CloudCharged() as told:
+                seats[told.id] = _Seat(told.model, told.provider or HERE)
+                yield _told(stored.at, seats[told.id], told)
             case ToolReturned(id=id, result=result):
                 yield _Called(stored.at, id, seats.get(id, _Seat()), result.call.name, result.ok)
             case event:
-                id, usage = _came_to(event)
+                id, usage = came_to(event)
                 if index < first.get(id, inf) and usage != Usage():
-                    yield _Wrote(stored.at, id, seats.get(id, _Seat()), usage, is_one=False)
+                    yield _Wrote(stored.at, id, seats.get(id, _Seat()), usage)
 
 
-def _came_to(event: Event) -> tuple[str, Usage]:
-    """What a seat says that it took, several generations together; nothing for any other event."""
-    match event:
-        case PanelistCompleted(response=response):
-            return response.id, response.usage
-        case AnalysisCompleted(usage=usage) | AnalysisFailed(usage=usage) | AnswerCompleted(usage=usage):
-            return JUDGE, usage
-        case _:
-            return "", Usage()
+def _told(at: float, seat: _Seat, event: Generated | CloudCharged) -> _Wrote:
+    if isinstance(event, CloudCharged):
+        return _Wrote(at, event.id, seat, event.usage)
+    return _Wrote(at, event.id, seat, Usage() if event.provider else event.usage, one=event.usage)
 
 
 def _panel(started: RunStarted) -> Panel:

@@ -103,12 +103,13 @@ class SubstitutionPart(Part):
 
 
 class CloudUsePart(Part):
-    """What left the machine: to whom, for which panelist or "judge"."""
+    """What left the machine: to whom, for which panelist or "judge"; `remote_model` is its provider's name of it."""
 
     id: str
     provider: str
     base_url: str
     model: str
+    remote_model: str
     calls: int
     usage: UsagePart
 
@@ -215,6 +216,7 @@ def _cloud_use(use: CloudUse) -> CloudUsePart:
         provider=use.provider,
         base_url=use.base_url,
         model=use.model,
+        remote_model=use.remote_model,
         calls=use.calls,
         usage=_usage(use.usage),
     )

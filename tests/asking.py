@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from localfusion.events import CloudCalled
+from localfusion.events import CloudCalled, CloudCharged
 from localfusion.messages import (
     CloudLeave,
     Completion,
@@ -30,11 +30,18 @@ QUESTION = (Message("system", "Answer."), Message("user", "Who keeps Skerry?"))
 
 @dataclass
 class Heard:
-    """What came of a request: the deltas, the completion, and what was said to leave."""
+    """What came of a request: the deltas, the completion, and what was said to leave and to be charged."""
 
     deltas: list[Delta] = field(default_factory=list)
     said: list[CloudCalled] = field(default_factory=list)
+    charged: list[CloudCharged] = field(default_factory=list)
     completion: Completion | None = None
+
+    def hear(self, event: CloudCalled | CloudCharged) -> None:
+        if isinstance(event, CloudCalled):
+            self.said.append(event)
+        else:
+            self.charged.append(event)
 
     @property
     def content(self) -> str:
@@ -79,9 +86,7 @@ def ask(
     heard = heard if heard is not None else Heard()
 
     async def scenario() -> None:
-        opened = open_endpoint(
-            model, id="a", environ=environ, spending=spending or Spending(ALLOWED), emit=heard.said.append
-        )
+        opened = open_endpoint(model, id="a", environ=environ, spending=spending or Spending(ALLOWED), emit=heard.hear)
         async with opened as endpoint, aclosing(endpoint.generate(request)) as stream:
             async for item in stream:
                 if isinstance(item, Completion):

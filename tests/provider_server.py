@@ -92,10 +92,14 @@ Answer = Reply | Callable[[Sent], Reply]
 
 
 class ProviderServer:
-    """Gives its replies in order, the last one again and again; `closed` is set when a client hung up on a reply."""
+    """Gives its replies in order, the last one again and again; `asked` is set by a request.
+
+    `closed` is set when a client hung up on a reply.
+    """
 
     def __init__(self, replies: Sequence[Answer]) -> None:
         self.sent: list[Sent] = []
+        self.asked = threading.Event()
         self.closed = threading.Event()
         self._replies = list(replies)
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -133,6 +137,7 @@ class ProviderServer:
             headers = dict(BytesParser(policy=HTTP).parsebytes(head).items())
             length = int(headers.get("Content-Length", headers.get("content-length", "0")))
             self.sent.append(Sent(line, headers, json.loads(reader.read(length) or b"{}")))
+            self.asked.set()
             answer = self._replies.pop(0) if len(self._replies) > 1 else self._replies[0]
             reply = answer if isinstance(answer, Reply) else answer(self.sent[-1])
             connection.sendall(reply.raw)

@@ -64,6 +64,7 @@ def localfusion_at(
 BAD_INPUT: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("no command like that", ("aks",), "No such command 'aks'"),
     ("unknown option", ("ask", "--pannel", "one", "Q?"), "No such option '--pannel'"),
+    ("a cost that is no number", ("ask", "--max-cost", "nan", "Q?"), "write a number of dollars"),
     ("no question", ("ask",), "Missing argument 'QUESTION'"),
     ("empty question", ("ask", ""), "the question is empty"),
     ("blank question", ("ask", " \n\t"), "the question is empty"),

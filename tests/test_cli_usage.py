@@ -19,6 +19,7 @@ from localfusion.cli.usage import lines
 from localfusion.cli.usage_document import UsageDocument
 from localfusion.events import (
     CloudCalled,
+    CloudCharged,
     Event,
     FallbackTaken,
     Generated,
@@ -48,6 +49,7 @@ def told(number: int) -> list[Event]:
         ToolReturned("a", 2, ToolStep(ToolCall("web_fetch", {"url": "x"}), error="it is not there")),
         Generated("a", "small", Usage(1800, 900, 80, 3.0)),
         CloudCalled("c", "openrouter", "https://x", HOSTILE, 4000),
+        CloudCharged("c", "openrouter", HOSTILE, Usage(1000, 0, 120, 1.5, 0.0125, 60)),
         Generated("c", HOSTILE, Usage(1000, 0, 120, 1.5, 0.0125, 60), "openrouter"),
         Generated("judge", "wise", Usage(2500, 200, 400, 9.0)),
         RunEnded("ok"),

@@ -1,5 +1,6 @@
 """What of the providers is pure: the arithmetic of limits, the decoder of steps, the reader of streams, estimates."""
 
+import asyncio
 import json
 from fractions import Fraction
 from itertools import pairwise
@@ -62,21 +63,52 @@ def test_requests_side_by_side_never_go_over_the_limits(
 ) -> None:
     spending = Spending(CloudLeave(is_allowed=True, max_cost=max_cost, max_tokens=max_tokens))
     model = remote("http://127.0.0.1:1", prices=prices)
-    waiting = []
-    for prompt, wanted, share, is_settled in calls:
+
+    async def call(prompt: int, wanted: int, share: float, is_slow: bool) -> None:
         try:
-            reserved = spending.reserve(model, prompt_tokens=prompt, wanted=wanted)
+            reserved = await spending.reserve(model, prompt_tokens=prompt, wanted=wanted)
         except LimitReached:
-            continue
+            return
+        await asyncio.sleep(0.001 if is_slow else 0)
         written = int(reserved.completion_tokens * share)
         cost = price(prices, prompt_tokens=prompt, completion_tokens=written)
-        waiting.append((reserved, Usage(prompt, 0, written, 0.0, float(cost))))
-        if is_settled:
-            spending.settle(*waiting.pop(0))
-    for reserved, usage in waiting:
-        spending.settle(reserved, usage)
+        spending.settle(reserved, Usage(prompt, 0, written, 0.0, float(cost)))
+
+    async def together() -> None:
+        await asyncio.gather(*(call(*one) for one in calls))
+
+    asyncio.run(together())
     assert spending.tokens <= max_tokens
     assert spending.cost <= max_cost * (1 + 1e-9)
+
+
+def test_who_finds_too_little_waits_for_what_others_give_back() -> None:
+    async def scenario() -> list[int]:
+        spending = Spending(CloudLeave(is_allowed=True, max_tokens=1000))
+        model = remote("http://127.0.0.1:1")
+        first = await spending.reserve(model, prompt_tokens=100, wanted=800)
+        second, third = (
+            asyncio.ensure_future(spending.reserve(model, prompt_tokens=100, wanted=wanted)) for wanted in (800, 500)
+        )
+        await asyncio.sleep(0)
+        assert not second.done()
+        second.cancel()  # whoever is cancelled leaves nothing put by
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert not third.done()
+        spending.settle(first, Usage(100, 0, 100))
+        found = [first, await third]
+        with pytest.raises(LimitReached):  # whatever the third gives back, this is more than is left
+            await spending.reserve(model, prompt_tokens=790, wanted=800)
+        waiting = asyncio.ensure_future(spending.reserve(model, prompt_tokens=300, wanted=400))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        spending.settle(found[1], Usage(100, 0, 500))
+        with pytest.raises(LimitReached):  # what it waited for was used up
+            await waiting
+        return [reserved.completion_tokens for reserved in found]
+
+    assert asyncio.run(scenario()) == [800, 500]
 
 
 # Steps
@@ -209,6 +241,23 @@ def test_a_key_never_stands_in_what_is_shown(key: str, before: str, after: str) 
     assert len(shown) <= MAX_CHARACTERS + 3
     assert shown.isprintable()
     assert key not in repr(Secret(key)) or len(key) < 6
+
+
+KEYS = st.text("abcdefXYZ0123456789-_", min_size=12).filter(lambda key: sum(map(str.isalnum, key)) >= 8)
+
+
+@given(KEYS, st.lists(st.sampled_from(["", " ", "-", " . ", "·", "\n"]), min_size=1), st.booleans())
+def test_a_key_in_pieces_is_no_less_hidden(key: str, between: list[str], is_upper: bool) -> None:
+    written = "".join(char + between[index % len(between)] for index, char in enumerate(key))
+    shown = Secret(key).scrubbed(f"bad key: {written.upper() if is_upper else written} it is")
+    assert "".join(filter(str.isalnum, shown)).lower() in (
+        "badkeyitis",
+        "badkeyit",
+        "badkeyis",
+        "badkey",
+        "badit",
+        "it",
+    )
 
 
 def test_estimates_of_prose_are_a_little_large() -> None:

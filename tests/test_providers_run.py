@@ -12,18 +12,29 @@ from pathlib import Path
 import pytest
 
 from localfusion.deliberation import Question, World, deliberate
-from localfusion.events import CloudCalled, Event, TextWritten
-from localfusion.messages import AnyModel, CloudLeave, JudgeSpec, ModelSpec, PanelistSpec, PanelSpec
+from localfusion.events import CloudCalled, CloudCharged, Event, Generated, TextWritten
+from localfusion.messages import (
+    AnyModel,
+    CloudLeave,
+    JudgeSpec,
+    ModelSpec,
+    PanelistSpec,
+    PanelSpec,
+    Prices,
+    Usage,
+    with_model,
+)
 from localfusion.outcome import Outcome
 from localfusion.providers import Spending, open_endpoint
 from localfusion.search.documents import DocumentIndex
 from localfusion.search.local_documents import LocalDocuments
+from localfusion.session import open_session
 from localfusion.store import Store
 from localfusion.tools import CountTokens, Toolbox
 from tests.asking import ENVIRON, remote
-from tests.harbour import HARBOUR, request
+from tests.harbour import HARBOUR, OPEN_QUESTION, micro_panel, request, surroundings
 from tests.obedient import Obedient, scheduler_of
-from tests.provider_server import ProviderServer, Reply, Sent, called, provider, spoken
+from tests.provider_server import ProviderServer, Reply, Sent, called, delta, events, http, provider, spoken, usage
 
 QUESTION = "Who keeps Skerry?"
 INVENTED = "forty cats live in the tower"
@@ -107,6 +118,12 @@ def left(heard: list[Event]) -> list[CloudCalled]:
     return [event for event in heard if isinstance(event, CloudCalled)]
 
 
+def sum_of(heard: list[Event]) -> Usage:
+    """What the generations here and the requests to providers took."""
+    here = [event.usage for event in heard if isinstance(event, Generated) and not event.provider]
+    return sum([*here, *(event.usage for event in heard if isinstance(event, CloudCharged))], Usage())
+
+
 @pytest.mark.parametrize("is_tools", [False, True], ids=["json_schema", "tools"])
 def test_a_panelist_may_be_a_providers(harbour: LocalDocuments, is_tools: bool) -> None:
     with provider(scripted) as server:
@@ -130,6 +147,10 @@ def test_a_panelist_may_be_a_providers(harbour: LocalDocuments, is_tools: bool) 
         assert other.content not in "".join(sent.texts)
     assert [sorted(sent.calls) for sent in server.sent] == [["web_search"], ["web_fetch", "web_search"], []]
     assert mine.usage.completion_tokens == 15
+    (use,) = outcome.cloud
+    assert (use.id, use.model, use.remote_model, use.calls) == ("a", "far", "maker/far-1", 3)
+    assert use.usage == mine.usage
+    assert outcome.usage == sum_of(heard)
 
 
 @pytest.mark.parametrize("is_tools", [False, True], ids=["json_schema", "tools"])
@@ -180,3 +201,24 @@ def test_a_run_without_leave_sends_nothing_and_says_why(harbour: LocalDocuments)
     assert [failed.id for failed in outcome.failed_models] == ["a"]
     assert "--allow-cloud" in outcome.failed_models[0].hint
     assert not left(heard)
+
+
+def test_what_failed_before_a_resume_is_spent(tmp_path: Path) -> None:
+    """The judge's first request breaks off and costs nearly all that the run may: after the resume none is sent."""
+    broken = http(events(delta(content="O"), usage(10, 5, cost=0.4), {"error": {"code": 502}}))
+    leave = CloudLeave(is_allowed=True, max_cost=0.4001)
+
+    async def scenario(judge: AnyModel) -> tuple[Outcome, Outcome]:
+        panel = with_model(micro_panel(), "judge", judge)
+        async with open_session(surroundings(tmp_path)) as session:
+            first = await session.ask(replace(request(OPEN_QUESTION, panel), cloud=leave), emit=lambda _: None)
+            return first, await session.resume(first.run_id, emit=lambda _: None)
+
+    with provider(broken) as server:
+        first, second = asyncio.run(scenario(remote(server.url, key="", prices=Prices(1, 1), n_ctx=32_768)))
+        assert len(server.sent) == 1
+    assert (first.error or "").startswith("cloud failed")
+    assert "may spend 0.4001 dollars" in (second.error or "")
+    (use,) = second.cloud
+    assert (use.id, use.calls, use.usage.cost) == ("judge", 1, 0.4)
+    assert second.usage.cost == second.judge_usage.cost == 0.4

@@ -5,7 +5,11 @@ from localfusion.events import (
     AnalysisCompleted,
     AnalysisFailed,
     AnswerCompleted,
+    CloudCalled,
+    CloudCharged,
     Event,
+    FallbackTaken,
+    Generated,
     PanelistCompleted,
     PanelistFailed,
     RunEnded,
@@ -15,7 +19,8 @@ from localfusion.events import (
     ToolReturned,
     WarningRaised,
 )
-from localfusion.messages import ToolCall, Usage
+from localfusion.messages import Substitution, ToolCall, Usage
+from localfusion.outcome import CloudUse
 from localfusion.run_state import RunState, apply, fold, to_outcome
 
 CALL = ToolCall("web_search", {"query": "height"})
@@ -71,6 +76,43 @@ def test_what_the_judge_cost_is_summed_even_where_it_failed() -> None:
     outcome = to_outcome(fold(events), ())
     assert (outcome.judge_usage.prompt_tokens, outcome.judge_usage.cached_tokens) == (11, 5)
     assert (outcome.status, outcome.failure_reason, outcome.analysis) == ("ok", "judge_not_valid_json", None)
+
+
+def test_what_left_is_one_use_for_each_model_and_counts_what_failed() -> None:
+    called = CloudCalled("b", "cloud", "https://x", "far", 500, "maker/far-1")
+    events: list[Event] = [
+        STARTED,
+        called,
+        CloudCharged("b", "cloud", "far", Usage(10, 0, 1, cost=0.5)),
+        called,
+        CloudCharged("b", "cloud", "far", Usage(10, 0, 4, cost=0.25)),
+        Generated("b", "far", Usage(10, 0, 4, cost=0.25), "cloud"),
+        RunResumed("run_1", ()),
+    ]
+    state = fold(events)
+    assert state.cloud == (CloudUse("b", "cloud", "far", "https://x", 2, Usage(20, 0, 5, cost=0.75), "maker/far-1"),)
+    assert state.usage == Usage(20, 0, 5, cost=0.75)
+
+
+def test_a_run_took_what_its_models_took_whatever_came_of_it() -> None:
+    events: list[Event] = [
+        STARTED,
+        Generated("a", "m1", Usage(100)),
+        FallbackTaken(Substitution("a", "m1", "m9", "died", "it died")),
+        Generated("a", "m9", Usage(200)),
+        RunResumed("run_1", ()),
+        Generated("a", "m9", Usage(400)),
+        PanelistCompleted(Response("a", "m9", "Forty.", usage=Usage(400))),
+        Generated("c", "m3", Usage(800)),
+        C_FAILED,
+        PanelistCompleted(Response("b", "m2", "Forty.", usage=Usage(1600))),  # as an early version stored it
+        Generated("judge", "j", Usage(3200)),
+        AnalysisFailed("judge_upstream_error", "it died", Usage()),
+    ]
+    state = fold(events)
+    outcome = to_outcome(state, state.in_panel_order())
+    assert outcome.usage == Usage(6300)
+    assert outcome.judge_usage == Usage(3200)
 
 
 def test_the_whole_of_a_run_is_in_its_outcome() -> None:

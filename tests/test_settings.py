@@ -75,6 +75,8 @@ def test_another_file_may_be_named(tmp_path: Path) -> None:
         ("search:\n  searxng: s.example", "config.yaml:2: search.searxng must be an address like"),
         ("search:\n  blocked_domains: [a.com, nonsense]", "has no domain in it"),
         ("search:\n  keep_pages_hours: -1", "config.yaml:2: search.keep_pages_hours must be greater than"),
+        ("cloud:\n  max_cost: .nan", "config.yaml:2: cloud.max_cost must be"),
+        ("cloud:\n  max_cost: .inf", "config.yaml:2: cloud.max_cost must be"),
         ("search:\n  docs: ['']", "must be a path on one line"),
         ("search: {docs: [missing]}", "no such file or folder"),
         ("search: {embedding: missing.gguf}", "no such file or folder"),

@@ -22,7 +22,16 @@ from hypothesis import strategies as st
 from localfusion.analysis import FailedModel
 from localfusion.engine import client
 from localfusion.errors import ModelError, ModelLoadError
-from localfusion.events import FallbackTaken, Generated, PanelistFailed, RunEnded, RunStarted, WarningRaised
+from localfusion.events import (
+    CloudCalled,
+    CloudCharged,
+    FallbackTaken,
+    Generated,
+    PanelistFailed,
+    RunEnded,
+    RunStarted,
+    WarningRaised,
+)
 from localfusion.gguf_header import FOREIGN, read_header
 from localfusion.messages import GenerateRequest, Message, ModelSpec, Substitution, Usage
 from tests.harbour import ROOT, SHIPPED
@@ -381,6 +390,8 @@ for event in EVENTS:
 EVENTS = (
     RunStarted("run_1", SAID, {"a": SAID, "b": SAID}, SAID, 0, (SAID,)),
     FallbackTaken(Substitution("a", SAID, SAID, "died", SAID)),
+    CloudCalled("a", SAID, SAID, SAID, 9, SAID),
+    CloudCharged("a", SAID, SAID, Usage(1, 0, 1)),
     Generated("a", SAID, Usage(1, 0, 1), SAID),
     PanelistFailed(FailedModel("b", SAID, SAID, SAID)),
     WarningRaised(SAID),

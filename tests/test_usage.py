@@ -21,6 +21,7 @@ from localfusion.events import (
     AnalysisFailed,
     AnswerCompleted,
     CloudCalled,
+    CloudCharged,
     Event,
     FallbackTaken,
     Generated,
@@ -94,6 +95,7 @@ events = st.one_of(
     st.builds(Generated, ids, names, usages, st.sampled_from(["", "openrouter"])),
     st.builds(called, ids, st.sampled_from(["web_search", "web_fetch"]), st.sampled_from([None, "no"])),
     st.builds(FallbackTaken, substitutions),
+    st.builds(CloudCharged, ids, st.just("openrouter"), names, usages),
     st.builds(CloudCalled, ids, st.just("openrouter"), st.just("https://x"), names, st.integers(0, 999)),
     st.builds(PanelistCompleted, st.builds(Response, ids, names, st.just(""), usage=usages)),
     st.builds(AnalysisCompleted, st.just(Analysis()), st.just("{}"), usages),
@@ -253,8 +255,10 @@ def test_models_that_stepped_in_and_requests_that_left() -> None:
             history(
                 STARTED,
                 FallbackTaken(Substitution("a", "small", "cloudy", "died", "it died")),
-                CloudCalled("a", "openrouter", "https://x", "cloudy", 500),
-                CloudCalled("a", "openrouter", "https://x", "cloudy", 500),
+                CloudCalled("a", "openrouter", "https://x", "cloudy", 500, "maker/cloudy-1"),
+                CloudCharged("a", "openrouter", "cloudy", replace(spent(10, 1), cost=0.125)),
+                CloudCalled("a", "openrouter", "https://x", "cloudy", 500, "maker/cloudy-1"),
+                CloudCharged("a", "openrouter", "cloudy", replace(spent(10, 5), cost=0.25)),
                 Generated("a", "cloudy", replace(spent(10, 5), cost=0.25), "openrouter"),
                 called("a", "web_fetch"),
             )
@@ -264,7 +268,8 @@ def test_models_that_stepped_in_and_requests_that_left() -> None:
     assert found.fallbacks == {("small", "cloudy", "died"): 1}
     assert found.cloud_calls == {("openrouter", "cloudy"): 2}
     assert found.cloud_characters == {("openrouter", "cloudy"): 1000}
-    assert groups(found, "provider")["openrouter"] == Figures(replace(spent(10, 5), cost=0.25), 1, 1)
+    assert groups(found, "provider")["openrouter"] == Figures(replace(spent(20, 6), cost=0.375), 1, 1)
+    assert found.completions == {5: 1}
     assert groups(found, "model")["cloudy"].tool_calls == 1
 
 

@@ -50,10 +50,11 @@ OUTCOME = Outcome(
         ),
     ),
     failed_models=(FailedModel("b", "micro-b", "the worker died"),),
+    usage=Usage(117, 54, 28, 3.0, 0.25, 2),
     judge_usage=Usage(100, 50, 20, 1.5),
     searched=("/docs",),
     substitutions=(Substitution("a", "big", "micro-a", "does_not_fit", "big is big"),),
-    cloud=(CloudUse("judge", "remote", "large", "https://r.example/v1", 2, Usage(7, 0, 5, 1.0, 0.25, 2)),),
+    cloud=(CloudUse("judge", "remote", "large", "https://r.example/v1", 2, Usage(7, 0, 5, 1.0, 0.25, 2), "r/large-1"),),
     warnings=("damaged.pdf was skipped",),
 )
 
@@ -82,11 +83,12 @@ DESIGNED = """
            "usage": {"prompt_tokens": 100, "cached_tokens": 50, "completion_tokens": 20, "seconds": 1.5, "cost": 0.0,
                      "reasoning_tokens": 0}},
  "substitutions": [{"id": "a", "model": "big", "to": "micro-a", "reason": "does_not_fit", "error": "big is big"}],
- "cloud": [{"id": "judge", "provider": "remote", "base_url": "https://r.example/v1", "model": "large", "calls": 2,
+ "cloud": [{"id": "judge", "provider": "remote", "base_url": "https://r.example/v1", "model": "large",
+            "remote_model": "r/large-1", "calls": 2,
             "usage": {"prompt_tokens": 7, "cached_tokens": 0, "completion_tokens": 5, "seconds": 1.0, "cost": 0.25,
                       "reasoning_tokens": 2}}],
- "usage": {"prompt_tokens": 110, "cached_tokens": 54, "completion_tokens": 23, "seconds": 2.0, "cost": 0.0,
-           "reasoning_tokens": 0},
+ "usage": {"prompt_tokens": 117, "cached_tokens": 54, "completion_tokens": 28, "seconds": 3.0, "cost": 0.25,
+           "reasoning_tokens": 2},
  "seed": 5, "warnings": ["damaged.pdf was skipped"]}
 """
 

@@ -49,7 +49,12 @@ def substitution_text(found: Substitution) -> str:
 def _sent(use: CloudUse) -> str:
     requests = "1 request" if use.calls == 1 else f"{use.calls} requests"
     took = f"{use.usage.prompt_tokens + use.usage.completion_tokens} tokens, ${use.usage.cost:.4f}"
-    return printable(f"{use.provider} ({use.base_url}): {use.model} for {use.id}, {requests}, {took}")
+    return printable(f"{use.provider} ({use.base_url}): {_named(use)} for {use.id}, {requests}, {took}")
+
+
+def _named(use: CloudUse) -> str:
+    """The model, and how its provider calls it where that is another name."""
+    return use.model if use.remote_model in ("", use.model) else f"{use.model} ({use.remote_model})"
 
 
 def _responses(outcome: Outcome) -> Iterator[str]:

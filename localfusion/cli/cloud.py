@@ -1,6 +1,7 @@
 """Options that say whether a run may ask providers, and what that may cost. Asks nobody."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
@@ -79,6 +80,12 @@ def cloud_options(command: Callable[Concatenate[NamedLeave, P], R]) -> Callable[
     return decorated
 
 
+def _finite(_context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter("write a number of dollars, like 0.50", param=parameter)
+    return value
+
+
 _OPTIONS = (
     click.option(
         "--allow-cloud",
@@ -88,6 +95,7 @@ _OPTIONS = (
     click.option(
         "--max-cost",
         type=click.FloatRange(0, 1_000_000),
+        callback=_finite,
         metavar="USD",
         help="What the run may spend on providers, by the prices in models.yaml.",
     ),

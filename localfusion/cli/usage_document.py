@@ -109,7 +109,7 @@ class CloudPart(Part):
     """Requests that left this machine."""
 
     provider: str = Field(description="to whom")
-    model: str = Field(description="for which model")
+    model: str = Field(description="for which model, by its name in models.yaml")
     calls: int = Field(description="requests, retries included")
     prompt_characters: int = Field(description="characters of their prompts")
 

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib import import_module
 
 from localfusion.errors import ConfigError, ProviderError
-from localfusion.events import CloudCalled
+from localfusion.events import CloudCalled, CloudCharged
 from localfusion.messages import RemoteModel
 from localfusion.providers.endpoint import Endpoint, Line
 from localfusion.providers.spending import Spending
@@ -27,11 +27,12 @@ async def open_endpoint(
     id: str,
     environ: Mapping[str, str],
     spending: Spending,
-    emit: Callable[[CloudCalled], None],
+    emit: Callable[[CloudCalled | CloudCharged], None],
 ) -> AsyncIterator[Endpoint]:
-    """A provider's model for a seat (or "judge"), closed at the end; `emit` is told of each request before it leaves.
+    """A provider's model for a seat (or "judge"), closed at the end.
 
-    Raises ProviderError where the run does not allow it, ConfigError where a package or the key is missing.
+    `emit` is told of each request before it leaves, and of what it took when it has ended. Raises ProviderError where
+    the run does not allow it, ConfigError where a package or the key is missing.
     """
     if not spending.leave.is_allowed:
         raise ProviderError(

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import NoReturn, Protocol, TypeVar
 
 from localfusion.errors import ContextOverflow, MalformedOutput, ProviderError
-from localfusion.events import CloudCalled
+from localfusion.events import CloudCalled, CloudCharged
 from localfusion.messages import (
     Completion,
     Delta,
@@ -49,28 +49,41 @@ class Line(Protocol):
 
     async def persist(self, work: Callable[[], Awaitable[T]]) -> T: ...
 
-    def send(self, body: Mapping[str, Json], *, max_tokens: int) -> AsyncGenerator[Chunk]: ...
+    def send(
+        self, body: Mapping[str, Json], *, max_tokens: int, on_sent: Callable[[], None]
+    ) -> AsyncGenerator[Chunk]: ...
 
 
 @dataclass(slots=True)
 class _Reply:
-    """A request that was sent, what was put by for it, and its reply so far."""
+    """A request, what was put by for it, and its reply so far; `sent` is set once the provider has all of it."""
 
     body: Mapping[str, Json]
     reserved: Reservation
     chunks: AsyncGenerator[Chunk]
     deadline: float
+    sent: asyncio.Event
     started: float = field(default_factory=monotonic)
     first: Chunk = field(default_factory=Chunk)
     counted: Counted | None = None
     may_cost: bool = False
+
+    def broke_off(self) -> None:
+        """It ended without a word of the provider, who may have worked on it all the same."""
+        self.may_cost = self.may_cost or self.sent.is_set()
 
 
 class Endpoint:
     """One model at one provider, for one seat (or "judge") of a run."""
 
     def __init__(
-        self, model: RemoteModel, line: Line, *, id: str, spending: Spending, emit: Callable[[CloudCalled], None]
+        self,
+        model: RemoteModel,
+        line: Line,
+        *,
+        id: str,
+        spending: Spending,
+        emit: Callable[[CloudCalled | CloudCharged], None],
     ) -> None:
         self._model = model
         self._line = line
@@ -110,7 +123,7 @@ class Endpoint:
             content, unshown = self._content(reading, request, reason)
         finally:
             usage = self._usage(reply, reading.written, counted)
-            self._spending.settle(reply.reserved, usage)
+            self._settle(reply, usage)
         if unshown:
             yield Delta("content", unshown)
         yield Completion(content, reading.thinking, reason or "stop", usage)
@@ -147,19 +160,31 @@ class Endpoint:
     async def _begun(self, body: dict[str, Json], request: GenerateRequest, prompt_tokens: int) -> _Reply:
         room = max(self._model.n_ctx - prompt_tokens, self._model.n_ctx // 8)  # what is estimated may well fit
         wanted = room if request.max_tokens is None else min(request.max_tokens, room)
-        reserved = self._spending.reserve(self._model, prompt_tokens=prompt_tokens, wanted=wanted)
+        reserved = await self._spending.reserve(self._model, prompt_tokens=prompt_tokens, wanted=wanted)
         most = reserved.completion_tokens
         body["max_completion_tokens" if "max_tokens" in self._without else "max_tokens"] = most
-        provider = self._model.provider
-        self._emit(CloudCalled(self._id, provider.name, provider.base_url, self._model.model, prompt_characters(body)))
-        chunks = self._line.send(body, max_tokens=most)
-        reply = _Reply(body, reserved, chunks, monotonic() + provider.timeout_s)
+        self._emit(self._called(body))
+        sent = asyncio.Event()
+        chunks = self._line.send(body, max_tokens=most, on_sent=sent.set)
+        reply = _Reply(body, reserved, chunks, monotonic() + self._model.provider.timeout_s, sent)
         try:
             reply.first = await self._first(reply)
+        except asyncio.CancelledError:
+            reply.broke_off()
+            raise
+        except ProviderError as error:
+            if error.status is None:
+                reply.broke_off()
+            raise
         finally:
             if reply.first.is_empty:
-                self._spending.settle(reserved, self._usage(reply, "", reply.counted) if reply.may_cost else Usage())
+                self._settle(reply, self._usage(reply, "", reply.counted) if reply.may_cost else Usage())
         return reply
+
+    def _called(self, body: dict[str, Json]) -> CloudCalled:
+        model, provider = self._model, self._model.provider
+        n_characters = prompt_characters(body)
+        return CloudCalled(self._id, provider.name, provider.base_url, model.name, n_characters, model.model)
 
     async def _first(self, reply: _Reply) -> Chunk:
         """The first chunk that says something. Raises ProviderError, Unavailable where the stream ends without one."""
@@ -185,7 +210,7 @@ class Endpoint:
             async with asyncio.timeout(min(limit_s, left)):
                 return await anext(reply.chunks, None)
         except TimeoutError:
-            reply.may_cost = True
+            reply.broke_off()
             provider = self._model.provider
             what = f"sent nothing for {limit_s:g} s" if limit_s < left else f"took longer than {provider.timeout_s:g} s"
             hint = "" if limit_s < left else f"raise timeout_s of {provider.name} in models.yaml"
@@ -214,6 +239,11 @@ class Endpoint:
         if not content.strip() and reason == "stop" and request.output.schema is None:
             raise MalformedOutput(self._model.name, f"{self._model.name} wrote nothing", text=reading.written)
         return content, unshown
+
+    def _settle(self, reply: _Reply, usage: Usage) -> None:
+        """The request has ended and took this."""
+        self._spending.settle(reply.reserved, usage)
+        self._emit(CloudCharged(self._id, self._model.provider.name, self._model.name, usage))
 
     def _usage(self, reply: _Reply, written: str, counted: Counted | None) -> Usage:
         """What a request took: as the provider says, else as it is estimated."""

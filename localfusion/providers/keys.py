@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from configparser import Error as ConfigParserError
 
 import keyring
 from keyring.errors import KeyringError
@@ -11,6 +12,9 @@ from localfusion.messages import ProviderSpec
 from localfusion.providers.secret import Secret
 
 SERVICE = "localfusion"
+_NO_RING = (KeyringError, OSError, RuntimeError)
+_NO_BACKEND = (ImportError, AttributeError, ValueError, TypeError, ConfigParserError)
+"""What loading one raises that the environment or the keyring's own file names, and that is none."""
 
 
 async def find_key(provider: ProviderSpec, environ: Mapping[str, str]) -> Secret:
@@ -32,8 +36,8 @@ async def find_key(provider: ProviderSpec, environ: Mapping[str, str]) -> Secret
 
 
 def _from_keyring(name: str) -> str:
-    """What the keyring has under this name; "" where there is no keyring, or it is locked."""
+    """What the keyring has under this name; "" where there is no keyring that works, or it is locked."""
     try:
         return (keyring.get_password(SERVICE, name) or "").strip()
-    except (KeyringError, OSError, RuntimeError):
+    except (*_NO_RING, *_NO_BACKEND):
         return ""

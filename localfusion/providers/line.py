@@ -7,6 +7,8 @@ headers named below are all that stay.
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from functools import partial
 from ipaddress import ip_address
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -37,6 +39,10 @@ _NO_KEY = "none"
 """The SDK wants some key and would take one from the environment; this one is taken off before anything is sent."""
 
 
+_on_sent: ContextVar[Callable[[], None]] = ContextVar("on_sent")
+"""Whom the request that is being made tells that it was sent: the SDK has no place for it."""
+
+
 class _Answered(openai.OpenAIError):
     """A reply that is no chat completion, raised where its headers are seen so that no more of it is read than told."""
 
@@ -63,9 +69,15 @@ class Line:
         )
         return await retrying(work)
 
-    async def send(self, body: Mapping[str, Json], *, max_tokens: int) -> AsyncGenerator[Chunk]:
-        """The chunks of a reply. Raises ProviderError: Unavailable where it makes sense to ask again."""
+    async def send(
+        self, body: Mapping[str, Json], *, max_tokens: int, on_sent: Callable[[], None]
+    ) -> AsyncGenerator[Chunk]:
+        """The chunks of a reply; `on_sent` is told when the provider has the whole body.
+
+        Raises ProviderError: Unavailable where it makes sense to ask again, without a status where there was no reply.
+        """
         reader = EventReader(max_bytes=MAX_EVENT_BYTES + BYTES_A_TOKEN * max_tokens)
+        _on_sent.set(on_sent)
         try:
             stream = await self._client.chat.completions.create(
                 model=self._model.model, messages=[], stream=True, extra_body=dict(body)
@@ -145,6 +157,7 @@ class _Door:
         headers["accept"] = "text/event-stream, application/json"
         headers["accept-encoding"] = "identity"
         headers["user-agent"] = f"localfusion/{__version__}"
+        request.extensions["trace"] = partial(_traced, _on_sent.get())
         if key := self._secret.reveal():
             headers["authorization"] = f"Bearer {key}"
 
@@ -166,6 +179,12 @@ class _Door:
         body = await _bounded(response, MAX_BODY_BYTES)
         headers = {name.lower(): value for name, value in response.headers.items()}
         raise _Answered(refusal(response.status_code, body, headers, model=self._model, secret=self._secret))
+
+
+async def _traced(on_sent: Callable[[], None], event: str, _: object) -> None:
+    """Hear of the steps of a request; the end of the body is the one that counts."""
+    if event.endswith(".send_request_body.complete"):
+        on_sent()
 
 
 async def _events(response: httpx2.Response, reader: EventReader) -> AsyncIterator[str]:

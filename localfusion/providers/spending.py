@@ -1,8 +1,11 @@
 """What a run may still spend on cloud models: room is reserved before each request and settled after it.
 
-Pure arithmetic and the sums of one run. Nothing is sent from here, and prices are the catalogue's.
+The sums of one run, kept in one event loop. Who finds too little because others have put it by waits for them. Nothing
+is sent from here, and prices are the catalogue's.
 """
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -58,7 +61,7 @@ class Reservation:
 
 
 class Spending:
-    """The sums of one run, shared by all its endpoints; used from one thread."""
+    """The sums of one run, shared by all its endpoints; used from one event loop."""
 
     def __init__(self, leave: CloudLeave, *, spent: Usage = Usage()) -> None:  # noqa: B008 - frozen
         """`spent` is what the run has cost before, where it is resumed."""
@@ -66,6 +69,7 @@ class Spending:
         self._cost = Fraction(spent.cost)
         self._tokens = spent.prompt_tokens + spent.completion_tokens
         self._open: list[Reservation] = []
+        self._settled = asyncio.Event()
 
     @property
     def cost(self) -> float:
@@ -77,23 +81,26 @@ class Spending:
         """Tokens so far, of requests that are settled."""
         return self._tokens
 
-    def reserve(self, model: RemoteModel, *, prompt_tokens: int, wanted: int) -> Reservation:
-        """Room for a request at its worst. Raises LimitReached where not even a short answer can be paid."""
+    async def reserve(self, model: RemoteModel, *, prompt_tokens: int, wanted: int) -> Reservation:
+        """Room for a request at its worst, less than is wanted where no more is left of the limits.
+
+        Waits while other requests have put by what it could have. Raises LimitReached where not even a short answer can
+        be paid, whatever these give back.
+        """
         if self.leave.max_cost is not None and model.prices is None:
             raise LimitReached(
                 model.name,
                 f"{model.name} has no prices, and the run may cost {self.leave.max_cost:g} dollars at most",
                 hint="add `prices` to the model in models.yaml, or leave the limit of cost out",
             )
-        most = affordable(
-            prompt_tokens=prompt_tokens,
-            wanted=wanted,
-            prices=model.prices,
-            tokens_left=self._tokens_left(),
-            cost_left=self._cost_left(),
-        )
-        if most < max(min(wanted, SHORT_ANSWER_TOKENS), 1):
-            raise self._reached(model)
+        while True:
+            alone = self._affordable(model, prompt_tokens, wanted, beside=())
+            if alone < max(min(wanted, SHORT_ANSWER_TOKENS), 1):
+                raise self._reached(model)
+            most = self._affordable(model, prompt_tokens, wanted, beside=self._open)
+            if most == alone:
+                break
+            await self._settled.wait()
         cost = Fraction(0)
         if model.prices is not None:
             cost = price(worst(model.prices), prompt_tokens=prompt_tokens, completion_tokens=most)
@@ -106,16 +113,22 @@ class Spending:
         self._open.remove(reserved)
         self._tokens += usage.prompt_tokens + usage.completion_tokens
         self._cost += Fraction(usage.cost)
+        self._settled.set()
+        self._settled = asyncio.Event()
 
-    def _tokens_left(self) -> int | None:
-        if self.leave.max_tokens is None:
-            return None
-        return self.leave.max_tokens - self._tokens - sum(reserved.tokens for reserved in self._open)
-
-    def _cost_left(self) -> Fraction | None:
-        if self.leave.max_cost is None:
-            return None
-        return Fraction(self.leave.max_cost) - self._cost - sum(reserved.cost for reserved in self._open)
+    def _affordable(self, model: RemoteModel, prompt_tokens: int, wanted: int, *, beside: Sequence[Reservation]) -> int:
+        """How many tokens a request may write beside others that are open."""
+        tokens_left, cost_left = self.leave.max_tokens, self.leave.max_cost
+        if tokens_left is not None:
+            tokens_left -= self._tokens + sum(reserved.tokens for reserved in beside)
+        put_by = sum((reserved.cost for reserved in beside), self._cost)
+        return affordable(
+            prompt_tokens=prompt_tokens,
+            wanted=wanted,
+            prices=model.prices,
+            tokens_left=tokens_left,
+            cost_left=None if cost_left is None else Fraction(cost_left) - put_by,
+        )
 
     def _reached(self, model: RemoteModel) -> LimitReached:
         limits = []
