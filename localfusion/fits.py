@@ -145,7 +145,11 @@ def _path_of(of_preset: Iterable[Wanted], known: Known) -> PathOf:
     """Where the files of a preset are, or the stubs that stand in for them."""
     paths = known.installed | {name: stub.path for name, stub in known.stubs.items()}
     by_entry = {_key(model.hub): paths[model.name] for model in of_preset}
-    return lambda hub: by_entry.get(_key(hub), nothing_pulled(hub))
+
+    def path_of(place: HubEntry | Path) -> Path:
+        return nothing_pulled(place) if isinstance(place, Path) else by_entry.get(_key(place), nothing_pulled(place))
+
+    return path_of
 
 
 def _key(hub: HubEntry) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from localfusion.catalog.installed import MODELS_FOLDER, PathOf, locate
+from localfusion.catalog.installed import MODELS_FOLDER, PathOf, is_there, locate
 from localfusion.catalog.names import file_of, file_spec
 from localfusion.catalog.stores import Store, StoreName, find_stores, store_of
 from localfusion.config import ModelEntry, ModelsFile, PresetEntry, Surroundings, home_directory, note_path
@@ -89,10 +89,11 @@ async def _model(name: str, entry: ModelEntry, here: _Here, scheduler: Scheduler
     if entry.provider is not None:
         return ListedModel(name, entry, "provider", None, "remote")
     try:
-        path = file_of(entry, path_of=here.path_of)
+        path = file_of(name, entry, path_of=here.path_of)
     except ConfigError as error:
-        return ListedModel(name, entry, "", None, "unknown", problem=error.message)
-    if not path.exists():
+        n_bytes = entry.hub.size_bytes if entry.hub else None
+        return ListedModel(name, entry, "", n_bytes, "unknown", problem=error.message)
+    if not is_there(path):
         if entry.hub is None:
             return ListedModel(name, entry, "", None, "unknown", problem=f"{path} is not there")
         n_bytes = entry.hub.size_bytes
@@ -121,7 +122,7 @@ def _place(name: str, entry: ModelEntry, path: Path, here: _Here) -> Place:
         return "shipped"
     if entry.hub is None:
         return "added" if note_path(here.surroundings, name).exists() else "file"
-    if path.is_relative_to(home_directory(here.surroundings) / MODELS_FOLDER):
+    if path.parent.resolve().is_relative_to((home_directory(here.surroundings) / MODELS_FOLDER).resolve()):
         return "pulled"
     return store_of(path, here.stores) or "elsewhere"
 

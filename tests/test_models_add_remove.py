@@ -1,6 +1,7 @@
 """Files of the user's own in the catalogue, and models taken off this machine: what is deleted, kept, refused."""
 
 import json
+import os
 import re
 import struct
 from contextlib import closing
@@ -214,3 +215,44 @@ def test_what_cannot_be_removed_is_refused_and_stays(
     assert message in lines[0]
     assert (thing.exists(), recorded(at_home)) == (True, before)
     assert (at_home / "home" / "models.d" / "added.yaml").exists()
+
+
+def test_a_file_that_a_link_leads_to_stays_while_another_entry_uses_it(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (thing,) = pulled(at_home, HUB)
+    (at_home / "linked").symlink_to("home")
+    monkeypatch.setenv("LOCALFUSION_HOME", str(at_home / "linked"))
+    (at_home / "models.yaml").write_text(FILE + f"  again: {{path: {thing}}}\n")
+    with closing(Installed(at_home / "linked")) as installed:
+        installed.forget(thing)
+        path = pulled_path(at_home / "linked", HUB)
+        installed.record(path, sha256=sha256(path.read_bytes()), repo=HUB.repo, file=HUB.file)
+        assert installed.is_ours(thing)
+        assert installed.is_ours(path)
+    assert run(["models", "remove", "thing", "--yes"]) == 2
+    assert "again uses the file of thing" in capfd.readouterr().err
+    assert thing.exists()
+
+
+def test_a_file_of_the_hub_stays_known_when_it_is_added_and_removed_again(at_home: Path) -> None:
+    (at_home / "models.yaml").write_text(FILE)
+    (thing,) = pulled(at_home, HUB)
+    assert run(["models", "add", str(thing), "--name", "mine"]) == 0
+    with closing(Installed(at_home / "home")) as installed:
+        assert installed.path_of(HUB) == thing
+        assert installed.promised(HUB) is not None
+    assert run(["models", "remove", "mine", "--yes"]) == 0
+    with closing(Installed(at_home / "home")) as installed:
+        assert installed.promised(HUB) is not None
+
+
+def test_an_added_file_that_was_replaced_is_not_used(at_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    own = at_home / "mine.gguf"
+    own.write_bytes((SHIPPED / "micro-a.gguf").read_bytes())
+    assert run(["models", "add", "mine.gguf"]) == 0
+    own.write_bytes((SHIPPED / "micro-b.gguf").read_bytes())
+    os.utime(own, (1, 1))
+    capfd.readouterr()
+    assert run(["ask", "--docs", str(HARBOUR), "--panel", "mine", "--judge", "micro-judge", "What?"]) == 2
+    assert "mine.gguf was changed since it was verified" in capfd.readouterr().err

@@ -1,5 +1,6 @@
 """`models pull`: whole or not there, whatever happens in between; against a hub on loopback, by the real client."""
 
+import json
 import os
 import pty
 import resource
@@ -19,7 +20,7 @@ from localfusion.config import HubEntry, load_models_file
 from localfusion.errors import ConfigError, LocalFusionError
 from localfusion.gguf_header import part_paths
 from scripts.engine_bench.random_models import RandomModel, write_random_model
-from tests.hub_home import MICRO, HubHome, sha256
+from tests.hub_home import MICRO, MODELS, HubHome, sha256
 from tests.hub_server import Fault, HubServer, Repo, serve_hub
 
 FILE = "micro-a.gguf"
@@ -313,3 +314,23 @@ def test_verify_tells_a_changed_catalogue_and_forgives_a_touched_file(home: HubH
     done = home.run("verify", "ra", "--json")
     assert done.returncode == 1
     assert '"state": "catalogue_changed"' in done.stdout
+
+
+@pytest.mark.parametrize("more", ["sha256: deadbeef", "size_bytes: 5", f"revision: {'f' * 40}"])
+def test_a_file_that_the_catalogue_no_longer_means_is_not_used(home: HubHome, more: str) -> None:
+    assert home.run("pull", "r").returncode == 0
+    other = f"file: {FILE}, {more}}}"
+    home.write_models(MODELS.replace(f"file: {FILE}}}", other).replace("{model: ra, fallback: [rb]}", "ra"))
+    listed = {one["name"]: one for one in json.loads(home.run("list", "--json").stdout)["models"]}
+    assert (listed["ra"]["where"], listed["rb"]["where"]) == (None, None)
+    done = subprocess.run(
+        [sys.executable, "-m", "localfusion", "ask", "What?"],
+        cwd=home.folder,
+        env=home.environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"error: {home.pulled()} is not the file that models.yaml names" in done.stderr
+    assert "hint: localfusion models pull ra\n" in done.stderr

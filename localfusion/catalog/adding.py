@@ -52,7 +52,11 @@ def add(header: Header, name: str, *, installed: Installed, note: Note, on_bytes
     digests = [sha256_of_named(path, on_bytes=on_bytes) for path in header.paths]
     note(name, {"models": {name: {key: value for key, value in entry.items() if value}}})
     for path, digest in zip(header.paths, digests, strict=True):
-        installed.record(path, sha256=digest)
+        known = installed.known(path)
+        if known is not None and known.repo and known.sha256 == digest:  # what is known of the hub's file stays
+            installed.record(path, sha256=digest, repo=known.repo, file=known.file, revision=known.revision)
+        else:
+            installed.record(path, sha256=digest)
     return Added(name, header.paths, header.file_bytes, digests[0])
 
 

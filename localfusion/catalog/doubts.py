@@ -3,22 +3,19 @@
 Judges the file as it is written. Of models' files it looks at headers only; nobody is asked.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from localfusion.catalog.gguf_files import check_gguf
-from localfusion.catalog.installed import nothing_pulled
+from localfusion.catalog.installed import is_commit, nothing_pulled
 from localfusion.catalog.names import file_of
 from localfusion.config import Extension, HubEntry, JudgeEntry, ModelEntry, ModelsFile, PresetEntry, SeatEntry
 from localfusion.config.models_file import models_used
 from localfusion.errors import ConfigError
 
 Location = tuple[str | int, ...]
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ def _of_model(place: Location, name: str, model: ModelEntry) -> Iterator[tuple[L
         yield from _of_hub((*place, "hub"), model.hub)
     elif model.provider is None:
         try:
-            check_gguf(file_of(model, path_of=nothing_pulled), model=name)
+            check_gguf(file_of(name, model, path_of=nothing_pulled), model=name)
         except ConfigError as error:
             yield place, error.message
     elif model.prices is None:
@@ -84,7 +81,7 @@ def _of_hub(place: Location, hub: HubEntry) -> Iterator[tuple[Location, str]]:
         yield place, "it has no sha256: what is pulled is compared with what the hub says only"
     elif len(hub.sha256) < 64:
         yield (*place, "sha256"), f"of the sha256 {len(hub.sha256)} digits of 64 are known"
-    if not _COMMIT.fullmatch(hub.revision):
+    if not is_commit(hub.revision):
         yield place, f"the revision {hub.revision} may move: pin it to a commit"
 
 

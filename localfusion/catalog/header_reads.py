@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from localfusion.catalog.hub import Hub, HubFile, is_commit
+from localfusion.catalog.hub import Hub, HubFile
+from localfusion.catalog.installed import is_commit
 from localfusion.catalog.wanted import Wanted, files_of
 from localfusion.config import HubEntry
 from localfusion.errors import HubError, LocalFusionError, ModelLoadError

@@ -18,8 +18,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from localfusion.catalog.hashing import sha256_of
-from localfusion.catalog.hub import Hub, HubFile, is_commit
-from localfusion.catalog.installed import MODELS_FOLDER, Installed, InstalledFile, pulled_path
+from localfusion.catalog.hub import Hub, HubFile
+from localfusion.catalog.installed import MODELS_FOLDER, Installed, is_commit, pulled_path
 from localfusion.catalog.side_by_side import side_by_side
 from localfusion.catalog.wanted import Wanted, files_of
 from localfusion.config import HubEntry
@@ -113,11 +113,8 @@ def free_bytes(home: Path) -> int:
 
 def present(installed: Installed, hub: HubEntry) -> Path | None:
     """The model where all of its files are here as they were verified, and are what the catalogue names."""
-    found = [installed.find(hub.repo, file) for file in files_of(hub)]
-    whole = [file for file in found if file is not None and file.is_unchanged()]
-    if len(whole) < len(found) or not _is_promised(hub, whole[0]):
-        return None
-    return whole[0].path
+    found = installed.present(hub)
+    return None if found is None else found.path
 
 
 def check_promise(hub: HubEntry, file: HubFile) -> None:
@@ -264,13 +261,6 @@ def _record(home: Path, fetch: Fetch, installed: Installed) -> None:
     for file in reversed(fetch.files):
         place, sha256 = _place(home, fetch, file), _sha256(fetch, file)
         installed.record(place, sha256=sha256, repo=file.repo, file=file.file, revision=file.commit)
-
-
-def _is_promised(hub: HubEntry, file: InstalledFile) -> bool:
-    """Whether a file is the one that the catalogue means, as far as it says: by hash, by length, else by commit."""
-    if not hub.sha256 and is_commit(hub.revision) and file.revision not in ("", hub.revision):
-        return False
-    return file.sha256.startswith(hub.sha256 or "") and hub.size_bytes in (None, file.n_bytes)
 
 
 def _sha256(fetch: Fetch, file: HubFile) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from localfusion.catalog.deduping import delete
 from localfusion.catalog.gguf_files import expanded, real
-from localfusion.catalog.installed import MODELS_FOLDER, Installed, pulled_path
+from localfusion.catalog.installed import Installed, is_there, pulled_path
 from localfusion.config import HubEntry, ModelEntry, ModelsFile
 from localfusion.config.models_file import models_used
 from localfusion.errors import ConfigError
@@ -41,7 +41,9 @@ def removal_of(models: ModelsFile, name: str, *, installed: Installed, home: Pat
         raise ConfigError(f"{name} is not for localfusion to remove: {_whose(entry)}", hint="nothing was changed")
     _check_unused(models, name)
     parts = part_paths(real(expanded(entry.path or "")))
-    return Removal(name, others=tuple(path for path in parts if installed.known(path)), is_noted=True)
+    return Removal(
+        name, others=tuple(path for path in parts if (known := installed.known(path)) and not known.repo), is_noted=True
+    )
 
 
 def carry_out(removal: Removal, *, installed: Installed, forget_note: Callable[[str], object]) -> int:
@@ -56,13 +58,14 @@ def carry_out(removal: Removal, *, installed: Installed, forget_note: Callable[[
 def _of_hub(models: ModelsFile, name: str, hub: HubEntry, installed: Installed, home: Path) -> Removal:
     pulled = pulled_path(home, hub)
     firsts = [file.path for file in installed.files() if (file.repo, file.file) == (hub.repo, hub.file)]
-    paths = [part for first in dict.fromkeys((pulled, *firsts)) for part in part_paths(first) if part.exists()]
+    paths = [part for first in dict.fromkeys((pulled, *firsts)) for part in part_paths(first) if is_there(part)]
     if not paths:
         raise ConfigError(f"{name} is not here", hint=f"localfusion models pull {name} fetches it")
+    files = {real(path) for path in paths}
     for other, entry in models.models.items():
-        if other != name and (_is_same(entry.hub, hub) or (entry.path and real(expanded(entry.path)) in paths)):
+        if other != name and (_is_same(entry.hub, hub) or (entry.path and real(expanded(entry.path)) in files)):
             raise ConfigError(f"{other} uses the file of {name}, too", hint=f"take {other} out of the catalogue first")
-    ours = tuple(path for path in paths if path.is_relative_to(home / MODELS_FOLDER))
+    ours = tuple(path for path in paths if installed.is_ours(path))
     return Removal(name, ours, tuple(path for path in paths if path not in ours))
 
 
