@@ -334,3 +334,49 @@ def test_a_file_that_the_catalogue_no_longer_means_is_not_used(home: HubHome, mo
     assert done.returncode == 2
     assert f"error: {home.pulled()} is not the file that models.yaml names" in done.stderr
     assert "hint: localfusion models pull ra\n" in done.stderr
+
+
+TWICE = """\
+models:
+  one: {hub: {repo: lab/micro, file: micro-a.gguf}}
+  two: {hub: {repo: lab/micro, file: micro-a.gguf%s}}
+"""
+
+
+@pytest.mark.parametrize("more", [f", revision: {COMMIT}", ", revision: v2", ", sha256: deadbeef, size_bytes: 7"])
+def test_two_contents_of_one_place_are_refused(home: HubHome, more: str) -> None:
+    models = TWICE.replace("file: micro-a.gguf}", f"file: micro-a.gguf, size_bytes: {SIZE}}}", 1)
+    home.write_models(models % more)
+    done = home.run("pull", "one", "two")
+    assert done.returncode == 2
+    assert "one and two name two contents of lab/micro/micro-a.gguf" in done.stderr
+    assert home.whole() == []
+    assert "two names another content of the same file" in home.run("lint").stdout
+    home.write_models(TWICE % f", sha256: {sha256(MICRO[FILE])}")
+    done = home.run("pull", "one", "two")
+    assert (done.returncode, done.stdout) == (0, f"one, two  {home.pulled()}\n")
+
+
+def test_what_a_killed_pull_has_left_is_listed_and_removed(home: HubHome) -> None:
+    home.hub.faults[FILE] = Fault(pause_s=0.02)
+    with home.start("pull", "ra") as process:
+        wait_until_kept(home, SIZE // 4, process)
+        assert home.run("remove", "ra", "--yes").returncode == 2
+        process.kill()
+        process.communicate()
+    kept = home.kept_bytes()
+    assert kept
+    listed = {one["name"]: one for one in json.loads(home.run("list", "--json").stdout)["models"]}
+    assert (listed["ra"]["kept_bytes"] >= kept, listed["rb"]["kept_bytes"]) == (True, 0)
+    assert home.run("remove", "ra", "--yes").returncode == 0
+    assert home.kept_bytes() == 0
+    assert home.run("remove", "ra", "--yes").returncode == 2
+
+
+def test_the_header_of_a_removed_model_goes_too(home: HubHome) -> None:
+    assert home.run("fit", "r").returncode == 0
+    stubs = home.home / "headers" / "lab" / "micro" / COMMIT
+    assert (stubs / FILE).exists()
+    assert home.run("remove", "ra", "--yes").returncode == 0
+    assert not (stubs / FILE).exists()
+    assert (stubs / "micro-judge.gguf").exists()

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from localfusion.catalog.gguf_files import check_gguf
 from localfusion.catalog.installed import is_commit, nothing_pulled
 from localfusion.catalog.names import file_of
+from localfusion.catalog.wanted import agree
 from localfusion.config import Extension, HubEntry, JudgeEntry, ModelEntry, ModelsFile, PresetEntry, SeatEntry
 from localfusion.config.models_file import models_used
 from localfusion.errors import ConfigError
@@ -39,6 +40,7 @@ def _all(file: Extension) -> Iterator[tuple[Location, str]]:
         yield from _of_address(("providers", name), provider.base_url, has_key=provider.key is not None)
     for name in file.own.models:
         yield from _of_model(("models", name), name, file.whole.models[name])
+        yield from _of_place(("models", name), name, file.whole)
     for name, preset in file.own.presets.items():
         yield from _of_families(("presets", name), preset, file.whole)
         yield from _of_fallbacks(("presets", name), preset, file.whole)
@@ -74,6 +76,15 @@ def _of_model(place: Location, name: str, model: ModelEntry) -> Iterator[tuple[L
         yield place, "it has no prices: runs with --max-cost do not ask it"
     if model.licence_note:
         yield (*place, "licence_note"), f"its licence asks for more than a notice: {model.licence_note}"
+
+
+def _of_place(place: Location, name: str, models: ModelsFile) -> Iterator[tuple[Location, str]]:
+    """Two contents for one place of this machine."""
+    hub = models.models[name].hub
+    for other, entry in models.models.items():
+        is_one_place = hub and entry.hub and (hub.repo, hub.file) == (entry.hub.repo, entry.hub.file)
+        if other != name and hub and entry.hub and is_one_place and not agree(hub, entry.hub):
+            yield (*place, "hub"), f"{other} names another content of the same file: only one can be here"
 
 
 def _of_hub(place: Location, hub: HubEntry) -> Iterator[tuple[Location, str]]:

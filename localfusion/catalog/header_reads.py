@@ -47,6 +47,12 @@ def kept_stub(home: Path, hub: HubEntry) -> Stub | None:
     return next((stub for commit in commits if (stub := _stub_in(commit, hub)) is not None), None)
 
 
+def stubs_of(home: Path, hub: HubEntry) -> tuple[Path, ...]:
+    """Every file that was kept of a model's headers, whatever the commit."""
+    folder = home / HEADERS_FOLDER / hub.repo
+    return tuple(path for commit in folder.glob("*") for file in files_of(hub) if (path := commit / file).is_file())
+
+
 def read_stub(
     home: Path, model: Wanted, hub: Hub, *, clock: Callable[[], float] = time.monotonic
 ) -> tuple[Stub, tuple[HubFile, ...]]:

@@ -2,8 +2,7 @@
 
 The client is huggingface_hub's own, so HF_ENDPOINT, HF_TOKEN, `hf auth login` and proxies count as everywhere else.
 Of it only the session, its headers and its look at a file are used: its downloads start anew after a killed one.
-Every foreign error leaves as a HubError. Imported by `hub` only once a hub is asked: importing the client reads variables
-of the environment.
+Every foreign error leaves as a HubError. Imported by `hub` only once a hub is asked.
 """
 
 import logging

@@ -20,7 +20,7 @@ MODELS_FOLDER = "models"
 FILE_NAME = "models.sqlite3"
 
 PathOf = Callable[[HubEntry | Path], Path]
-"""Where a file of the hub is, or would be once it is pulled; a path of the user's own is itself, where it may be used."""
+"""Where a file of the hub is, or would be once it is pulled; a path of the user's own is itself."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 

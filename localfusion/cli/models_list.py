@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
+from localfusion.cli.known_models import known_models
 from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import printable
-from localfusion.config import Surroundings, load_models
+from localfusion.config import Surroundings
 from localfusion.listing import ListedModel, ListedPreset, Listing, look
 from localfusion.messages import Json
 
@@ -35,7 +36,7 @@ def list_command(*, models: Path | None, memory: int | None, vram: int | None, a
       localfusion models list --memory 12GiB --json
     """
     surroundings = Surroundings.of_this_process()
-    known = load_models(surroundings, models)
+    known = known_models(surroundings, models)
     listing = asyncio.run(look(known, surroundings, memory_bytes=memory, vram_bytes=vram))
     if as_json:
         click.echo(json.dumps(as_document(listing), ensure_ascii=False, indent=2))
@@ -61,6 +62,7 @@ def as_document(listing: Listing) -> Json:
 
 def _model_row(model: ListedModel) -> tuple[str, ...]:
     where = f"provider {model.entry.provider}" if model.place == "provider" else model.place or "-"
+    where += f", {size_text(model.kept_bytes)} of a pull" if model.kept_bytes else ""
     licence = model.entry.licence or "-"
     size = "-" if model.n_bytes is None else size_text(model.n_bytes)
     return model.name, size, where, _fits(model), f"{licence} *" if model.entry.licence_note else licence
@@ -105,6 +107,7 @@ def _model_document(model: ListedModel) -> Json:
         "where": model.place or None,
         "path": str(model.path) if model.path else None,
         "bytes": model.n_bytes,
+        "kept_bytes": model.kept_bytes,
         "fits": model.fits,
         "takes_bytes": model.takes_bytes or None,
         "problem": model.problem or None,
