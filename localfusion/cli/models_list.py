@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from localfusion.listing import ListedModel, ListedPreset, Listing, look
 from localfusion.messages import Json
 
 MODEL_HEAD = ("model", "size", "where", "fits alone", "licence")
+TERMINAL_COLUMNS = 80
 PRESET_HEAD = ("preset", "to pull", "missing")
 
 
@@ -48,7 +50,8 @@ def lines(listing: Listing) -> list[str]:
     """Two tables as text."""
     models = [_model_row(model) for model in listing.models]
     presets = [_preset_row(preset) for preset in listing.presets]
-    return [*_table([MODEL_HEAD, *models]), "", *_table([PRESET_HEAD, *presets])]
+    amiss = [f"{model.name}: {model.problem}" for model in listing.models if model.problem and model.fits == "unknown"]
+    return [*_table([MODEL_HEAD, *models]), *amiss, "", *_table([PRESET_HEAD, *presets])]
 
 
 def as_document(listing: Listing) -> Json:
@@ -70,7 +73,7 @@ def _model_row(model: ListedModel) -> tuple[str, ...]:
 
 def _fits(model: ListedModel) -> str:
     if model.problem and model.fits == "unknown":
-        return f"unknown: {model.problem}"
+        return "unknown"
     if model.takes_bytes:
         return f"{model.fits}, takes {size_text(model.takes_bytes)}"
     return {"remote": "-", "unknown": "?", "no": "no, its file alone is larger"}.get(model.fits, model.fits)
@@ -89,9 +92,22 @@ def _pull(preset: ListedPreset) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns of one width each; the last is as wide as it comes."""
+    """Columns of one width each; the last goes on below itself where it does not fit a terminal."""
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
-    return ["  ".join([*map(str.ljust, row[:-1], widths), row[-1]]) for row in rows]
+    return [line for row in rows for line in _lines_of(row, widths)]
+
+
+def _lines_of(row: tuple[str, ...], widths: Sequence[int]) -> list[str]:
+    first = "".join(f"{cell:{width}s}  " for cell, width in zip(row[:-1], widths, strict=True))
+    width = max(TERMINAL_COLUMNS, len(first) + 20)
+    return textwrap.wrap(
+        first + row[-1],
+        width,
+        subsequent_indent=" " * len(first),
+        drop_whitespace=True,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _model_document(model: ListedModel) -> Json:
