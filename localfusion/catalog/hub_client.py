@@ -61,6 +61,7 @@ def open_client() -> "HubClient":
     """The client of this process's environment; raises ConfigError where the client cannot be made of that."""
     if constants.is_offline_mode():
         raise ConfigError("nothing is fetched with HF_HUB_OFFLINE set", hint="unset HF_HUB_OFFLINE")
+    client = HubClient()  # before anything else: it is what turns telemetry off
     try:
         get_session()
         build_hf_headers(library_name="localfusion", library_version=__version__)
@@ -69,7 +70,7 @@ def open_client() -> "HubClient":
             f"the hub cannot be asked with these variables: {str(error).splitlines()[0] if str(error) else error!r}",
             hint="check ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE, HF_TOKEN_PATH",
         ) from error
-    return HubClient()
+    return client
 
 
 class HubClient:

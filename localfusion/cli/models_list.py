@@ -43,14 +43,18 @@ def list_command(*, models: Path | None, memory: int | None, vram: int | None, a
     if as_json:
         click.echo(json.dumps(as_document(listing), ensure_ascii=False, indent=2))
     else:
-        click.echo("\n".join(map(printable, lines(listing))))
+        click.echo("\n".join(lines(listing)))
 
 
 def lines(listing: Listing) -> list[str]:
-    """Two tables as text."""
-    models = [_model_row(model) for model in listing.models]
-    presets = [_preset_row(preset) for preset in listing.presets]
-    amiss = [f"{model.name}: {model.problem}" for model in listing.models if model.problem and model.fits == "unknown"]
+    """Two tables as text that a terminal may show."""
+    models = [tuple(map(printable, _model_row(model))) for model in listing.models]
+    presets = [tuple(map(printable, _preset_row(preset))) for preset in listing.presets]
+    amiss = [
+        printable(f"{model.name}: {model.problem}")
+        for model in listing.models
+        if model.problem and model.fits == "unknown"
+    ]
     return [*_table([MODEL_HEAD, *models]), *amiss, "", *_table([PRESET_HEAD, *presets])]
 
 
