@@ -16,7 +16,7 @@ from localfusion.catalog.hub import Hub, HubUnreachable
 from localfusion.catalog.installed import Installed, PathOf, nothing_pulled
 from localfusion.catalog.pulling import AT_ONCE, check_promise, present
 from localfusion.catalog.side_by_side import side_by_side
-from localfusion.catalog.wanted import Wanted, models_of_preset, wanted
+from localfusion.catalog.wanted import Wanted, files_of, models_of_preset, wanted
 from localfusion.config import HubEntry, ModelsFile
 from localfusion.errors import ConfigError, LocalFusionError, ModelLoadError, OutOfMemory
 from localfusion.messages import CloudLeave, local_models
@@ -116,14 +116,16 @@ def recommended(presets: Iterable[PresetFit]) -> PresetFit | None:
 async def _fit(name: str, models: ModelsFile, scheduler: Scheduler, known: Known) -> PresetFit:
     of_preset = wanted(models, models_of_preset(models, models.presets[name]))
     missing = tuple(model.name for model in of_preset if model.name not in known.installed)
-    sizes = [known.stubs[model].n_bytes for model in missing if model in known.stubs]
-    pull_bytes = sum(sizes) if len(sizes) == len(missing) else None
+    sizes = [_pull_bytes(model, known) for model in of_preset if model.name in missing]
+    pull_bytes = None if None in sizes else sum(size or 0 for size in sizes)
     licences = tuple(Licence(m.name, m.licence, m.licence_note) for m in of_preset if m.licence or m.licence_note)
 
     def fit(how: HowItFits, total_bytes: int = 0, vram_bytes: int = 0, problem: str = "") -> PresetFit:
         return PresetFit(name, how, total_bytes, vram_bytes, problem, missing, pull_bytes, licences)
 
     unread = [model for model in missing if model not in known.stubs]
+    if unread and known.why_not:  # which is said once, of all of them
+        return fit("unknown")
     if unread:
         return fit("unknown", problem=known.problems.get(unread[0], f"{unread[0]} is not here yet"))
     try:
@@ -141,11 +143,22 @@ async def _fit(name: str, models: ModelsFile, scheduler: Scheduler, known: Known
     return fit("side by side" if found.is_side_by_side else "in waves", found.total_bytes, found.vram_bytes)
 
 
+def _pull_bytes(model: Wanted, known: Known) -> int | None:
+    """What a model that is missing has: by its header, else as far as the catalogue knows; None where nobody does."""
+    if model.name in known.stubs:
+        return known.stubs[model.name].n_bytes
+    return model.hub.size_bytes if known.why_not and len(files_of(model.hub)) == 1 else None
+
+
 def _path_of(of_preset: Iterable[Wanted], known: Known) -> PathOf:
     """Where the files of a preset are, or the stubs that stand in for them."""
     paths = known.installed | {name: stub.path for name, stub in known.stubs.items()}
     by_entry = {_key(model.hub): paths[model.name] for model in of_preset}
-    return lambda hub: by_entry.get(_key(hub), nothing_pulled(hub))
+
+    def path_of(place: HubEntry | Path) -> Path:
+        return nothing_pulled(place) if isinstance(place, Path) else by_entry.get(_key(place), nothing_pulled(place))
+
+    return path_of
 
 
 def _key(hub: HubEntry) -> tuple[str, str, str]:

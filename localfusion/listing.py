@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from localfusion.catalog.installed import MODELS_FOLDER, PathOf, locate
+from localfusion.catalog.installed import MODELS_FOLDER, PathOf, is_there, locate
 from localfusion.catalog.names import file_of, file_spec
+from localfusion.catalog.pulling import unfinished, unfinished_bytes
 from localfusion.catalog.stores import Store, StoreName, find_stores, store_of
 from localfusion.config import ModelEntry, ModelsFile, PresetEntry, Surroundings, home_directory, note_path
 from localfusion.config.models_file import models_used
@@ -29,6 +30,7 @@ class ListedModel:
     """A model of the catalogue. `n_bytes` is its file's length, None where nobody knows it.
 
     `takes_bytes` is what it takes alone, of memory and VRAM, 0 where nobody found out; `problem` is what is amiss.
+    `kept_bytes` are what a pull that was cut off has left.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ListedModel:
     path: Path | None = None
     takes_bytes: int = 0
     problem: str = ""
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +92,17 @@ async def _model(name: str, entry: ModelEntry, here: _Here, scheduler: Scheduler
     if entry.provider is not None:
         return ListedModel(name, entry, "provider", None, "remote")
     try:
-        path = file_of(entry, path_of=here.path_of)
+        path = file_of(name, entry, path_of=here.path_of)
     except ConfigError as error:
-        return ListedModel(name, entry, "", None, "unknown", problem=error.message)
-    if not path.exists():
+        n_bytes = entry.hub.size_bytes if entry.hub else None
+        return ListedModel(name, entry, "", n_bytes, "unknown", problem=error.message)
+    if not is_there(path):
         if entry.hub is None:
             return ListedModel(name, entry, "", None, "unknown", problem=f"{path} is not there")
         n_bytes = entry.hub.size_bytes
         is_too_large = n_bytes is not None and n_bytes > budget_bytes
-        return ListedModel(name, entry, "", n_bytes, "no" if is_too_large else "unknown")
+        kept_bytes = sum(map(unfinished_bytes, unfinished(home_directory(here.surroundings), entry.hub)))
+        return ListedModel(name, entry, "", n_bytes, "no" if is_too_large else "unknown", kept_bytes=kept_bytes)
     n_bytes = sum(part.stat().st_size for part in part_paths(path))
     fits, takes_bytes, problem = await _fit(file_spec(name, path, entry), scheduler)
     return ListedModel(name, entry, _place(name, entry, path, here), n_bytes, fits, path, takes_bytes, problem)
@@ -121,7 +126,7 @@ def _place(name: str, entry: ModelEntry, path: Path, here: _Here) -> Place:
         return "shipped"
     if entry.hub is None:
         return "added" if note_path(here.surroundings, name).exists() else "file"
-    if path.is_relative_to(home_directory(here.surroundings) / MODELS_FOLDER):
+    if path.parent.resolve().is_relative_to((home_directory(here.surroundings) / MODELS_FOLDER).resolve()):
         return "pulled"
     return store_of(path, here.stores) or "elsewhere"
 

@@ -34,8 +34,8 @@ of layer 1.
 """
 
 ROOT_MODULES = frozenset({"__init__", "__main__"})
-LAZY = frozenset({"localfusion.cli.lazy", "localfusion.providers"})
-"""The modules that import others when these are used: commands, and what only a run with a cloud model needs."""
+LAZY = frozenset({"localfusion.cli.lazy", "localfusion.providers", "localfusion.catalog.hub"})
+"""The modules that import others when these are used: commands, and what only a cloud model or the hub needs."""
 
 DOORS: Mapping[str, frozenset[str]] = {
     "llama_cpp": frozenset({"engine"}),

@@ -176,7 +176,7 @@ def test_a_file_may_stand_for_a_model(models: ModelsFile) -> None:
 
 
 def test_a_shipped_file_lies_in_the_package() -> None:
-    assert file_of(ModelEntry(shipped="x.gguf"), path_of=nothing_pulled) == SHIPPED / "x.gguf"
+    assert file_of("x", ModelEntry(shipped="x.gguf"), path_of=nothing_pulled) == SHIPPED / "x.gguf"
 
 
 @pytest.mark.parametrize(

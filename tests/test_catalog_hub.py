@@ -149,3 +149,33 @@ def test_a_server_that_knows_no_ranges_is_read_from_the_start(home: HubHome) -> 
     home.hub.faults[FILE] = Fault(ignores_range=True)
     assert home.run("pull", "ra").returncode == 0
     assert home.pulled().read_bytes() == MICRO[FILE]
+
+
+ENVIRONMENTS: tuple[tuple[dict[str, str], str], ...] = (
+    ({"ALL_PROXY": "socks5://127.0.0.1:1080"}, "check ALL_PROXY"),
+    ({"HTTP_PROXY": "nonsense://x"}, "HTTP_PROXY"),
+    ({"SSL_CERT_FILE": "/nonexistent"}, "SSL_CERT_FILE"),
+    ({"HF_TOKEN_PATH": "/"}, "HF_TOKEN_PATH"),
+    ({"HF_HUB_ETAG_TIMEOUT": "abc"}, "correct or unset HF_HUB_ETAG_TIMEOUT"),
+    ({"HF_HUB_DOWNLOAD_TIMEOUT": "x"}, "correct or unset HF_HUB_DOWNLOAD_TIMEOUT"),
+    ({"HF_HUB_DOWNLOAD_TIMEOUT": "-1"}, "correct or unset HF_HUB_DOWNLOAD_TIMEOUT"),
+)
+
+
+@pytest.mark.parametrize(("variables", "hint"), ENVIRONMENTS, ids=[str(row[0]) for row in ENVIRONMENTS])
+def test_an_environment_that_no_client_can_be_made_of(home: HubHome, variables: dict[str, str], hint: str) -> None:
+    done = home.run("pull", "ra", environ=variables)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, [line.split(":")[0] for line in lines]) == (2, ["error", "hint"]), done.stderr
+    assert hint in lines[1]
+    assert home.hub.asked == []
+    done = home.run("fit", environ=variables)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_needs_no_hub_does_not_notice_its_variables(home: HubHome) -> None:
+    nonsense = {"HF_HUB_ETAG_TIMEOUT": "abc"}
+    assert home.run("pull", "ra").returncode == 0
+    for command in (("list",), ("verify",), ("lint",), ("remove", "ra", "--yes")):
+        assert home.run(*command, environ=nonsense).returncode == 0, command

@@ -212,3 +212,15 @@ def test_a_meter_counts_what_came_and_not_what_was_here() -> None:
 
 def test_a_clock_that_stands_still_is_no_crash() -> None:
     assert Meter(lambda: 5.0).text(0, 10 << 20, 20 << 20) == "10 MiB of 20 MiB"
+
+
+def test_without_a_hub_the_reason_is_said_once_and_sizes_are_the_catalogues(home: HubHome) -> None:
+    sized = MODELS
+    for file in (FILE, "micro-judge.gguf"):
+        sized = sized.replace(f"file: {file}}}", f"file: {file}, size_bytes: {len(MICRO[file])}}}")
+    home.write_models(sized)
+    done = home.run("fit", "r", "general-fast", environ={"HF_ENDPOINT": "http://127.0.0.1:9"})
+    assert done.stderr.count("is not reached") == 1
+    rows = {line.split()[0]: " ".join(line.split()) for line in done.stdout.splitlines()}
+    assert rows["r"] == "r unknown 6 MiB unknown"
+    assert all(len(line) <= 80 for line in done.stdout.splitlines() if not line.startswith("licence"))

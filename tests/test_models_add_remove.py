@@ -1,6 +1,7 @@
 """Files of the user's own in the catalogue, and models taken off this machine: what is deleted, kept, refused."""
 
 import json
+import os
 import re
 import struct
 from contextlib import closing
@@ -130,8 +131,9 @@ BAD_FILES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("a preset's name", ("own.gguf", "--name", "micro"), "there is a micro already"),
     ("an alias's name", ("own.gguf", "--name", "default"), "there is a default already"),
     ("a file's name", ("own.gguf", "--name", "x.gguf"), "x.gguf would be taken for a file"),
-    ("no name", ("own.gguf", "--name", "two words"), "must match pattern"),
-    ("a path for a name", ("own.gguf", "--name", "../../x"), "must match pattern"),
+    ("no name of its own", ("My Model.gguf",), "'My Model' cannot be a name"),
+    ("no name", ("own.gguf", "--name", "two words"), "'two words' cannot be a name"),
+    ("a path for a name", ("own.gguf", "--name", "../../x"), "cannot be a name"),
 )
 
 
@@ -143,6 +145,7 @@ def test_what_cannot_be_added_is_refused_and_nothing_is_known_of_it(
     (at_home / "home").mkdir()
     (at_home / "empty.gguf").touch()
     (at_home / "page.gguf").write_text("<html>")
+    (at_home / "My Model.gguf").write_bytes(whole)
     (at_home / "cut.gguf").write_bytes(whole[:-1000])
     (at_home / "count.gguf").write_bytes(whole[:8] + struct.pack("<Q", 1 << 60) + whole[16:])
     assert run(["models", "add", *arguments]) == 2
@@ -214,3 +217,89 @@ def test_what_cannot_be_removed_is_refused_and_stays(
     assert message in lines[0]
     assert (thing.exists(), recorded(at_home)) == (True, before)
     assert (at_home / "home" / "models.d" / "added.yaml").exists()
+
+
+def test_a_file_that_a_link_leads_to_stays_while_another_entry_uses_it(
+    at_home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (thing,) = pulled(at_home, HUB)
+    (at_home / "linked").symlink_to("home")
+    monkeypatch.setenv("LOCALFUSION_HOME", str(at_home / "linked"))
+    (at_home / "models.yaml").write_text(FILE + f"  again: {{path: {thing}}}\n")
+    with closing(Installed(at_home / "linked")) as installed:
+        installed.forget(thing)
+        path = pulled_path(at_home / "linked", HUB)
+        installed.record(path, sha256=sha256(path.read_bytes()), repo=HUB.repo, file=HUB.file)
+        assert installed.is_ours(thing)
+        assert installed.is_ours(path)
+    assert run(["models", "remove", "thing", "--yes"]) == 2
+    assert "again uses the file of thing" in capfd.readouterr().err
+    assert thing.exists()
+
+
+def test_a_file_of_the_hub_stays_known_when_it_is_added_and_removed_again(at_home: Path) -> None:
+    (at_home / "models.yaml").write_text(FILE)
+    (thing,) = pulled(at_home, HUB)
+    assert run(["models", "add", str(thing), "--name", "mine"]) == 0
+    with closing(Installed(at_home / "home")) as installed:
+        assert installed.path_of(HUB) == thing
+        assert installed.promised(HUB) is not None
+    assert run(["models", "remove", "mine", "--yes"]) == 0
+    with closing(Installed(at_home / "home")) as installed:
+        assert installed.promised(HUB) is not None
+
+
+def test_an_added_file_that_was_replaced_is_not_used(at_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    own = at_home / "mine.gguf"
+    own.write_bytes((SHIPPED / "micro-a.gguf").read_bytes())
+    assert run(["models", "add", "mine.gguf"]) == 0
+    own.write_bytes((SHIPPED / "micro-b.gguf").read_bytes())
+    os.utime(own, (1, 1))
+    capfd.readouterr()
+    assert run(["ask", "--docs", str(HARBOUR), "--panel", "mine", "--judge", "micro-judge", "What?"]) == 2
+    assert "mine.gguf was changed since it was verified" in capfd.readouterr().err
+
+
+def test_a_name_that_can_be_one_is_suggested(at_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (at_home / "My Model (1).gguf").write_bytes((at_home / "own.gguf").read_bytes())
+    assert run(["models", "add", "My Model (1).gguf"]) == 2
+    hint = capfd.readouterr().err.splitlines()[1].removeprefix("hint: ")
+    assert hint == "--name My-Model-1-"
+    assert run(["models", "add", "My Model (1).gguf", *hint.split()]) == 0
+
+
+def test_a_bad_note_is_left_out_and_can_be_forgotten(at_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "add", "own.gguf"]) == 0
+    bad = at_home / "home" / "models.d" / "bad.yaml"
+    bad.write_text("models: [")
+    capfd.readouterr()
+    assert run(["models", "list"]) == 0
+    shown = capfd.readouterr()
+    assert "own  " in shown.out
+    assert f"warning: a note is left out: {bad}:1: " in shown.err
+    assert f"hint: correct or remove {bad}" in shown.err
+    write_tiny_gguf(at_home / "more.gguf")
+    assert run(["models", "add", "more.gguf"]) == 0
+    assert run(["models", "remove", "bad", "--yes"]) == 0
+    assert not bad.exists()
+    capfd.readouterr()
+    assert run(["models", "list"]) == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_an_added_file_is_verified_by_its_name(at_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "add", "own.gguf"]) == 0
+    assert run(["models", "verify", "own"]) == 0
+    assert capfd.readouterr().out == f"ok                {at_home / 'own.gguf'}: as it was verified\n"
+    (at_home / "own.gguf").write_bytes((SHIPPED / "micro-a.gguf").read_bytes())
+    assert run(["models", "verify", "own"]) == 1
+    assert capfd.readouterr().out.startswith("replaced ")
+
+
+@pytest.mark.parametrize("name", ["micro-a", "micro", "thing", "own"])
+def test_a_name_of_which_nothing_can_be_verified_is_refused(
+    at_home: Path, name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (at_home / "models.yaml").write_text(FILE)
+    assert run(["models", "verify", name]) == 2
+    assert f"nothing was recorded of {name}" in capfd.readouterr().err

@@ -306,6 +306,32 @@ def test_a_second_name_of_our_own_file_is_no_copy(at_home: Path, capfd: pytest.C
     assert ours.exists()
 
 
+@pytest.mark.parametrize("needed_by", ["a name of the hub", "a path"])
+def test_a_copy_that_another_entry_needs_stays(
+    at_home: Path, needed_by: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = (SHIPPED / "micro-a.gguf").read_bytes()
+    file = "other.gguf" if needed_by == "a name of the hub" else "micro-a.gguf"
+    ours = pulled_path(at_home / "home", HubEntry(repo=REPO, file=file))
+    write_models(at_home, ("micro-a", "micro-judge"))
+    models = at_home / "models.yaml"
+    other = f"{{hub: {{repo: {REPO}, file: {file}}}}}" if file == "other.gguf" else f"{{path: {ours}}}"
+    models.write_text(models.read_text().replace("models:\n", f"models:\n  other: {other}\n", 1))
+    ours.parent.mkdir(parents=True)
+    ours.write_bytes(content)
+    with closing(Installed(at_home / "home")) as installed:
+        installed.record(ours, sha256=sha256(content), repo=REPO, file=file)
+    in_ollama(at_home / "ollama", "host/owner/micro/a", content)
+    assert run(["models", "dedupe", "--yes"]) == 0
+    assert capfd.readouterr().err == "freed 0 KiB\n"
+    assert ours.exists()
+
+
+def test_a_store_that_may_not_be_looked_at_is_not_there(tmp_path: Path) -> None:
+    variables = {"OLLAMA_MODELS": f"/{'x' * 300}"}  # refused by the system, whoever asks
+    assert find_stores(Surroundings(variables, tmp_path, tmp_path, "linux")) == ()
+
+
 def test_nothing_is_found_where_there_is_nothing(at_home: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["models", "dedupe"]) == 0
     shown = capfd.readouterr()

@@ -10,6 +10,7 @@ import pytest
 from localfusion.catalog.installed import Installed, pulled_path
 from localfusion.cli.main import run
 from localfusion.config import HubEntry
+from localfusion.config.surroundings import packaged_models_file
 from tests.embedding_gguf import write_embedding_gguf
 from tests.harbour import SHIPPED
 from tests.model_stores import in_hub_cache, in_lm_studio, in_ollama, sha256
@@ -144,3 +145,13 @@ def test_what_does_not_fit_alone_says_what_it_takes(capfd: pytest.CaptureFixture
     (micro,) = [one for one in json.loads(capfd.readouterr().out)["models"] if one["name"] == "micro-a"]
     assert micro["fits"] == "no"
     assert micro["takes_bytes"] > 8 << 20
+
+
+@pytest.mark.usefixtures("at_home")
+def test_the_table_is_read_on_eighty_columns(capfd: pytest.CaptureFixture[str]) -> None:
+    packaged = str(packaged_models_file())
+    assert run(["models", "list", "--models", packaged, "--memory", "32GiB", "--vram", "0"]) == 0
+    shown = capfd.readouterr().out.splitlines()
+    assert max(map(len, shown)) <= 80
+    assert any(line.startswith("general-max ") for line in shown)
+    assert [line[:36].strip() for line in shown if line.endswith(" qwen3.8-27b")][-1] == ""

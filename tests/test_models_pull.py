@@ -1,5 +1,6 @@
 """`models pull`: whole or not there, whatever happens in between; against a hub on loopback, by the real client."""
 
+import json
 import os
 import pty
 import resource
@@ -19,7 +20,7 @@ from localfusion.config import HubEntry, load_models_file
 from localfusion.errors import ConfigError, LocalFusionError
 from localfusion.gguf_header import part_paths
 from scripts.engine_bench.random_models import RandomModel, write_random_model
-from tests.hub_home import MICRO, HubHome, sha256
+from tests.hub_home import MICRO, MODELS, HubHome, sha256
 from tests.hub_server import Fault, HubServer, Repo, serve_hub
 
 FILE = "micro-a.gguf"
@@ -313,3 +314,69 @@ def test_verify_tells_a_changed_catalogue_and_forgives_a_touched_file(home: HubH
     done = home.run("verify", "ra", "--json")
     assert done.returncode == 1
     assert '"state": "catalogue_changed"' in done.stdout
+
+
+@pytest.mark.parametrize("more", ["sha256: deadbeef", "size_bytes: 5", f"revision: {'f' * 40}"])
+def test_a_file_that_the_catalogue_no_longer_means_is_not_used(home: HubHome, more: str) -> None:
+    assert home.run("pull", "r").returncode == 0
+    other = f"file: {FILE}, {more}}}"
+    home.write_models(MODELS.replace(f"file: {FILE}}}", other).replace("{model: ra, fallback: [rb]}", "ra"))
+    listed = {one["name"]: one for one in json.loads(home.run("list", "--json").stdout)["models"]}
+    assert (listed["ra"]["where"], listed["rb"]["where"]) == (None, None)
+    done = subprocess.run(
+        [sys.executable, "-m", "localfusion", "ask", "What?"],
+        cwd=home.folder,
+        env=home.environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"error: {home.pulled()} is not the file that models.yaml names" in done.stderr
+    assert "hint: localfusion models pull ra\n" in done.stderr
+
+
+TWICE = """\
+models:
+  one: {hub: {repo: lab/micro, file: micro-a.gguf}}
+  two: {hub: {repo: lab/micro, file: micro-a.gguf%s}}
+"""
+
+
+@pytest.mark.parametrize("more", [f", revision: {COMMIT}", ", revision: v2", ", sha256: deadbeef, size_bytes: 7"])
+def test_two_contents_of_one_place_are_refused(home: HubHome, more: str) -> None:
+    models = TWICE.replace("file: micro-a.gguf}", f"file: micro-a.gguf, size_bytes: {SIZE}}}", 1)
+    home.write_models(models % more)
+    done = home.run("pull", "one", "two")
+    assert done.returncode == 2
+    assert "one and two name two contents of lab/micro/micro-a.gguf" in done.stderr
+    assert home.whole() == []
+    assert "two names another content of the same file" in home.run("lint").stdout
+    home.write_models(TWICE % f", sha256: {sha256(MICRO[FILE])}")
+    done = home.run("pull", "one", "two")
+    assert (done.returncode, done.stdout) == (0, f"one, two  {home.pulled()}\n")
+
+
+def test_what_a_killed_pull_has_left_is_listed_and_removed(home: HubHome) -> None:
+    home.hub.faults[FILE] = Fault(pause_s=0.02)
+    with home.start("pull", "ra") as process:
+        wait_until_kept(home, SIZE // 4, process)
+        assert home.run("remove", "ra", "--yes").returncode == 2
+        process.kill()
+        process.communicate()
+    kept = home.kept_bytes()
+    assert kept
+    listed = {one["name"]: one for one in json.loads(home.run("list", "--json").stdout)["models"]}
+    assert (listed["ra"]["kept_bytes"] >= kept, listed["rb"]["kept_bytes"]) == (True, 0)
+    assert home.run("remove", "ra", "--yes").returncode == 0
+    assert home.kept_bytes() == 0
+    assert home.run("remove", "ra", "--yes").returncode == 2
+
+
+def test_the_header_of_a_removed_model_goes_too(home: HubHome) -> None:
+    assert home.run("fit", "r").returncode == 0
+    stubs = home.home / "headers" / "lab" / "micro" / COMMIT
+    assert (stubs / FILE).exists()
+    assert home.run("remove", "ra", "--yes").returncode == 0
+    assert not (stubs / FILE).exists()
+    assert (stubs / "micro-judge.gguf").exists()

@@ -1,5 +1,6 @@
 """A GGUF of the user's own as a model of the catalogue: looked at, hashed, noted. The file stays where it is."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from localfusion.catalog.gguf_files import real
 from localfusion.catalog.hashing import sha256_of_named
 from localfusion.catalog.installed import Installed
 from localfusion.config import ModelsFile, YamlValue
+from localfusion.config.models_file import NAME_PATTERN
 from localfusion.errors import ConfigError, ModelLoadError
 from localfusion.gguf_header import PART_NAME, Header, read_header
 
@@ -16,6 +18,7 @@ Note = Callable[[str, dict[str, YamlValue]], object]
 """Writes what is to be known of models under a name; raises ConfigError."""
 
 LICENCE_CHARACTERS = 100
+_NAME = re.compile(NAME_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,11 @@ def name_for(path: Path, models: ModelsFile, *, name: str | None) -> str:
         raise ConfigError(f"there is a {found} already", hint="give it another name with --name")
     if found.endswith(".gguf"):
         raise ConfigError(f"{found} would be taken for a file", hint="give it a name that does not end in .gguf")
+    if not _NAME.fullmatch(found):
+        usable = re.sub(r"[^A-Za-z0-9._:@+/-]+", "-", found).lstrip("._:@+/-")[:100] or "mine"
+        raise ConfigError(
+            f"{found!r} cannot be a name, which is of letters, digits and . _ : @ + / -", hint=f"--name {usable}"
+        )
     return found
 
 
@@ -52,7 +60,11 @@ def add(header: Header, name: str, *, installed: Installed, note: Note, on_bytes
     digests = [sha256_of_named(path, on_bytes=on_bytes) for path in header.paths]
     note(name, {"models": {name: {key: value for key, value in entry.items() if value}}})
     for path, digest in zip(header.paths, digests, strict=True):
-        installed.record(path, sha256=digest)
+        known = installed.known(path)
+        if known is not None and known.repo and known.sha256 == digest:  # what is known of the hub's file stays
+            installed.record(path, sha256=digest, repo=known.repo, file=known.file, revision=known.revision)
+        else:
+            installed.record(path, sha256=digest)
     return Added(name, header.paths, header.file_bytes, digests[0])
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from localfusion.catalog.copying import OnBytes
-from localfusion.catalog.gguf_files import check_gguf
+from localfusion.catalog.gguf_files import check_gguf, expanded, real
 from localfusion.catalog.hashing import sha256_of_named
 from localfusion.catalog.installed import Installed, InstalledFile
 from localfusion.catalog.stores import StoredFile, StoreName
@@ -20,11 +20,12 @@ from localfusion.gguf_header import PART_NAME, part_paths
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file of a store, all parts of it, that may be a model's."""
+    """A file of a store, all parts of it, that may be a model's; `named` are the files that entries name by path."""
 
     model: str
     hub: HubEntry
     parts: tuple[StoredFile, ...]
+    named: frozenset[Path] = frozenset()
 
     @property
     def first(self) -> StoredFile:
@@ -33,6 +34,11 @@ class Candidate:
     @property
     def n_bytes(self) -> int:
         return sum(part.n_bytes for part in self.parts)
+
+    def name_on_hub(self, part: StoredFile) -> str:
+        """How the hub calls the file that a part is."""
+        file = self.hub.file
+        return file if part is self.first else str(PurePosixPath(file).with_name(part.path.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class Used:
 def candidates(models: ModelsFile, stored: Iterable[StoredFile]) -> Iterator[Candidate]:
     """What may be a model's by its name, or by the hash that its store has for it, and has the right size."""
     files = {file.path: file for file in stored}
+    paths = [expanded(entry.path) for entry in models.models.values() if entry.path]
+    named = frozenset(real(part) for path in paths for part in part_paths(path))
     for name, entry in models.models.items():
         seen: set[Path] = set()  # the hub's cache has a link for each revision to one file
         for path, file in files.items():
@@ -60,7 +68,7 @@ def candidates(models: ModelsFile, stored: Iterable[StoredFile]) -> Iterator[Can
                 seen.add(path.resolve())
                 parts = [files[part] for part in part_paths(path) if part in files]
                 if len(parts) == _n_parts(path):
-                    yield Candidate(name, entry.hub, tuple(parts))
+                    yield Candidate(name, entry.hub, tuple(parts), named)
 
 
 def use_in_place(installed: Installed, candidate: Candidate, *, on_bytes: OnBytes = lambda _: None) -> Used:
@@ -76,8 +84,8 @@ def use_in_place(installed: Installed, candidate: Candidate, *, on_bytes: OnByte
         if problem := _problem(candidate.hub, part, digest, is_first=part is first):
             return _not_used(used, problem)
     for part, digest in zip(candidate.parts, digests, strict=True):
-        file = PurePosixPath(candidate.hub.file).with_name(part.path.name) if part is not first else candidate.hub.file
-        installed.record(part.path, sha256=digest, repo=candidate.hub.repo, file=str(file), revision=part.revision)
+        file = candidate.name_on_hub(part)
+        installed.record(part.path, sha256=digest, repo=candidate.hub.repo, file=file, revision=part.revision)
     return Used(used.model, used.store, used.path, used.n_bytes, ours=_ours(installed, candidate, digests))
 
 
@@ -137,14 +145,17 @@ def _not_used(used: Used, problem: str) -> Used:
 
 
 def _ours(installed: Installed, candidate: Candidate, digests: Sequence[str]) -> tuple[InstalledFile, ...]:
-    """Our own files of the same content; a second name of the very same file is none."""
+    """Our own files of the same name and content that no entry names by path; the very same file is no copy."""
     paths = [part.path for part in candidate.parts]
+    names = {candidate.name_on_hub(part) for part in candidate.parts}
     return tuple(
         file
         for file in installed.files()
-        if installed.is_ours(file)
+        if installed.is_ours(file.path)
         and file.sha256 in digests
         and file.repo == candidate.hub.repo
+        and file.file in names
+        and real(file.path) not in candidate.named
         and file.is_unchanged()
         and not any(file.path.samefile(path) for path in paths)
     )

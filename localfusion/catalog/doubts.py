@@ -3,22 +3,20 @@
 Judges the file as it is written. Of models' files it looks at headers only; nobody is asked.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from localfusion.catalog.gguf_files import check_gguf
-from localfusion.catalog.installed import nothing_pulled
+from localfusion.catalog.installed import is_commit, nothing_pulled
 from localfusion.catalog.names import file_of
+from localfusion.catalog.wanted import agree
 from localfusion.config import Extension, HubEntry, JudgeEntry, ModelEntry, ModelsFile, PresetEntry, SeatEntry
 from localfusion.config.models_file import models_used
 from localfusion.errors import ConfigError
 
 Location = tuple[str | int, ...]
-
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,7 @@ def _all(file: Extension) -> Iterator[tuple[Location, str]]:
         yield from _of_address(("providers", name), provider.base_url, has_key=provider.key is not None)
     for name in file.own.models:
         yield from _of_model(("models", name), name, file.whole.models[name])
+        yield from _of_place(("models", name), name, file.whole)
     for name, preset in file.own.presets.items():
         yield from _of_families(("presets", name), preset, file.whole)
         yield from _of_fallbacks(("presets", name), preset, file.whole)
@@ -70,7 +69,7 @@ def _of_model(place: Location, name: str, model: ModelEntry) -> Iterator[tuple[L
         yield from _of_hub((*place, "hub"), model.hub)
     elif model.provider is None:
         try:
-            check_gguf(file_of(model, path_of=nothing_pulled), model=name)
+            check_gguf(file_of(name, model, path_of=nothing_pulled), model=name)
         except ConfigError as error:
             yield place, error.message
     elif model.prices is None:
@@ -79,12 +78,21 @@ def _of_model(place: Location, name: str, model: ModelEntry) -> Iterator[tuple[L
         yield (*place, "licence_note"), f"its licence asks for more than a notice: {model.licence_note}"
 
 
+def _of_place(place: Location, name: str, models: ModelsFile) -> Iterator[tuple[Location, str]]:
+    """Two contents for one place of this machine."""
+    hub = models.models[name].hub
+    for other, entry in models.models.items():
+        is_one_place = hub and entry.hub and (hub.repo, hub.file) == (entry.hub.repo, entry.hub.file)
+        if other != name and hub and entry.hub and is_one_place and not agree(hub, entry.hub):
+            yield (*place, "hub"), f"{other} names another content of the same file: only one can be here"
+
+
 def _of_hub(place: Location, hub: HubEntry) -> Iterator[tuple[Location, str]]:
     if hub.sha256 is None:
         yield place, "it has no sha256: what is pulled is compared with what the hub says only"
     elif len(hub.sha256) < 64:
         yield (*place, "sha256"), f"of the sha256 {len(hub.sha256)} digits of 64 are known"
-    if not _COMMIT.fullmatch(hub.revision):
+    if not is_commit(hub.revision):
         yield place, f"the revision {hub.revision} may move: pin it to a commit"
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from localfusion.catalog.hub import Hub, HubFile, is_commit
+from localfusion.catalog.hub import Hub, HubFile
+from localfusion.catalog.installed import is_commit
 from localfusion.catalog.wanted import Wanted, files_of
 from localfusion.config import HubEntry
 from localfusion.errors import HubError, LocalFusionError, ModelLoadError
@@ -44,6 +45,12 @@ def kept_stub(home: Path, hub: HubEntry) -> Stub | None:
     folder = home / HEADERS_FOLDER / hub.repo
     commits = [folder / hub.revision] if is_commit(hub.revision) else _newest_first(folder, hub.file)
     return next((stub for commit in commits if (stub := _stub_in(commit, hub)) is not None), None)
+
+
+def stubs_of(home: Path, hub: HubEntry) -> tuple[Path, ...]:
+    """Every file that was kept of a model's headers, whatever the commit."""
+    folder = home / HEADERS_FOLDER / hub.repo
+    return tuple(path for commit in folder.glob("*") for file in files_of(hub) if (path := commit / file).is_file())
 
 
 def read_stub(

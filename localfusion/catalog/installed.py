@@ -3,8 +3,9 @@
 What is missing is fetched elsewhere, and nothing is hashed here.
 """
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,16 @@ from pathlib import Path
 from localfusion.config import HubEntry
 from localfusion.database import Database, Migration
 from localfusion.errors import ConfigError
-from localfusion.gguf_header import PART_NAME
+from localfusion.gguf_header import PART_NAME, part_names, part_paths
 
 MODELS_FOLDER = "models"
 """Of the home: what was pulled, as `owner/name/file`. What is there under that name is whole and was checked."""
 FILE_NAME = "models.sqlite3"
 
-PathOf = Callable[[HubEntry], Path]
-"""Where a file of the hub is, or would be once it is pulled."""
+PathOf = Callable[[HubEntry | Path], Path]
+"""Where a file of the hub is, or would be once it is pulled; a path of the user's own is itself."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 MIGRATIONS: tuple[Migration, ...] = (
     (
@@ -30,6 +33,15 @@ MIGRATIONS: tuple[Migration, ...] = (
         "CREATE INDEX file_of_repo ON file (repo, file)",
     ),
 )
+
+
+class AnotherFile(ConfigError):
+    """What is here under a name of the hub is not what the catalogue names now; `models pull` fetches that."""
+
+
+def is_commit(revision: str) -> bool:
+    """Whether a revision names one commit, behind which nothing changes."""
+    return _COMMIT.fullmatch(revision) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,12 @@ class InstalledFile:
             return False
         return (status.st_size, status.st_mtime_ns) == (self.n_bytes, self.mtime_ns)
 
+    def is_promised(self, hub: HubEntry) -> bool:
+        """Whether it is what the catalogue means, as far as that says: by hash, by length, else by commit."""
+        if not hub.sha256 and is_commit(hub.revision) and self.revision not in ("", hub.revision):
+            return False
+        return self.sha256.startswith(hub.sha256 or "") and hub.size_bytes in (None, self.n_bytes)
+
 
 class Installed:
     """The verified files of a home, ours and those of other programs' stores; each part of a split GGUF for itself."""
@@ -67,31 +85,46 @@ class Installed:
         self._database = Database(None if home is None else home / FILE_NAME, MIGRATIONS)
         self._clock = clock
 
-    def path_of(self, hub: HubEntry) -> Path:
-        """Where a file of the hub is, or would be once it is pulled.
+    def path_of(self, place: HubEntry | Path) -> Path:
+        """Where a file of the hub is, or would be once it is pulled; a path of the user's own is itself.
 
-        Raises ConfigError where it, or a part of it, is not what was verified.
+        Raises ConfigError where it, or a part of it, is not what was verified, and AnotherFile where the catalogue
+        names another file than the one that is here.
         """
-        found = self.find(hub.repo, hub.file)
+        if isinstance(place, Path):
+            own = [file for path in part_paths(place) if (file := self.known(path)) is not None]
+            _check_unchanged(own, "if you replaced it, take the model out with `models remove` and add it again")
+            return place
+        found = self.promised(place)
+        if found is None and (other := self.find(place.repo, place.file)) is not None:
+            raise AnotherFile(f"{other.path} is not the file that models.yaml names", hint="localfusion models pull")
         if found is None:
-            return nothing_pulled(hub) if self._home is None else pulled_path(self._home, hub)
-        for part in self._parts(found):
-            if part.path.exists() and not part.is_unchanged():
-                raise ConfigError(
-                    f"{part.path} was changed since it was verified",
-                    hint="`localfusion models verify` looks at all of it; fetch it again if you did not change it",
-                )
+            return nothing_pulled(place) if self._home is None else pulled_path(self._home, place)
+        _check_unchanged(self._parts(found), "fetch it again if you did not change it")
         return found.path
 
     def find(self, repo: str, file: str) -> InstalledFile | None:
         """A verified file that is there, one of ours before those of others."""
-        query = f"SELECT {_COLUMNS} FROM file WHERE repo = ? AND file = ? ORDER BY path"
-        found = self._database.rows(_file, query, (repo, file))
-        return next((one for one in sorted(found, key=self._is_elsewhere) if one.path.exists()), None)
+        return next(iter(self._found(repo, file)), None)
 
-    def is_ours(self, file: InstalledFile) -> bool:
-        """Whether a file lies in our own folder, and may be deleted."""
-        return self._home is not None and file.path.is_relative_to(self._home / MODELS_FOLDER)
+    def promised(self, hub: HubEntry) -> InstalledFile | None:
+        """The file that the catalogue means, where it is there; one that was changed only where there is no other."""
+        found = [file for file in self._found(hub.repo, hub.file) if file.is_promised(hub)]
+        return next(iter(sorted(found, key=lambda file: not file.is_unchanged())), None)
+
+    def present(self, hub: HubEntry) -> InstalledFile | None:
+        """The (first) file that the catalogue means, where all parts of it are there as they were verified."""
+        first = self.promised(hub)
+        if first is None:
+            return None
+        parts = [self.known(first.path.with_name(name)) for name in part_names(first.path.name)]
+        return first if all(part is not None and part.is_unchanged() for part in parts) else None
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether a file lies in our own folder, whatever links lead there, and may be deleted."""
+        if self._home is None:
+            return False
+        return path.parent.resolve().is_relative_to((self._home / MODELS_FOLDER).resolve())
 
     def known(self, path: Path) -> InstalledFile | None:
         """What was found out of the file at a path."""
@@ -118,8 +151,11 @@ class Installed:
         """Close the file."""
         self._database.close()
 
-    def _is_elsewhere(self, file: InstalledFile) -> bool:
-        return not self.is_ours(file)
+    def _found(self, repo: str, file: str) -> list[InstalledFile]:
+        """The verified files of a name that are there, ours first."""
+        query = f"SELECT {_COLUMNS} FROM file WHERE repo = ? AND file = ? ORDER BY path"
+        found = [one for one in self._database.rows(_file, query, (repo, file)) if is_there(one.path)]
+        return sorted(found, key=lambda one: not self.is_ours(one.path))
 
     def _parts(self, first: InstalledFile) -> list[InstalledFile]:
         if not PART_NAME.search(first.path.name):
@@ -129,19 +165,27 @@ class Installed:
         return [file for file in beside if PART_NAME.search(file.path.name) and file.path.name.startswith(f"{start}-")]
 
 
-def nothing_pulled(hub: HubEntry) -> Path:
+def is_there(path: Path) -> bool:
+    """Whether a file is there for this user; one in a folder that may not be entered is not."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def nothing_pulled(place: HubEntry | Path) -> Path:
     """A machine on which nothing was pulled."""
-    return Path("not-pulled") / hub.repo / hub.file
+    return place if isinstance(place, Path) else Path("not-pulled") / place.repo / place.file
 
 
 def locate(home: Path) -> PathOf:
     """`Installed.path_of` of a home that need not be there: looks and closes, and makes nothing."""
 
-    def path_of(hub: HubEntry) -> Path:
+    def path_of(place: HubEntry | Path) -> Path:
         if not (home / FILE_NAME).is_file():
-            return pulled_path(home, hub)
+            return place if isinstance(place, Path) else pulled_path(home, place)
         with closing(Installed(home)) as installed:
-            return installed.path_of(hub)
+            return installed.path_of(place)
 
     return path_of
 
@@ -149,6 +193,16 @@ def locate(home: Path) -> PathOf:
 def pulled_path(home: Path, hub: HubEntry) -> Path:
     """Where a file of the hub lies once it is pulled."""
     return home / MODELS_FOLDER / hub.repo / hub.file
+
+
+def _check_unchanged(files: Iterable[InstalledFile], else_do: str) -> None:
+    """Raise ConfigError where a file that is there is not what was verified."""
+    for file in files:
+        if is_there(file.path) and not file.is_unchanged():
+            raise ConfigError(
+                f"{file.path} was changed since it was verified",
+                hint=f"`localfusion models verify` looks at all of it; {else_do}",
+            )
 
 
 _COLUMNS = "path, repo, file, revision, sha256, n_bytes, mtime_ns, verified"

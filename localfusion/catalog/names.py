@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from localfusion.catalog.gguf_files import SHIPPED, expanded
-from localfusion.catalog.installed import PathOf
+from localfusion.catalog.installed import AnotherFile, PathOf
 from localfusion.config import ModelEntry, ModelsFile, ProviderEntry
 from localfusion.errors import ConfigError
 from localfusion.messages import AnyModel, ModelSpec, Prices, ProviderSpec, RemoteModel
@@ -26,7 +26,7 @@ def model_of(models: ModelsFile, name: str, *, path_of: PathOf, n_ctx: int | Lit
         raise ConfigError(f"{name} is an embedding model", hint="name a model that writes text")
     if entry.provider is not None:
         return _remote(name, entry, models.providers[entry.provider], n_ctx)
-    return file_spec(name, file_of(entry, path_of=path_of), entry, n_ctx)
+    return file_spec(name, file_of(name, entry, path_of=path_of), entry, n_ctx)
 
 
 def entry_of(models: ModelsFile, name: str) -> ModelEntry:
@@ -42,20 +42,24 @@ def embedding_of(models: ModelsFile, name: str, *, path_of: PathOf) -> ModelSpec
     entry = entry_of(models, name)
     if not entry.embeddings:
         raise ConfigError(f"{name} is no embedding model", hint="name one that models.yaml has `embeddings: true` for")
-    path = file_of(entry, path_of=path_of)
+    path = file_of(name, entry, path_of=path_of)
     if not path.exists():
         hint = f"localfusion models pull {name}" if entry.hub else "check its path in models.yaml"
         raise ConfigError(f"{name} is not here yet", hint=hint)
     return ModelSpec(name, path)
 
 
-def file_of(entry: ModelEntry, *, path_of: PathOf) -> Path:
-    """The file of an entry that is no provider's, whether it is there or not."""
+def file_of(name: str, entry: ModelEntry, *, path_of: PathOf) -> Path:
+    """The file of an entry that is no provider's, whether it is there or not.
+
+    Raises ConfigError for one that is there and is not what was verified, or not what the catalogue names.
+    """
     if entry.shipped is not None:
         return SHIPPED / entry.shipped
-    if entry.hub is not None:
-        return path_of(entry.hub)
-    return expanded(entry.path or "")
+    try:
+        return path_of(expanded(entry.path or "") if entry.hub is None else entry.hub)
+    except AnotherFile as error:
+        raise ConfigError(error.message, hint=f"localfusion models pull {name}") from error
 
 
 def unknown(kind: Literal["model", "preset"], name: str, names: list[str], models: ModelsFile) -> ConfigError:

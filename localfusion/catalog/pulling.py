@@ -18,16 +18,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from localfusion.catalog.hashing import sha256_of
-from localfusion.catalog.hub import Hub, HubFile, is_commit
-from localfusion.catalog.installed import MODELS_FOLDER, Installed, InstalledFile, pulled_path
+from localfusion.catalog.hub import Hub, HubFile
+from localfusion.catalog.installed import MODELS_FOLDER, Installed, is_commit, pulled_path
 from localfusion.catalog.side_by_side import side_by_side
-from localfusion.catalog.wanted import Wanted, files_of
+from localfusion.catalog.wanted import Wanted, files_of, one_for_each_place
 from localfusion.config import HubEntry
 from localfusion.errors import ConfigError, HubError, LocalFusionError, ModelLoadError
 from localfusion.gguf_header import MAGIC, read_header
 
 PULLING_FOLDER = ".pulling"
 """Below the models: what is not whole yet, as `sha256 of the first file/sha256.part`."""
+OWNER_NAME = "model"
+"""Beside the parts: the name on the hub of what they are parts of, for whoever wants them away."""
 AT_ONCE = 3
 RESERVE_BYTES = 1 << 30
 """Of a disk that is left to other programs."""
@@ -81,9 +83,9 @@ class Watch:
 def plan(home: Path, models: Iterable[Wanted], installed: Installed, hub: Callable[[], Hub]) -> Plan:
     """Look at what is here and ask the hub for the rest; `hub` is called only where something is missing.
 
-    Raises ConfigError where nothing may be asked of a network.
+    Raises ConfigError where nothing may be asked of a network, and where two models want different files in one place.
     """
-    one_each = {(model.hub.repo, model.hub.file): model for model in models}.values()
+    one_each = one_for_each_place(models)
     here = {model.name: path for model in one_each if (path := present(installed, model.hub)) is not None}
     missing = [model for model in one_each if model.name not in here]
     jobs = [partial(_look, home, model, hub()) for model in missing]
@@ -113,11 +115,8 @@ def free_bytes(home: Path) -> int:
 
 def present(installed: Installed, hub: HubEntry) -> Path | None:
     """The model where all of its files are here as they were verified, and are what the catalogue names."""
-    found = [installed.find(hub.repo, file) for file in files_of(hub)]
-    whole = [file for file in found if file is not None and file.is_unchanged()]
-    if len(whole) < len(found) or not _is_promised(hub, whole[0]):
-        return None
-    return whole[0].path
+    found = installed.present(hub)
+    return None if found is None else found.path
 
 
 def check_promise(hub: HubEntry, file: HubFile) -> None:
@@ -153,6 +152,43 @@ def pull(
     return side_by_side(jobs, n_at_once=AT_ONCE)
 
 
+def unfinished(home: Path, hub: HubEntry) -> tuple[Path, ...]:
+    """The folders in which pulls of a model that were cut off have left something."""
+    folders = (path for path in sorted((home / MODELS_FOLDER / PULLING_FOLDER).glob("*")) if path.is_dir())
+    return tuple(folder for folder in folders if _is_of(folder, hub))
+
+
+def unfinished_bytes(folder: Path) -> int:
+    """What lies in such a folder."""
+    return sum(_size(path) for path in folder.rglob("*") if path.is_file())
+
+
+def remove_unfinished(folder: Path) -> int:
+    """Delete what a pull has left; returns the bytes of it. Raises ConfigError while a pull is at it."""
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError("it is being pulled just now", hint="wait for that pull, or interrupt it") from error
+    try:
+        n_bytes = unfinished_bytes(folder)
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be removed: {error.strerror}", hint="remove it by hand") from error
+    finally:
+        lock.release()
+    return n_bytes
+
+
+def _is_of(folder: Path, hub: HubEntry) -> bool:
+    if hub.sha256 and folder.name.startswith(hub.sha256):
+        return True
+    try:
+        return (folder / OWNER_NAME).read_text(encoding="utf-8") == f"{hub.repo}/{hub.file}"
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _look(home: Path, model: Wanted, hub: Hub) -> Fetch:
     first = hub.look(model.hub.repo, model.hub.file, model.hub.revision)
     check_promise(model.hub, first)
@@ -171,6 +207,7 @@ def _pull(home: Path, fetch: Fetch, installed: Installed, hub: Hub, watch: Watch
         with _alone(folder, lambda: watch.on_wait(fetch.model.name)):
             path = present(installed, fetch.model.hub) or _adopted(home, fetch, installed)
             if path is None:
+                (folder / OWNER_NAME).write_text(f"{fetch.model.hub.repo}/{fetch.model.hub.file}", encoding="utf-8")
                 _fetch(home, fetch, hub, watch)
                 path = _put_in_place(home, fetch, installed)
             shutil.rmtree(folder, ignore_errors=True)
@@ -264,13 +301,6 @@ def _record(home: Path, fetch: Fetch, installed: Installed) -> None:
     for file in reversed(fetch.files):
         place, sha256 = _place(home, fetch, file), _sha256(fetch, file)
         installed.record(place, sha256=sha256, repo=file.repo, file=file.file, revision=file.commit)
-
-
-def _is_promised(hub: HubEntry, file: InstalledFile) -> bool:
-    """Whether a file is the one that the catalogue means, as far as it says: by hash, by length, else by commit."""
-    if not hub.sha256 and is_commit(hub.revision) and file.revision not in ("", hub.revision):
-        return False
-    return file.sha256.startswith(hub.sha256 or "") and hub.size_bytes in (None, file.n_bytes)
 
 
 def _sha256(fetch: Fetch, file: HubFile) -> str:

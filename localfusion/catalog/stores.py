@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
-
+from localfusion.catalog.hub import with_client
 from localfusion.config import Surroundings
 from localfusion.config.surroundings import expanded
 
@@ -24,7 +22,6 @@ MANIFEST_BYTES = 1 << 20
 MODEL_LAYER = "application/vnd.ollama.image.model"
 HUB_HOSTS = ("hf.co", "huggingface.co")
 _DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ class StoredFile:
 
 
 def find_stores(surroundings: Surroundings) -> tuple[Store, ...]:
-    """The stores that there are, where their programs look for them."""
+    """The stores that there are for this user, where their programs look for them."""
     home, variables = surroundings.user_home, surroundings.variables
     named = variables.get("OLLAMA_MODELS", "")
     ollama = [expanded(named, surroundings)] if named else [home / ".ollama" / "models", SERVICE]
@@ -64,7 +61,7 @@ def find_stores(surroundings: Surroundings) -> tuple[Store, ...]:
         Store("LM Studio", home / ".lmstudio" / "models"),
         Store("LM Studio", home / ".cache" / "lm-studio" / "models"),
     )
-    return tuple(store for store in stores if store.folder.is_dir())
+    return tuple(store for store in stores if _is_folder(store.folder))
 
 
 def store_of(path: Path, stores: Iterable[Store]) -> StoreName | None:
@@ -73,7 +70,10 @@ def store_of(path: Path, stores: Iterable[Store]) -> StoreName | None:
 
 
 def stored_files(stores: Iterable[Store]) -> Iterator[StoredFile]:
-    """Every GGUF of the stores. What is damaged in one, or cannot be read, is left out."""
+    """Every GGUF of the stores. What is damaged in one, or cannot be read, is left out.
+
+    Raises ConfigError where the hub's client cannot be imported, which reads its cache.
+    """
     readers = {"Hugging Face": _of_hub_cache, "Ollama": _of_ollama, "LM Studio": _of_lm_studio}
     for store in stores:
         yield from readers[store.name](store.folder)
@@ -89,24 +89,8 @@ def _hub_cache(surroundings: Surroundings) -> Path:
 
 
 def _of_hub_cache(folder: Path) -> Iterator[StoredFile]:
-    try:
-        repos = scan_cache_dir(folder).repos
-    except (CacheNotFound, OSError, ValueError):
-        return
-    for repo in sorted(repos, key=lambda repo: repo.repo_id):
-        for revision in sorted(repo.revisions, key=lambda revision: revision.commit_hash):
-            for file in sorted(revision.files, key=lambda file: file.file_path):
-                if repo.repo_type == "model" and file.file_name.endswith(".gguf"):
-                    blob = file.blob_path.name
-                    yield StoredFile(
-                        "Hugging Face",
-                        file.file_path,
-                        file.size_on_disk,
-                        repo=repo.repo_id,
-                        file=file.file_path.relative_to(revision.snapshot_path).as_posix(),
-                        revision=revision.commit_hash,
-                        sha256=blob if _SHA256.fullmatch(blob) else "",
-                    )
+    found: Iterator[StoredFile] = with_client("localfusion.catalog.hub_cache").cached_files(folder)
+    return found
 
 
 def _of_ollama(folder: Path) -> Iterator[StoredFile]:
@@ -114,10 +98,25 @@ def _of_ollama(folder: Path) -> Iterator[StoredFile]:
     for path in sorted((folder / "manifests").glob("*/*/*/*")):
         digest = _model_digest(path)
         blob = folder / "blobs" / f"sha256-{digest}"
-        if digest and blob.is_file():
+        if digest and _is_file(blob):
             host, owner, model, tag = path.parts[-4:]
             repo = f"{owner}/{model}" if host in HUB_HOSTS else ""
             yield StoredFile("Ollama", blob, blob.stat().st_size, repo=repo, tag=tag, sha256=digest)
+
+
+def _is_folder(path: Path) -> bool:
+    """One that this user may not look at is not there."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _model_digest(path: Path) -> str:
@@ -139,6 +138,6 @@ def _is_model(layer: object) -> bool:
 
 def _of_lm_studio(folder: Path) -> Iterator[StoredFile]:
     for path in sorted(folder.glob("*/*/*.gguf")):
-        if path.is_file():
+        if _is_file(path):
             repo = f"{path.parent.parent.name}/{path.parent.name}"
             yield StoredFile("LM Studio", path, path.stat().st_size, repo=repo, file=path.name)

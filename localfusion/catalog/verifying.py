@@ -11,6 +11,7 @@ from typing import Literal
 from localfusion.catalog.hashing import sha256_of
 from localfusion.catalog.installed import Installed, InstalledFile, pulled_path
 from localfusion.catalog.wanted import Wanted, files_of
+from localfusion.gguf_header import part_paths
 
 State = Literal["ok", "missing", "replaced", "damaged", "catalogue_changed", "unknown", "unreadable"]
 """`replaced`: another content under another length or time. `damaged`: another content that nobody wrote. `unknown`:
@@ -48,19 +49,29 @@ class Verdict:
     sha256: str = ""
 
 
-def subjects(home: Path, installed: Installed, models: Sequence[Wanted], *, is_all: bool) -> tuple[Subject, ...]:
-    """The files of these models that are here or were; with `is_all` every recorded file beside them."""
+def subjects(
+    home: Path, installed: Installed, models: Sequence[Wanted], *, paths: Mapping[str, Path], is_all: bool
+) -> tuple[Subject, ...]:
+    """The files of these models that are here or were; with `is_all` every recorded file beside them.
+
+    `paths` are the files of models that are not the hub's, of which only those count that were recorded.
+    """
     found: dict[Path, Subject] = {}
     for model in models:
         for number, file in enumerate(files_of(model.hub)):
             promised = model.hub.sha256 or "" if number == 0 else ""
             hub = model.hub.model_copy(update={"file": file})
             known = [one for one in installed.files() if (one.repo, one.file) == (hub.repo, file)]
-            paths = {one.path: one for one in known}
+            recorded = {one.path: one for one in known}
             place = pulled_path(home, hub)
-            for path in [*paths, *([place] if place.exists() and place not in paths else [])]:
+            for path in [*recorded, *([place] if place.exists() and place not in recorded else [])]:
                 others = found[path].models if path in found else ()
-                found[path] = Subject(path, paths.get(path), promised, (*others, model.name))
+                found[path] = Subject(path, recorded.get(path), promised, (*others, model.name))
+    for name, first in paths.items():
+        for path in part_paths(first):
+            if (own := installed.known(path)) is not None:
+                before = found.get(path, Subject(path, own))
+                found[path] = Subject(path, own, before.promised, (*before.models, name))
     if is_all:
         found |= {file.path: Subject(file.path, file) for file in installed.files() if file.path not in found}
     return tuple(found.values())

@@ -46,6 +46,45 @@ def files_of(hub: HubEntry) -> tuple[str, ...]:
     return tuple(str(file.with_name(name)) for name in part_names(file.name))
 
 
+def one_for_each_place(models: Iterable[Wanted]) -> tuple[Wanted, ...]:
+    """Models that mean one file as one, under all of their names; ConfigError for two files in one place."""
+    found: dict[tuple[str, str], Wanted] = {}
+    for model in models:
+        place = model.hub.repo, model.hub.file
+        other = found.get(place)
+        if other is None:
+            found[place] = model
+            continue
+        if not agree(other.hub, model.hub):
+            raise ConfigError(
+                f"{other.name} and {model.name} name two contents of {'/'.join(place)}, which has one place here",
+                hint="give both the same `revision`, `sha256` and `size_bytes` in models.yaml",
+            )
+        note = other.licence_note or model.licence_note
+        found[place] = Wanted(f"{other.name}, {model.name}", _stricter(other.hub, model.hub), other.licence, note)
+    return tuple(found.values())
+
+
+def agree(one: HubEntry, other: HubEntry) -> bool:
+    """Whether two entries of one repository and file may mean the same content."""
+    if None not in (one.size_bytes, other.size_bytes) and one.size_bytes != other.size_bytes:
+        return False
+    if one.sha256 and other.sha256:
+        return one.sha256.startswith(other.sha256) or other.sha256.startswith(one.sha256)
+    return one.revision == other.revision
+
+
+def _stricter(one: HubEntry, other: HubEntry) -> HubEntry:
+    """What both of two that agree say."""
+    sha256 = max(one.sha256 or "", other.sha256 or "", key=len) or None
+    return one.model_copy(update={"sha256": sha256, "size_bytes": one.size_bytes or other.size_bytes})
+
+
+def named_models(models: ModelsFile, name: str) -> tuple[str, ...]:
+    """The models that a name means: itself, or those of a preset. Raises ConfigError for a name nobody knows."""
+    return _models_of(models, name, with_fallbacks=False)
+
+
 def _models_of(models: ModelsFile, name: str, *, with_fallbacks: bool) -> tuple[str, ...]:
     target = models.aliases.get(name, name)
     if target in models.models:

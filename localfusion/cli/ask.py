@@ -9,6 +9,7 @@ from localfusion.catalog import Choice, locate
 from localfusion.catalog import named as named_panel
 from localfusion.cli.cloud import NamedLeave, cloud_options
 from localfusion.cli.first_run import with_default
+from localfusion.cli.known_models import known_models
 from localfusion.cli.live import Emit
 from localfusion.cli.options import (
     file_option,
@@ -20,7 +21,7 @@ from localfusion.cli.options import (
 )
 from localfusion.cli.running import Output, carry_out
 from localfusion.cli.sources import NamedSources, go_offline, source_options
-from localfusion.config import Surroundings, home_directory, load_models
+from localfusion.config import Surroundings, home_directory
 from localfusion.outcome import Outcome
 from localfusion.session import open_session
 from localfusion.store import RunRequest
@@ -96,7 +97,7 @@ def ask(
     if sources.offline:
         go_offline()
     names = tuple(name.strip() for name in chain.from_iterable(entry.split(",") for entry in panel))
-    known = load_models(surroundings, models)
+    known = known_models(surroundings, models)
     if preset is None and not names:
         may_ask = not (sources.offline or no_store or question == "-")
         known = with_default(surroundings, known, models, may_ask=may_ask, memory_bytes=memory, vram_bytes=vram)

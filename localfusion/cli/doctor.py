@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
+from localfusion.cli.known_models import known_models
 from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import json_text, printable
-from localfusion.config import Surroundings, load_models
+from localfusion.config import Surroundings
 from localfusion.doctor import REBUILD, Report, examine, measure
 from localfusion.engine.speed import POLICIES, Rate, Speed, Way
 from localfusion.fits import PresetFit
@@ -54,7 +55,7 @@ def doctor(*, models: Path | None, memory: int | None, vram: int | None, is_time
       localfusion doctor --models team.yaml --json
     """
     surroundings = Surroundings.of_this_process()
-    file = load_models(surroundings, models)
+    file = known_models(surroundings, models)
     report = asyncio.run(examine(file, surroundings, memory_bytes=memory, vram_bytes=vram))
     speed = asyncio.run(measure(surroundings, on_step=_say_step)) if is_timed else None
     if as_json:

@@ -9,10 +9,11 @@ import click
 from localfusion.catalog import adding
 from localfusion.catalog.installed import Installed
 from localfusion.cli.byte_progress import byte_progress
+from localfusion.cli.known_models import known_models
 from localfusion.cli.options import models_option, text_argument
 from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import printable
-from localfusion.config import Surroundings, load_models, make_home, note
+from localfusion.config import Surroundings, make_home, note
 
 
 @click.command()
@@ -32,7 +33,7 @@ def add(*, path: str, name: str | None, models: Path | None) -> None:
     """
     surroundings = Surroundings.of_this_process()
     file = Path(text_argument(path, "path"))
-    known = load_models(surroundings, models)
+    known = known_models(surroundings, models)
     named = adding.name_for(file, known, name=name)
     header = adding.header_of(surroundings.working_directory / file.expanduser())
     with (

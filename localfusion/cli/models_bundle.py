@@ -16,9 +16,10 @@ from localfusion.catalog.bundle.signature import sign
 from localfusion.catalog.bundle.wheels import gather_wheels, this_target
 from localfusion.catalog.installed import Installed
 from localfusion.cli.byte_progress import byte_progress
+from localfusion.cli.known_models import known_models
 from localfusion.cli.options import check_paths, models_option
 from localfusion.cli.terminal import printable
-from localfusion.config import Surroundings, load_models, make_home
+from localfusion.config import Surroundings, make_home
 from localfusion.errors import ConfigError
 from localfusion.search.documents import DocumentIndex
 from localfusion.search.zim_identity import zim_uuid
@@ -57,7 +58,7 @@ def bundle(
     home = make_home(surroundings)
     archives = tuple(_zim_reference(path) for path in check_paths(zim, "--zim"))
     with closing(Installed(home)) as installed, byte_progress("hashing", 0) as on_bytes:
-        selection = select(load_models(surroundings, models), preset, installed, on_bytes=on_bytes)
+        selection = select(known_models(surroundings, models), preset, installed, on_bytes=on_bytes)
     for remark in selection.remarks:
         click.echo(f"note: {printable(remark)}", err=True)
     with tempfile.TemporaryDirectory(dir=home) as folder:

@@ -11,10 +11,11 @@ from localfusion.catalog.deduping import Used, candidates, remove_ours, use_in_p
 from localfusion.catalog.installed import Installed
 from localfusion.catalog.stores import find_stores, stored_files
 from localfusion.cli.byte_progress import byte_progress
+from localfusion.cli.known_models import known_models
 from localfusion.cli.options import models_option
 from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import printable
-from localfusion.config import Surroundings, load_models, make_home
+from localfusion.config import Surroundings, make_home
 from localfusion.messages import Json
 
 
@@ -35,7 +36,7 @@ def dedupe(*, models: Path | None, yes: bool, as_json: bool) -> None:
       localfusion models dedupe --yes
     """
     surroundings = Surroundings.of_this_process()
-    found = list(candidates(load_models(surroundings, models), stored_files(find_stores(surroundings))))
+    found = list(candidates(known_models(surroundings, models), stored_files(find_stores(surroundings))))
     with closing(Installed(make_home(surroundings))) as installed:
         used = []
         for one in found:

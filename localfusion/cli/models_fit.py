@@ -11,10 +11,11 @@ from rich.console import Console
 from localfusion.catalog.hub import Hub, open_hub
 from localfusion.catalog.installed import Installed
 from localfusion.catalog.names import unknown
+from localfusion.cli.known_models import known_models
 from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.sizes import duration_text, size_text
 from localfusion.cli.terminal import printable
-from localfusion.config import ModelsFile, Surroundings, load_models, load_settings, make_home
+from localfusion.config import ModelsFile, Surroundings, load_settings, make_home
 from localfusion.errors import ConfigError
 from localfusion.fits import Known, PresetFit, fits, look, pull_seconds
 from localfusion.session import open_scheduler
@@ -43,7 +44,7 @@ def fit(
       localfusion models fit --memory 12GiB --json
     """
     surroundings = Surroundings.of_this_process()
-    file = load_models(surroundings, models)
+    file = known_models(surroundings, models)
     names = _names(file, presets)
     budget_bytes, presets_found, known = examine(
         surroundings, file, names, is_offline=offline, memory_bytes=memory, vram_bytes=vram

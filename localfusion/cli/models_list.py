@@ -2,19 +2,22 @@
 
 import asyncio
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from localfusion.cli.known_models import known_models
 from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import printable
-from localfusion.config import Surroundings, load_models
+from localfusion.config import Surroundings
 from localfusion.listing import ListedModel, ListedPreset, Listing, look
 from localfusion.messages import Json
 
 MODEL_HEAD = ("model", "size", "where", "fits alone", "licence")
+TERMINAL_COLUMNS = 80
 PRESET_HEAD = ("preset", "to pull", "missing")
 
 
@@ -35,19 +38,24 @@ def list_command(*, models: Path | None, memory: int | None, vram: int | None, a
       localfusion models list --memory 12GiB --json
     """
     surroundings = Surroundings.of_this_process()
-    known = load_models(surroundings, models)
+    known = known_models(surroundings, models)
     listing = asyncio.run(look(known, surroundings, memory_bytes=memory, vram_bytes=vram))
     if as_json:
         click.echo(json.dumps(as_document(listing), ensure_ascii=False, indent=2))
     else:
-        click.echo("\n".join(map(printable, lines(listing))))
+        click.echo("\n".join(lines(listing)))
 
 
 def lines(listing: Listing) -> list[str]:
-    """Two tables as text."""
-    models = [_model_row(model) for model in listing.models]
-    presets = [_preset_row(preset) for preset in listing.presets]
-    return [*_table([MODEL_HEAD, *models]), "", *_table([PRESET_HEAD, *presets])]
+    """Two tables as text that a terminal may show."""
+    models = [tuple(map(printable, _model_row(model))) for model in listing.models]
+    presets = [tuple(map(printable, _preset_row(preset))) for preset in listing.presets]
+    amiss = [
+        printable(f"{model.name}: {model.problem}")
+        for model in listing.models
+        if model.problem and model.fits == "unknown"
+    ]
+    return [*_table([MODEL_HEAD, *models]), *amiss, "", *_table([PRESET_HEAD, *presets])]
 
 
 def as_document(listing: Listing) -> Json:
@@ -61,6 +69,7 @@ def as_document(listing: Listing) -> Json:
 
 def _model_row(model: ListedModel) -> tuple[str, ...]:
     where = f"provider {model.entry.provider}" if model.place == "provider" else model.place or "-"
+    where += f", {size_text(model.kept_bytes)} of a pull" if model.kept_bytes else ""
     licence = model.entry.licence or "-"
     size = "-" if model.n_bytes is None else size_text(model.n_bytes)
     return model.name, size, where, _fits(model), f"{licence} *" if model.entry.licence_note else licence
@@ -68,7 +77,7 @@ def _model_row(model: ListedModel) -> tuple[str, ...]:
 
 def _fits(model: ListedModel) -> str:
     if model.problem and model.fits == "unknown":
-        return f"unknown: {model.problem}"
+        return "unknown"
     if model.takes_bytes:
         return f"{model.fits}, takes {size_text(model.takes_bytes)}"
     return {"remote": "-", "unknown": "?", "no": "no, its file alone is larger"}.get(model.fits, model.fits)
@@ -87,9 +96,22 @@ def _pull(preset: ListedPreset) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns of one width each; the last is as wide as it comes."""
+    """Columns of one width each; the last goes on below itself where it does not fit a terminal."""
     widths = [max(map(len, column)) for column in list(zip(*rows, strict=True))[:-1]]
-    return ["  ".join([*map(str.ljust, row[:-1], widths), row[-1]]) for row in rows]
+    return [line for row in rows for line in _lines_of(row, widths)]
+
+
+def _lines_of(row: tuple[str, ...], widths: Sequence[int]) -> list[str]:
+    first = "".join(f"{cell:{width}s}  " for cell, width in zip(row[:-1], widths, strict=True))
+    width = max(TERMINAL_COLUMNS, len(first) + 20)
+    return textwrap.wrap(
+        first + row[-1],
+        width,
+        subsequent_indent=" " * len(first),
+        drop_whitespace=True,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _model_document(model: ListedModel) -> Json:
@@ -105,6 +127,7 @@ def _model_document(model: ListedModel) -> Json:
         "where": model.place or None,
         "path": str(model.path) if model.path else None,
         "bytes": model.n_bytes,
+        "kept_bytes": model.kept_bytes,
         "fits": model.fits,
         "takes_bytes": model.takes_bytes or None,
         "problem": model.problem or None,

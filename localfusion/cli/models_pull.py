@@ -11,11 +11,12 @@ from localfusion.catalog.hub import Hub, open_hub
 from localfusion.catalog.installed import Installed
 from localfusion.catalog.pulling import Fetch, Plan, check_room, free_bytes, plan, pull
 from localfusion.catalog.wanted import Wanted, wanted
+from localfusion.cli.known_models import known_models
 from localfusion.cli.options import models_option
 from localfusion.cli.pull_progress import pull_progress
 from localfusion.cli.sizes import size_text
 from localfusion.cli.terminal import printable
-from localfusion.config import DEFAULT, Surroundings, load_models, load_settings, make_home
+from localfusion.config import DEFAULT, Surroundings, load_settings, make_home
 from localfusion.errors import ConfigError, LocalFusionError, RunInterrupted
 
 
@@ -41,7 +42,7 @@ def pull_command(
       localfusion models pull qwen3.5-4b --dry-run
     """
     surroundings = Surroundings.of_this_process()
-    meant = wanted(load_models(surroundings, models), names or (DEFAULT,), with_fallbacks=with_fallbacks)
+    meant = wanted(known_models(surroundings, models), names or (DEFAULT,), with_fallbacks=with_fallbacks)
     fetch(surroundings, meant, names, is_dry_run=dry_run, is_asked=not yes and sys.stdin.isatty())
 
 

@@ -9,13 +9,15 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from localfusion.catalog.gguf_files import expanded
 from localfusion.catalog.installed import Installed
 from localfusion.catalog.verifying import SAID, WRONG, Subject, Verdict, subjects, verify
-from localfusion.catalog.wanted import wanted
+from localfusion.catalog.wanted import named_models, wanted
+from localfusion.cli.known_models import known_models
 from localfusion.cli.options import models_option
 from localfusion.cli.terminal import printable, tail
-from localfusion.config import Surroundings, load_models, make_home
-from localfusion.errors import LocalFusionError
+from localfusion.config import ModelsFile, Surroundings, make_home
+from localfusion.errors import ConfigError, LocalFusionError
 from localfusion.messages import Json
 
 _NAME_WIDTH = 40
@@ -38,10 +40,13 @@ def verify_command(*, names: tuple[str, ...], models: Path | None, as_json: bool
       localfusion models verify general-fast --json
     """
     surroundings = Surroundings.of_this_process()
-    file = load_models(surroundings, models)
+    file = known_models(surroundings, models)
+    meant = [model for name in names or file.models for model in named_models(file, name)]
     home = make_home(surroundings)
     with closing(Installed(home)) as installed:
-        these = subjects(home, installed, wanted(file, names or file.models), is_all=not names)
+        paths = {model: expanded(file.models[model].path or "") for model in meant if file.models[model].path}
+        these = subjects(home, installed, wanted(file, names or file.models), paths=paths, is_all=not names)
+        _check_said(file, names, these)
         verdicts = _verified(these, installed)
     if as_json:
         click.echo(json.dumps([_entry(verdict) for verdict in verdicts], ensure_ascii=False, indent=2))
@@ -55,6 +60,15 @@ def verify_command(*, names: tuple[str, ...], models: Path | None, as_json: bool
             f"{len(wrong)} of {len(verdicts)} files are not what they should be",
             hint="`localfusion models pull` fetches again what was pulled; what you replaced yourself, `models add`",
         )
+
+
+def _check_said(file: ModelsFile, names: tuple[str, ...], these: tuple[Subject, ...]) -> None:
+    """Raise ConfigError for a name of which nothing can be said: nothing was recorded of any of its files."""
+    said = {model for subject in these for model in subject.models}
+    for name in names:
+        if not said.intersection(named_models(file, name)):
+            hint = "`localfusion models list` says where it is; `pull` and `add` record what they hash"
+            raise ConfigError(f"nothing was recorded of {name} that could be verified", hint=hint)
 
 
 def _verified(these: tuple[Subject, ...], installed: Installed) -> list[Verdict]:

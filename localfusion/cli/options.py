@@ -66,7 +66,7 @@ def file_option(command: Callable[P, R]) -> Callable[P, R]:
 
 def models_option(command: Callable[P, R]) -> Callable[P, R]:
     """--models FILE."""
-    help_text = "The models.yaml to use.  [default: LOCALFUSION_MODELS, ./models.yaml, the packaged one]"
+    help_text = "The models.yaml to use.  [default: LOCALFUSION_MODELS, ./models.yaml, the home's, the packaged one]"
     return click.option("--models", type=click.Path(path_type=Path), metavar="FILE", help=help_text)(command)
 
 

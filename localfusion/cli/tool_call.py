@@ -11,10 +11,11 @@ import click
 from localfusion import codec
 from localfusion.analysis import ToolStep
 from localfusion.catalog import Choice, locate, resolve
+from localfusion.cli.known_models import known_models
 from localfusion.cli.options import models_option
 from localfusion.cli.sources import go_offline
 from localfusion.cli.terminal import printable, printable_text
-from localfusion.config import Surroundings, home_directory, load_models
+from localfusion.config import Surroundings, home_directory
 from localfusion.errors import ConfigError, WebError
 from localfusion.messages import Json, SourcesSpec, ToolCall, ToolOptions
 from localfusion.session import open_session
@@ -43,7 +44,7 @@ def tools_of_seat(
         if seat is not None:
             raise ConfigError("--seat names a panelist of a preset", hint="name the preset with --preset")
         return None
-    panel = resolve(load_models(surroundings, models), Choice(preset), path_of=locate(home_directory(surroundings)))
+    panel = resolve(known_models(surroundings, models), Choice(preset), path_of=locate(home_directory(surroundings)))
     seats = {panelist.id: panelist.tools for panelist in panel.panelists}
     if seat is not None and seat not in seats:
         raise ConfigError(f"the preset {preset} has no seat {seat}", hint=f"its seats are {', '.join(seats)}")

@@ -18,7 +18,14 @@ from localfusion.config.models_file import load as load_models_file
 from localfusion.config.notes import check_note, choose_preset, forget_note, note, note_path
 from localfusion.config.settings import SettingsFile
 from localfusion.config.settings import load as load_settings
-from localfusion.config.surroundings import Surroundings, find_models_file, home_directory, make_home, set_hub_offline
+from localfusion.config.surroundings import (
+    Surroundings,
+    check_hub_variables,
+    find_models_file,
+    home_directory,
+    make_home,
+    set_hub_offline,
+)
 
 __all__ = [
     "DEFAULT",
@@ -37,6 +44,7 @@ __all__ = [
     "Surroundings",
     "ToolsEntry",
     "YamlValue",
+    "check_hub_variables",
     "check_note",
     "choose_preset",
     "chosen_preset",

@@ -51,7 +51,8 @@ def read_models(surroundings: Surroundings, explicit: Path | None = None) -> Ext
 def load_noted(surroundings: Surroundings, *, instead: Mapping[Path, str] | None = None) -> ModelsFile:
     """The packaged file and what commands noted, with other texts `instead` of what stands in some notes.
 
-    Notes extend each other by name; one that names what is noted in a later one is read after it.
+    Notes extend each other by name; one that names what is noted in a later one is read after it. A note that is
+    refused is among the `skipped`: it must not stop the commands that would mend it.
     """
     models = read(packaged_models_file()).whole
     texts = instead or {}
@@ -64,7 +65,7 @@ def load_noted(surroundings: Surroundings, *, instead: Mapping[Path, str] | None
             except ConfigError as error:
                 refused[path] = error
         if len(refused) == len(waiting):
-            raise refused[waiting[0]]
+            return replace(models, skipped=refused)
         waiting = list(refused)
     return models
 

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from localfusion.config.checked import DOMAINS, Domain, Entry, OneLine, checked, read_file
 from localfusion.config.located import Located, Location, YamlValue, read_yaml
+from localfusion.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -48,7 +49,8 @@ def _seat_of_name(value: YamlValue) -> YamlValue:
     return {"model": value} if isinstance(value, str) else value
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,99}$")]
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,99}$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class HubEntry(Entry):
@@ -293,6 +295,8 @@ class ModelsFile:
     presets: Mapping[str, PresetEntry] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     providers: Mapping[str, ProviderEntry] = field(default_factory=dict)
+    skipped: Mapping[Path, ConfigError] = field(default_factory=dict)
+    """Notes of the home that cannot be read, and why: what they say is not known."""
 
     def names_of_models(self) -> list[str]:
         """What may be named where a model is meant."""
@@ -353,6 +357,7 @@ def _extended(base: ModelsFile, own: Contents, *, folder: Path, name: str) -> Mo
         {**left(base.presets), **own.presets},
         {**left(base.aliases), **own.aliases},
         {**base.providers, **own.providers},
+        base.skipped,
     )
 
 

@@ -45,7 +45,7 @@ def note(surroundings: Surroundings, name: str, contents: Mapping[str, YamlValue
 def check_note(surroundings: Surroundings, name: str, contents: Mapping[str, YamlValue]) -> str:
     """The text of a note that is not written yet. Raises ConfigError as `note` would."""
     text = HEADER + yaml.dump(dict(contents), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    load_noted(surroundings, instead={note_path(surroundings, name): text})
+    _check_others(surroundings, {note_path(surroundings, name): text})
     return text
 
 
@@ -57,7 +57,7 @@ def forget_note(surroundings: Surroundings, name: str) -> bool:
     path = note_path(surroundings, name)
     if not path.exists():
         return False
-    load_noted(surroundings, instead={path: ""})
+    _check_others(surroundings, {path: ""})
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -73,6 +73,14 @@ def choose_preset(surroundings: Surroundings, name: str) -> Path:
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="mend the folder") from error
     return path
+
+
+def _check_others(surroundings: Surroundings, instead: Mapping[Path, str]) -> None:
+    """Raise ConfigError where these texts, or notes that were right before, are refused with them."""
+    before = load_noted(surroundings).skipped
+    for path, error in load_noted(surroundings, instead=instead).skipped.items():
+        if path in instead or path not in before:
+            raise error
 
 
 def note_path(surroundings: Surroundings, name: str) -> Path:

@@ -43,6 +43,14 @@ def set_hub_offline() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def check_hub_variables() -> None:
+    """Raise ConfigError for a variable that the model hub's client, which reads it on import, would not survive."""
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        value = os.environ.get(name, "0")
+        if not (value.isascii() and value.isdigit() and len(value) < 9):
+            raise ConfigError(f"{name} must be a number of whole seconds", hint=f"correct or unset {name}")
+
+
 def home_directory(surroundings: Surroundings) -> Path:
     """Where all state lives: LOCALFUSION_HOME, else the platform's data directory. Creates nothing."""
     if explicit := surroundings.variables.get("LOCALFUSION_HOME", ""):
