@@ -58,7 +58,6 @@ class RunState:
     raw_analysis: str | None = None
     answer: str | None = None
     citations: tuple[Citation, ...] = ()
-    judge_usage: Usage = field(default_factory=Usage)
     warnings: tuple[str, ...] = ()
     status: Status | None = None
     failure_reason: FailureReason | None = None
@@ -183,15 +182,12 @@ def _apply_judged(state: RunState, event: Event) -> RunState:
     match event:
         case AnalysisStarted(model=model) | AnswerStarted(model=model):
             return replace(state, judge=model)
-        case AnalysisCompleted(analysis=analysis, raw=raw, usage=usage):
-            judged = state.judge_usage + usage
-            return replace(
-                state, analysis=analysis, raw_analysis=raw, judge_usage=judged, failure_reason=None, error=None
-            )
-        case AnalysisFailed(failure_reason=reason, error=error, usage=usage):
-            return replace(state, failure_reason=reason, error=error, judge_usage=state.judge_usage + usage)
-        case AnswerCompleted(content=content, citations=citations, usage=usage):
-            return replace(state, answer=content, citations=citations, judge_usage=state.judge_usage + usage)
+        case AnalysisCompleted(analysis=analysis, raw=raw):
+            return replace(state, analysis=analysis, raw_analysis=raw, failure_reason=None, error=None)
+        case AnalysisFailed(failure_reason=reason, error=error):
+            return replace(state, failure_reason=reason, error=error)
+        case AnswerCompleted(content=content, citations=citations):
+            return replace(state, answer=content, citations=citations)
         case _:
             return state
 

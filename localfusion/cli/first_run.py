@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 
 from localfusion.catalog.wanted import models_of_preset, wanted
+from localfusion.cli.known_models import known_models
 from localfusion.cli.models_fit import examine, lines
 from localfusion.cli.models_pull import fetch
 from localfusion.cli.sizes import duration_text, size_text
 from localfusion.cli.terminal import printable
-from localfusion.config import DEFAULT, ModelsFile, Surroundings, choose_preset, chosen_preset, load_models
+from localfusion.config import DEFAULT, ModelsFile, Surroundings, choose_preset, chosen_preset
 from localfusion.fits import Known, PresetFit, pull_seconds, recommended
 
 SHIPPED = "micro"
@@ -56,7 +57,7 @@ def with_default(
     fetch(surroundings, wanted(models, models_of_preset(models, models.presets[preset])), (preset,))
     noted = choose_preset(surroundings, preset)
     click.echo(f"{printable(preset)} answers from now on; {noted} says so, `--preset` names another", err=True)
-    return load_models(surroundings, explicit)
+    return known_models(surroundings, explicit)
 
 
 def _choice(presets: tuple[PresetFit, ...], known: Known) -> str:

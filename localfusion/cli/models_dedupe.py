@@ -1,6 +1,5 @@
 """`localfusion models dedupe`: models that other programs have on this disk already, used where they are."""
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +13,7 @@ from localfusion.cli.byte_progress import byte_progress
 from localfusion.cli.known_models import known_models
 from localfusion.cli.options import models_option
 from localfusion.cli.sizes import size_text
-from localfusion.cli.terminal import printable
+from localfusion.cli.terminal import json_text, printable
 from localfusion.config import Surroundings, make_home
 from localfusion.messages import Json
 
@@ -44,7 +43,7 @@ def dedupe(*, models: Path | None, yes: bool, as_json: bool) -> None:
                 used.append(use_in_place(installed, one, on_bytes=on_bytes))
         freed = sum(remove_ours(installed, one) for one in used) if yes else 0
     if as_json:
-        click.echo(json.dumps([_document(one) for one in used], ensure_ascii=False, indent=2))
+        click.echo(json_text([_document(one) for one in used]))
     else:
         _print(used)
     _say_twice(used, freed, is_deleted=yes)

@@ -1,7 +1,6 @@
 """`localfusion models fit`: which presets fit this machine, said before anything is pulled."""
 
 import asyncio
-import json
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from localfusion.catalog.names import unknown
 from localfusion.cli.known_models import known_models
 from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.sizes import duration_text, size_text
-from localfusion.cli.terminal import printable
+from localfusion.cli.terminal import json_text, printable
 from localfusion.config import ModelsFile, Surroundings, load_settings, make_home
 from localfusion.errors import ConfigError
 from localfusion.fits import Known, PresetFit, fits, look, pull_seconds
@@ -52,7 +51,7 @@ def fit(
     if known.why_not:
         click.echo(f"note: only what is here already is known: {printable(known.why_not)}", err=True)
     if as_json:
-        click.echo(json.dumps(as_document(presets_found, known, budget_bytes), ensure_ascii=False, indent=2))
+        click.echo(json_text(as_document(presets_found, known, budget_bytes)))
     else:
         click.echo("\n".join(map(printable, lines(presets_found, known, budget_bytes))))
 

@@ -1,12 +1,11 @@
 """`localfusion models lint`: what is wrong or doubtful in a models file, by line."""
 
-import json
 from pathlib import Path
 
 import click
 
 from localfusion.catalog.doubts import doubts
-from localfusion.cli.terminal import printable
+from localfusion.cli.terminal import json_text, printable
 from localfusion.config import Surroundings, read_models
 from localfusion.errors import ConfigError
 
@@ -31,7 +30,7 @@ def lint(*, file: Path | None, strict: bool, as_json: bool) -> None:
     found, name = doubts(extension), extension.located.name
     if as_json:
         warnings = [{"line": doubt.line, "place": doubt.place, "message": doubt.message} for doubt in found]
-        click.echo(json.dumps({"file": name, "warnings": warnings}, ensure_ascii=False, indent=2))
+        click.echo(json_text({"file": name, "warnings": warnings}))
     else:
         for doubt in found:
             click.echo(printable(f"{name}:{doubt.line}: {doubt.place}: {doubt.message}"))

@@ -1,7 +1,6 @@
 """`localfusion models list`: the models of the catalogue, which of them are here, and what presets lack."""
 
 import asyncio
-import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 from localfusion.cli.known_models import known_models
 from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.sizes import size_text
-from localfusion.cli.terminal import printable
+from localfusion.cli.terminal import json_text, printable
 from localfusion.config import Surroundings
 from localfusion.listing import ListedModel, ListedPreset, Listing, look
 from localfusion.messages import Json
@@ -41,7 +40,7 @@ def list_command(*, models: Path | None, memory: int | None, vram: int | None, a
     known = known_models(surroundings, models)
     listing = asyncio.run(look(known, surroundings, memory_bytes=memory, vram_bytes=vram))
     if as_json:
-        click.echo(json.dumps(as_document(listing), ensure_ascii=False, indent=2))
+        click.echo(json_text(as_document(listing)))
     else:
         click.echo("\n".join(lines(listing)))
 

@@ -1,6 +1,5 @@
 """`localfusion models verify`: every installed file hashed anew, and which of three things changed."""
 
-import json
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +14,7 @@ from localfusion.catalog.verifying import SAID, WRONG, Subject, Verdict, subject
 from localfusion.catalog.wanted import named_models, wanted
 from localfusion.cli.known_models import known_models
 from localfusion.cli.options import models_option
-from localfusion.cli.terminal import printable, tail
+from localfusion.cli.terminal import json_text, printable, tail
 from localfusion.config import ModelsFile, Surroundings, make_home
 from localfusion.errors import ConfigError, LocalFusionError
 from localfusion.messages import Json
@@ -49,7 +48,7 @@ def verify_command(*, names: tuple[str, ...], models: Path | None, as_json: bool
         _check_said(file, names, these)
         verdicts = _verified(these, installed)
     if as_json:
-        click.echo(json.dumps([_entry(verdict) for verdict in verdicts], ensure_ascii=False, indent=2))
+        click.echo(json_text([_entry(verdict) for verdict in verdicts]))
     elif not verdicts:
         click.echo("no models of the hub are installed", err=True)
     for verdict in () if as_json else verdicts:

@@ -1,6 +1,5 @@
 """`localfusion runs`: what is stored of earlier runs."""
 
-import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from localfusion.cli.live import Emit
 from localfusion.cli.options import file_option, json_option, memory_option, vram_option
 from localfusion.cli.running import Output, carry_out, check_writable, hand_over
 from localfusion.cli.sources import go_offline, narrowed
-from localfusion.cli.terminal import head
+from localfusion.cli.terminal import head, json_text
 from localfusion.config import Surroundings, make_home
 from localfusion.errors import ConfigError
 from localfusion.messages import Json
@@ -55,7 +54,7 @@ def list_command(*, as_json: bool) -> None:
     with _open_store() as store:
         found = store.list_runs()
     if as_json:
-        click.echo(json.dumps([_summary(run) for run in found], ensure_ascii=False, indent=2))
+        click.echo(json_text([_summary(run) for run in found]))
     elif not found:
         click.echo("no runs are stored", err=True)
     for run in () if as_json else found:

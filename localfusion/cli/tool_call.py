@@ -1,7 +1,6 @@
 """One tool call for a person: the session's own tools, what a panelist would be told on stdout, the rest on stderr."""
 
 import asyncio
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -14,7 +13,7 @@ from localfusion.catalog import Choice, locate, resolve
 from localfusion.cli.known_models import known_models
 from localfusion.cli.options import models_option
 from localfusion.cli.sources import go_offline
-from localfusion.cli.terminal import printable, printable_text
+from localfusion.cli.terminal import json_text, printable, printable_text
 from localfusion.config import Surroundings, home_directory
 from localfusion.errors import ConfigError, WebError
 from localfusion.messages import Json, SourcesSpec, ToolCall, ToolOptions
@@ -68,7 +67,7 @@ def call_tool(
         if step.error is None or not warning.endswith(step.error):
             click.echo(f"warning: {printable(warning)}", err=True)
     if as_json:
-        click.echo(json.dumps(_document(step), ensure_ascii=False, indent=2))
+        click.echo(json_text(_document(step)))
     if step.error is not None:
         raise WebError(next(iter(call.arguments.values())), step.error, hint=step.hint)
     if not as_json:
