@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from localfusion.catalog.bundle.manifest import BUNDLED_FOLDER
 from localfusion.catalog.deduping import delete
 from localfusion.catalog.gguf_files import expanded, real
 from localfusion.catalog.installed import MODELS_FOLDER, Installed, pulled_path
@@ -37,6 +38,8 @@ def removal_of(models: ModelsFile, name: str, *, installed: Installed, home: Pat
         raise ConfigError(f"there is no model {name}", hint="`localfusion models list` shows them, by their own names")
     if entry.hub is not None:
         return _of_hub(models, name, entry.hub, installed, home)
+    if (found := _of_bundle(models, name, entry, home)) is not None:
+        return found
     if not is_noted:
         raise ConfigError(f"{name} is not for localfusion to remove: {_whose(entry)}", hint="nothing was changed")
     _check_unused(models, name)
@@ -64,6 +67,20 @@ def _of_hub(models: ModelsFile, name: str, hub: HubEntry, installed: Installed, 
             raise ConfigError(f"{other} uses the file of {name}, too", hint=f"take {other} out of the catalogue first")
     ours = tuple(path for path in paths if path.is_relative_to(home / MODELS_FOLDER))
     return Removal(name, ours, tuple(path for path in paths if path not in ours))
+
+
+def _of_bundle(models: ModelsFile, name: str, entry: ModelEntry, home: Path) -> Removal | None:
+    """The files of a model of no hub that a bundle brought; its name stays, for the bundle to be loaded again."""
+    folder, path = home / MODELS_FOLDER / BUNDLED_FOLDER, expanded(entry.path or "")
+    if not path.is_relative_to(folder):
+        return None
+    paths = tuple(part for part in part_paths(path) if part.exists())
+    if not paths:
+        raise ConfigError(f"{name} is not here", hint="load the bundle again that it came with")
+    for other, used in models.models.items():
+        if other != name and used.path and expanded(used.path) in paths:
+            raise ConfigError(f"{other} uses the file of {name}, too", hint=f"take {other} out of the catalogue first")
+    return Removal(name, paths)
 
 
 def _is_same(one: HubEntry | None, other: HubEntry) -> bool:
