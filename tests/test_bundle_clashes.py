@@ -79,7 +79,7 @@ def test_what_the_users_own_file_uses_is_not_taken_from_it(
     own = home / "models.yaml"
     own.write_text(yaml.safe_dump({"presets": {"mine": {"panel": ["own"], "judge": "own"}}}))
     before = Home(home).contents()
-    with pytest.raises(ConfigError, match="with this bundle your models file would be wrong.*models.yaml:"):
+    with pytest.raises(ConfigError, match=r"models file would be wrong: .*models\.yaml:"):
         load_bytes(second, home, may_replace=True)
     assert Home(home).contents() == before
     own.unlink()
@@ -143,7 +143,7 @@ def test_a_name_that_no_bundle_can_have_is_said(repo: str, file: str, tmp_path: 
     note(
         surroundings(home.path),
         "mine",
-        {"models": {"m": {"hub": {"repo": repo, "file": file}}}, "presets": {"p": {"panel": ["m"], "judge": "m"}}},
+        {"models": {"m": {"hub": {"repo": repo, "file": file}}}, "presets": {"p": {"panel": ("m",), "judge": "m"}}},
     )
     with closing(Installed(home.path)) as installed, pytest.raises(ConfigError, match="cannot be carried under its"):
         select(load_models(surroundings(home.path)), "p", installed)

@@ -87,7 +87,8 @@ def _is_same_panel(mine: PresetEntry, theirs: PresetEntry) -> bool:
     return (
         len(mine.panel) == len(theirs.panel)
         and mine.max_tool_calls == theirs.max_tool_calls
-        and all(map(_is_same_seat, (*mine.panel, mine.judge), (*theirs.panel, theirs.judge)))
+        and all(_is_same_seat(one, other) for one, other in zip(mine.panel, theirs.panel, strict=True))
+        and _is_same_seat(mine.judge, theirs.judge)
     )
 
 
