@@ -160,8 +160,15 @@ def small_bundle(folder: Path, *arguments: str) -> Path:
     return file
 
 
-def load_bytes(raw: bytes, home: Path, keys: Sequence[str] = ()) -> None:
+def load_bytes(raw: bytes, home: Path, keys: Sequence[str] = (), *, may_replace: bool = False) -> None:
     """What `models load` does, in this process; raises what it would say."""
     home.mkdir(parents=True, exist_ok=True)
     stream = BundleStream(reader(raw), "the bundle")
-    take_in(stream, read_front(stream, keys), surroundings(home), home)
+    take_in(stream, read_front(stream, keys), surroundings(home), home, may_replace=may_replace)
+
+
+def new_key(path: Path, *kind: str) -> Path:
+    """A private key of ssh, beside which its public one is."""
+    command = ["ssh-keygen", "-q", "-N", "", "-C", "a maker", "-f", str(path), *(kind or ("-t", "ed25519"))]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    return path

@@ -1,7 +1,6 @@
 """A bundle that is not what its maker wrote: any byte, any length, hand-made tars, manifests that lie, signatures."""
 
 import json
-import subprocess
 import tarfile
 import tempfile
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from localfusion.errors import ConfigError
 from localfusion.messages import Json
 from localfusion.search.documents import DocumentIndex
 from localfusion.session import DOCUMENTS_FILE
-from tests.bundles import REPO, Home, load_bytes, small_bundle
+from tests.bundles import REPO, Home, load_bytes, new_key, small_bundle
 
 Document = dict[str, Json]
 
@@ -38,12 +37,6 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
     folder = tmp_path_factory.mktemp("signed")
     key = new_key(folder / "key")
     return small_bundle(folder, "--sign", str(key)).read_bytes(), key
-
-
-def new_key(path: Path, *kind: str) -> Path:
-    command = ["ssh-keygen", "-q", "-N", "", "-C", "a maker", "-f", str(path), *(kind or ("-t", "ed25519"))]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-    return path
 
 
 def assert_refused(raw: bytes, says: str = "", keys: tuple[str, ...] = ()) -> None:
@@ -303,6 +296,9 @@ LIES: Mapping[str, tuple[Callable[[Document, dict[str, bytes]], None], str]] = {
     "a document upwards": (with_lines({**PAGE, "path": "../a.md"}), "document 1"),
     "an absolute document": (with_lines({**PAGE, "path": "/a.md"}), "document 1"),
     "a document twice": (with_lines(PAGE, PAGE), "document 2"),
+    "a document behind a backslash": (with_lines({**PAGE, "path": "..\\a.md"}), "document 1"),
+    "a document of a drive": (with_lines({**PAGE, "path": "C:/a.md"}), "document 1"),
+    "a document with a line break": (with_lines({**PAGE, "path": "a\nb.md"}), "document 1"),
     "a document without a path": (with_lines({**PAGE, "path": ""}), "document 1"),
     "a document that is half a character": (with_lines({**PAGE, "text": "\ud800"}), "document 1"),
     "fewer documents than it says": (with_lines(PAGE), "documents"),
@@ -318,7 +314,7 @@ def test_a_manifest_that_lies_is_refused(bundle: bytes, kind: str) -> None:
 def test_sizes_beyond_the_disk_are_not_begun(bundle: bytes, tmp_path: Path) -> None:
     raw = forged(bundle, with_member(n_bytes=2**49), rehash=False)
     done = Home(tmp_path / "home").run("models", "load", "-", stdin=raw)
-    assert (done.code, "the bundle needs" in done.err) == (1, True)
+    assert (done.code, "are needed on the disk of" in done.err) == (1, True)
     assert Home(tmp_path / "home").contents() == {}
 
 

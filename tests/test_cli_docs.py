@@ -34,7 +34,7 @@ def test_a_folder_is_added_listed_refreshed_and_removed(notes: Path, capsys: Cap
         "2 files read, 0 unchanged",
     ]
     assert run(["docs", "list"]) == 0
-    assert capsys.readouterr().out.startswith(f"{notes}: 1 file, 0.0 MiB, 1 cannot be read, last looked at 2")
+    assert capsys.readouterr().out.startswith(f"{notes}: 1 file, 0 KiB, 1 cannot be read, last looked at 2")
     (notes / "c.md").write_text("The depth of Port Hallow is 9 metres.")
     (notes / "b.pdf").unlink()
     assert run(["docs", "refresh"]) == 0

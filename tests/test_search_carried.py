@@ -107,6 +107,16 @@ def test_a_refused_carrying_leaves_what_was_there(notes: Path, tmp_path: Path) -
         assert len(index.add([root]).source.urls) == 2
 
 
+def test_names_that_are_paths_elsewhere_are_carried_as_plain_ones(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    for name in ("C:a.md", "a\\b.md", "a\nb.md"):
+        (tmp_path / "notes" / name).write_text("The height of Skerry is 40 metres.\n")
+    with closing(DocumentIndex(None)) as index:
+        carried(index, lines_of(tmp_path / "notes"), tmp_path / "carried" / "notes")
+        urls = index.add([tmp_path / "carried" / "notes"]).source.urls
+    assert len(urls) == 3
+
+
 def test_what_was_not_added_is_not_carried(notes: Path) -> None:
     with closing(DocumentIndex(None)) as index:
         index.add([notes])

@@ -5,10 +5,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from localfusion.catalog.bundle.manifest import BUNDLED_FOLDER
 from localfusion.catalog.deduping import delete
 from localfusion.catalog.gguf_files import expanded, real
 from localfusion.catalog.header_reads import stubs_of
-from localfusion.catalog.installed import Installed, is_there, pulled_path
+from localfusion.catalog.installed import MODELS_FOLDER, Installed, is_there, pulled_path
 from localfusion.catalog.pulling import remove_unfinished, unfinished, unfinished_bytes
 from localfusion.config import HubEntry, ModelEntry, ModelsFile
 from localfusion.config.models_file import models_used
@@ -52,6 +53,8 @@ def removal_of(
         raise ConfigError(f"there is no model {name}", hint="`localfusion models list` shows them, by their own names")
     if entry.hub is not None:
         return _of_hub(models, name, entry.hub, installed, home)
+    if (found := _of_bundle(models, name, entry, home)) is not None:
+        return found
     if not is_noted:
         raise ConfigError(f"{name} is not for localfusion to remove: {_whose(entry)}", hint="nothing was changed")
     _check_unused(models, name)
@@ -89,6 +92,20 @@ def _of_hub(models: ModelsFile, name: str, hub: HubEntry, installed: Installed, 
     ours = tuple(path for path in paths if installed.is_ours(path))
     others = tuple(path for path in paths if path not in ours)
     return Removal(name, ours, others, unfinished=left, stubs=stubs)
+
+
+def _of_bundle(models: ModelsFile, name: str, entry: ModelEntry, home: Path) -> Removal | None:
+    """The files of a model of no hub that a bundle brought; its name stays, for the bundle to be loaded again."""
+    folder, path = home / MODELS_FOLDER / BUNDLED_FOLDER, expanded(entry.path or "")
+    if not path.is_relative_to(folder):
+        return None
+    paths = tuple(part for part in part_paths(path) if part.exists())
+    if not paths:
+        raise ConfigError(f"{name} is not here", hint="load the bundle again that it came with")
+    for other, used in models.models.items():
+        if other != name and used.path and expanded(used.path) in paths:
+            raise ConfigError(f"{other} uses the file of {name}, too", hint=f"take {other} out of the catalogue first")
+    return Removal(name, paths)
 
 
 def _is_same(one: HubEntry | None, other: HubEntry) -> bool:

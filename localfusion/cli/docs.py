@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from localfusion.cli.options import check_paths, is_text
+from localfusion.cli.sizes import count_text, size_text
 from localfusion.cli.sources import embedding_of
 from localfusion.cli.terminal import printable, tail
 from localfusion.config import Surroundings, load_settings, make_home
@@ -123,7 +124,7 @@ def remove_command(*, paths: tuple[str, ...]) -> None:
     with _open_index() as index:
         try:
             for path in paths:
-                click.echo(f"{printable(path)}: {_count(index.unregister(Path(path)))} forgotten", err=True)
+                click.echo(f"{printable(path)}: {count_text(index.unregister(Path(path)), 'file')} forgotten", err=True)
         finally:
             _forget_vectors(index)
 
@@ -186,12 +187,8 @@ def _mover(bar: Progress) -> Callable[[int, int, str], None]:
 def _tell(added: Added) -> None:
     for warning in added.warnings:
         click.echo(f"warning: {printable(warning)}", err=True)
-    parts = [f"{_count(added.read)} read", f"{added.unchanged} unchanged"]
+    parts = [f"{count_text(added.read, 'file')} read", f"{added.unchanged} unchanged"]
     click.echo(", ".join([*parts, *([f"{added.removed} forgotten"] if added.removed else [])]), err=True)
-
-
-def _count(n_files: int) -> str:
-    return f"{n_files} {'file' if n_files == 1 else 'files'}"
 
 
 def _line(root: Root) -> str:
@@ -199,9 +196,9 @@ def _line(root: Root) -> str:
     if root.refreshed is not None:
         when = f"{datetime.fromtimestamp(root.refreshed, UTC).astimezone():%Y-%m-%d %H:%M}"
     unreadable = f", {root.n_unreadable} cannot be read" if root.n_unreadable else ""
-    size = f"{root.n_bytes / 2**20:.1f} MiB"
     seen = "carried here" if root.is_carried else "last looked at"
-    return f"{printable(str(root.path))}: {_count(root.n_files)}, {size}{unreadable}, {seen} {when}"
+    size = f"{count_text(root.n_files, 'file')}, {size_text(root.n_bytes)}"
+    return f"{printable(str(root.path))}: {size}{unreadable}, {seen} {when}"
 
 
 def _entry(root: Root) -> Json:

@@ -1,6 +1,11 @@
 """Sizes, rates and times for people."""
 
 
+def count_text(n: int, what: str) -> str:
+    """How many there are of something whose plural ends in s."""
+    return f"{n} {what if n == 1 else f'{what}s'}"
+
+
 def size_text(n_bytes: float) -> str:
     """A size, in the largest of KiB, MiB and GiB that it has one of."""
     if n_bytes >= 2**30:

@@ -19,10 +19,12 @@ MACHINE_FOLDER = "models.d"
 """Of the home: models files that `models add`, `models load` and the first `ask` wrote, one for each thing noted."""
 
 
-def load_models(surroundings: Surroundings, explicit: Path | None = None) -> ModelsFile:
-    """Read and check everything; raises ConfigError that names file and line."""
+def load_models(
+    surroundings: Surroundings, explicit: Path | None = None, *, instead: Mapping[Path, str] | None = None
+) -> ModelsFile:
+    """Read and check everything, notes as `load_noted` does; raises ConfigError that names file and line."""
     path = find_models_file(surroundings, explicit)
-    noted = load_noted(surroundings)
+    noted = load_noted(surroundings, instead=instead)
     if _is_packaged(path):
         return _with_choice(noted, surroundings)
     found = read(path, extends=noted)

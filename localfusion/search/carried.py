@@ -3,6 +3,7 @@
 What is carried is text that was read already; where the lines are kept, and who made them, is not known here.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -19,8 +20,12 @@ CARRIED_FOLDER = "carried"
 """Of the home: below it are the names of carried folders and files. Nothing is there on the disk."""
 
 
+_ODD = re.compile(r"[\x00-\x1f\x7f\\:]")
+"""What parts a path or names a drive on some system, and what no name should have."""
+
+
 def _inner_path(value: str) -> str:
-    if "\0" in value or any(part in ("", ".", "..") for part in value.split("/") if value):
+    if _ODD.search(value) or any(part in ("", ".", "..") for part in value.split("/") if value):
         raise ValueError("must lead to something below its root")
     return value
 
@@ -55,8 +60,9 @@ def to_lines(transaction: Transaction, root: str) -> Iterator[bytes]:
         span = (known.id * PASSAGES, (known.id + 1) * PASSAGES - 1)
         passages = transaction.rows(lambda h, t: _Passage(headings=h, text=t), _PASSAGES, span)
         path = PurePosixPath(Path(known.path).relative_to(root).as_posix())
+        name = _ODD.sub(lambda odd: f"%{ord(odd[0]):02X}", str(path))
         document = _Document(
-            path="" if path == PurePosixPath() else str(path),
+            path="" if path == PurePosixPath() else name,
             size=known.size,
             content_sha256=known.content_sha256,
             title=title,
@@ -66,8 +72,11 @@ def to_lines(transaction: Transaction, root: str) -> Iterator[bytes]:
         yield document.model_dump_json().encode() + b"\n"
 
 
-def from_lines(lines: Iterable[bytes], root: Path, *, is_file: bool) -> Iterator[Extracted]:
-    """The documents of such lines, as if they had been read from files at `root`; raises ConfigError."""
+def from_lines(lines: Iterable[bytes], root: Path, *, is_file: bool, n_documents: int) -> Iterator[Extracted]:
+    """The documents of such lines, as if they had been read from files at `root`.
+
+    Raises ConfigError for what is no such lines, or in the end not as many.
+    """
     seen: set[str] = set()
     for number, line in enumerate(lines, 1):
         try:
@@ -77,8 +86,11 @@ def from_lines(lines: Iterable[bytes], root: Path, *, is_file: bool) -> Iterator
         if found.path in seen or (found.path == "") != is_file:
             raise _refused(number, "its path is there twice, or is none")
         seen.add(found.path)
+        path = root / found.path if found.path else root
+        if not path.is_relative_to(root):
+            raise _refused(number, "its path leads elsewhere")
         yield Extracted(
-            path=root / found.path if found.path else root,
+            path=path,
             size=found.size,
             mtime_ns=0,
             content_sha256=found.content_sha256,
@@ -87,6 +99,9 @@ def from_lines(lines: Iterable[bytes], root: Path, *, is_file: bool) -> Iterator
             text=found.text,
             passages=tuple(Piece(passage.headings, passage.text) for passage in found.passages),
         )
+    if len(seen) != n_documents:
+        message = f"{len(seen)} documents are in the bundle, and {n_documents} are named"
+        raise ConfigError(message, hint="make the bundle again")
 
 
 def _refused(number: int, problem: str) -> ConfigError:

@@ -1,26 +1,27 @@
 """Takes the files of a bundle into a home: all of them are read, hashed and staged before the first is put in place.
 
-A load that was killed goes on: what it staged whole is hashed again and kept. What the bundle says of models.yaml, and
-the documents that it carries, are given to those who keep them.
+A load that was cut goes on, inside a file too: what it staged is hashed again and kept. What the bundle says of
+models.yaml, and the documents that it carries, are given to those who keep them.
 """
 
 import io
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import zstandard
 
-from localfusion.catalog.bundle.manifest import MODELS_FOLDER, README_NAME, Manifest, Member
+from localfusion.catalog.bundle.manifest import README_NAME, Manifest, Member
 from localfusion.catalog.bundle.reading import AGAIN, BundleStream, Front
 from localfusion.catalog.copying import OnBytes, tell_nobody
 from localfusion.catalog.gguf_files import check_gguf
 from localfusion.catalog.hashing import sha256_of
-from localfusion.catalog.installed import Installed
-from localfusion.config.located import YamlValue
+from localfusion.catalog.installed import MODELS_FOLDER, Installed
+from localfusion.catalog.room import check_room
+from localfusion.config import Contents
 from localfusion.database import Database
 from localfusion.errors import ConfigError, LocalFusionError
 from localfusion.gguf_header import PART_NAME
@@ -56,7 +57,7 @@ class Staged:
 def staged(
     stream: BundleStream, front: Front, home: Path, installed: Installed, *, on_bytes: OnBytes = tell_nobody
 ) -> Iterator[Staged]:
-    """Verify and stage all files of a bundle; at the end of the block what is staged is deleted.
+    """Verify and stage all files of a bundle; at the end of the block all that was ever staged is deleted.
 
     One load at a time is done in a home. Raises ConfigError for a bundle that is refused, of which nothing is left;
     LocalFusionError where the disk fails or another load is at work, and then what was staged waits for the next.
@@ -73,7 +74,7 @@ def staged(
                 f"the bundle cannot be loaded: {error.strerror}: {error.filename or home}",
                 hint="check the disk, then load it again: it goes on with what is there",
             ) from error
-        _remove(folder)
+        shutil.rmtree(folder.parent, ignore_errors=True)  # what loads of other bundles left there, too
 
 
 def publish(found: Staged, installed: Installed) -> None:
@@ -90,13 +91,13 @@ def publish(found: Staged, installed: Installed) -> None:
             installed.record(placed.target, sha256=placed.member.sha256, repo=repo, file=file, revision=revision)
 
 
-def contents_on(home: Path, manifest: Manifest) -> Mapping[str, YamlValue]:
-    """What the bundle says of models.yaml, as a models file has it, with the paths that its files have in a home."""
+def contents_on(home: Path, manifest: Manifest) -> Contents:
+    """What the bundle says of models.yaml, with the paths that its files have in a home."""
     models = {
         name: entry if entry.path is None else entry.model_copy(update={"path": str(home / MODELS_FOLDER / entry.path)})
         for name, entry in manifest.models.models.items()
     }
-    return manifest.models.model_copy(update={"models": models}).model_dump(mode="json", exclude_defaults=True)
+    return manifest.models.model_copy(update={"models": models})
 
 
 def index_lines(file: Path, member: Member) -> Iterator[bytes]:
@@ -130,7 +131,10 @@ def _alone(home: Path) -> Iterator[None]:
 def _stage(
     stream: BundleStream, manifest: Manifest, folder: Path, home: Path, installed: Installed, on_bytes: OnBytes
 ) -> Staged:
-    models = {member.name: _placed(member, folder, home, installed) for member in manifest.of_role("model")}
+    models = {
+        member.name: _placed(member, manifest.named_by(member), folder, home, installed)
+        for member in manifest.of_role("model")
+    }
     kept = {name for name, placed in models.items() if placed.is_kept}
     _check_space(manifest, kept, folder, home)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -147,7 +151,7 @@ def _stage(
     return Staged(tuple(models.values()), index)
 
 
-def _placed(member: Member, folder: Path, home: Path, installed: Installed) -> Placed:
+def _placed(member: Member, model: str, folder: Path, home: Path, installed: Installed) -> Placed:
     """Where a model's file lies, or will. Raises ConfigError where another file is there."""
     facts = member.model
     target = home / member.name
@@ -161,8 +165,8 @@ def _placed(member: Member, folder: Path, home: Path, installed: Installed) -> P
     sha256 = known.sha256 if known is not None and known.is_unchanged() else _sha256(target)
     if sha256 != member.sha256:
         raise ConfigError(
-            f"{target} is there already and is another file than the bundle's",
-            hint="`localfusion models remove` removes it, if it is not needed",
+            f"the file of {model}, {target}, is there already and is another file than the bundle's",
+            hint=f"localfusion models remove {model} removes it, if it is not needed",
         )
     return Placed(member, folder / member.name, target, is_kept=True)
 
@@ -177,13 +181,30 @@ def _stage_one(stream: BundleStream, member: Member, file: Path, on_bytes: OnByt
         return
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
-    draft = file.with_name(f".{file.name[:200]}.part")
-    try:
+    draft = _draft_of(file)
+    if not _go_on(stream, member, draft, on_bytes):
+        draft.unlink(missing_ok=True)
         with draft.open("wb", buffering=0) as out:
             stream.copy_member(member, out.write, on_bytes=on_bytes)
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+    draft.replace(file)
+
+
+def _go_on(stream: BundleStream, member: Member, draft: Path, on_bytes: OnBytes) -> bool:
+    """Write the rest of a member behind what a load that was cut left of it; False where that is of no use."""
+    if not stream.is_seekable or not 0 < _n_kept(draft.parent / Path(member.name).name) <= member.n_bytes:
+        return False
+    with draft.open("r+b", buffering=0) as begun:
+        return stream.resume_member(member, begun, on_bytes=on_bytes)
+
+
+def _draft_of(file: Path) -> Path:
+    """Where a file is written until it is whole; a load that is cut leaves it there for the next."""
+    return file.with_name(f".{file.name[:200]}.part")
+
+
+def _n_kept(file: Path) -> int:
+    draft = _draft_of(file)
+    return draft.stat().st_size if draft.is_file() and not draft.is_symlink() else 0
 
 
 def _check_headers(models: dict[str, Placed]) -> None:
@@ -205,13 +226,8 @@ def _check_space(manifest: Manifest, kept: set[str], folder: Path, home: Path) -
     need_bytes = 0
     for member in manifest.members:
         if member.role in ("model", "index") and member.name not in kept and not (folder / member.name).exists():
-            need_bytes += member.n_bytes + 2 * (member.unpacked_bytes or 0)
-    free_bytes = shutil.disk_usage(home).free
-    if free_bytes < need_bytes:
-        need, have = (f"{n / 10**9:.2f} GB" for n in (need_bytes, free_bytes))
-        raise LocalFusionError(
-            f"the bundle needs {need} and {home} has {have} free", hint="free some space, or set LOCALFUSION_HOME"
-        )
+            need_bytes += max(0, member.n_bytes - _n_kept(folder / member.name)) + 2 * (member.unpacked_bytes or 0)
+    check_room(home, need_bytes, hint="free some space, or set LOCALFUSION_HOME to another disk")
 
 
 def _flush(file: Path) -> None:

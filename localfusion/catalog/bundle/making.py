@@ -5,8 +5,7 @@ What goes in is decided in `selection`. A file that is not what was verified end
 
 import os
 import shlex
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -29,9 +28,8 @@ from localfusion.catalog.bundle.manifest import (
 from localfusion.catalog.bundle.selection import MemberFile
 from localfusion.catalog.copying import CutShort, OnBytes, Write, advise_sequential, copy, tell_nobody, write_all
 from localfusion.catalog.hashing import sha256_of
+from localfusion.catalog.room import check_room
 from localfusion.errors import ConfigError, LocalFusionError
-
-Sign = Callable[[bytes], bytes]
 
 _LEVEL = 10
 
@@ -51,12 +49,13 @@ class Head:
         return b"".join(header(name, len(content)) + content + padding(len(content)) for name, content in parts)
 
 
-def readme(file_name: str, preset: str, wheels: str) -> bytes:
+def readme(file_name: str, preset: str, wheels: str, *, extras: Sequence[str] = ()) -> bytes:
     """How the bundle is used, in a room that has nothing yet; `wheels` says what they are for, "" where none are in."""
+    package = shlex.quote(f"localfusion[{','.join(extras)}]" if extras else "localfusion")
     unpacked, file = "localfusion-bundle", shlex.quote(file_name)
     install = (
         f"1. Install localfusion ({wheels}): mkdir {unpacked} && tar xf {file} -C {unpacked} wheels &&"
-        f" pip install --no-index --find-links {unpacked}/wheels localfusion\n"
+        f" pip install --no-index --find-links {unpacked}/wheels {package}\n"
         if wheels
         else "1. Install localfusion; its wheels are not in this bundle (localfusion models bundle --wheels).\n"
     )
@@ -103,19 +102,18 @@ def write_bundle(
     readme_text: bytes,
     files: Sequence[MemberFile],
     *,
-    sign: Sign | None = None,
+    signature: bytes | None = None,
     on_bytes: OnBytes = tell_nobody,
 ) -> None:
     """Write all of a bundle or nothing. `files` are the manifest's members in order, without the readme.
 
     Raises ConfigError where a file is not what its member says, or `target` cannot be written.
     """
-    raw = to_bytes(manifest)
-    head = Head(readme_text, raw, None if sign is None else sign(raw))
-    head_bytes = head.to_bytes()
+    head_bytes = Head(readme_text, to_bytes(manifest), signature).to_bytes()
     need_bytes = len(head_bytes) + sum(_length(file.member) for file in files) + len(END)
-    _check_space(target, need_bytes)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    check_place(target)
+    check_room(target.parent, need_bytes, hint="free some space, or name a file on another disk")
+    draft = target.with_name(f".bundle.{os.getpid()}.tmp")
     try:
         with draft.open("wb", buffering=0) as out:
             write_all(out.write, memoryview(head_bytes))
@@ -154,12 +152,12 @@ def _length(member: Member) -> int:
     return len(header(member.name, member.n_bytes)) + member.n_bytes + len(padding(member.n_bytes))
 
 
-def _check_space(target: Path, need_bytes: int) -> None:
-    if not target.parent.is_dir():
-        raise ConfigError(f"the folder {target.parent} is not there", hint="create it, or name another file")
-    if target.exists() and not target.is_file():
-        raise ConfigError(f"{target} is no file", hint="name another file")
-    free_bytes = shutil.disk_usage(target.parent).free
-    if free_bytes < need_bytes:
-        need, have = (f"{n / 10**9:.2f} GB" for n in (need_bytes, free_bytes))
-        raise ConfigError(f"the bundle takes {need} and {target.parent} has {have} free", hint="name another disk")
+def check_place(target: Path) -> None:
+    """Raise ConfigError where no file can be written."""
+    try:
+        if not target.parent.is_dir():
+            raise ConfigError(f"the folder {target.parent} is not there", hint="create it, or name another file")
+        if target.exists() and not target.is_file():
+            raise ConfigError(f"{target} is no file", hint="name another file")
+    except OSError as error:
+        raise ConfigError(f"{target} cannot be written: {error.strerror}", hint="name another file") from error

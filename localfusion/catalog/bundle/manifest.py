@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from localfusion import __version__
+from localfusion.catalog.installed import MODELS_FOLDER
 from localfusion.config import Contents, ModelEntry, PresetEntry
 from localfusion.config.checked import Entry
 from localfusion.errors import ConfigError
@@ -18,7 +20,7 @@ MANIFEST_NAME = "manifest.json"
 DIGEST_NAME = "manifest.json.sha256"
 SIGNATURE_NAME = "manifest.json.sig"
 INDEX_NAME = "index/documents.jsonl.zst"
-MODELS_FOLDER = "models/"
+MODELS_PREFIX = f"{MODELS_FOLDER}/"
 WHEELS_FOLDER = "wheels/"
 BUNDLED_FOLDER = "bundled/"
 """Below `models/`: files of no hub."""
@@ -27,7 +29,7 @@ MAX_README_BYTES = 2**16
 
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+!-]*(/[A-Za-z0-9_+-][A-Za-z0-9._+!-]*)*", flags=re.ASCII)
 _BUNDLED_FOLDER = re.compile(r"models/bundled/[0-9a-f]{16}/[^/]+\.gguf")
-_FOLDERS = {"model": MODELS_FOLDER, "wheel": WHEELS_FOLDER, "index": INDEX_NAME, "readme": README_NAME}
+_FOLDERS = {"model": MODELS_PREFIX, "wheel": WHEELS_FOLDER, "index": INDEX_NAME, "readme": README_NAME}
 _OWN_NAMES = (MANIFEST_NAME, DIGEST_NAME, SIGNATURE_NAME)
 
 
@@ -64,9 +66,13 @@ class Member(Entry):
 
 
 class CarriedIndex(Entry):
-    """The documents that are carried: the name of the folder or file that they were read from, and how many."""
+    """The documents that are carried: the name of the folder or file that they were read from, and how many.
+
+    `source` tells folders of one name apart, of one machine or of several.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=255)]
+    source: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     n_documents: Annotated[int, Field(ge=1, le=2**32)]
     is_file: bool = False
 
@@ -103,6 +109,12 @@ class Manifest(Entry):
         """The members that are for this."""
         return tuple(member for member in self.members if member.role == role)
 
+    def named_by(self, member: Member) -> str:
+        """What a member is called: by the model whose first file it is, else by its own name."""
+        return next(
+            (name for name, model in self.models.models.items() if member_of(model) == member.name), member.name
+        )
+
 
 def to_bytes(manifest: Manifest) -> bytes:
     """A manifest as it stands in the file."""
@@ -127,7 +139,8 @@ def from_bytes(raw: bytes) -> Manifest:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
-        raise _refused(f"{where}: {first['msg']}" if where else first["msg"]) from error
+        problem = f"{where}: {first['msg']}" if where else first["msg"]
+        raise _refused(problem, hint=_update_hint(document)) from error
     for problem in _disagreements(manifest):
         raise _refused(problem)
     return manifest
@@ -158,8 +171,23 @@ def _tuples(value: object) -> object:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _refused(problem: str) -> ConfigError:
-    return ConfigError(f"the manifest of the bundle is refused: {problem}", hint="make or fetch the bundle again")
+def _refused(problem: str, *, hint: str = "") -> ConfigError:
+    hint = hint or "make or fetch the bundle again"
+    return ConfigError(f"the manifest of the bundle is refused: {problem}", hint=hint)
+
+
+def _update_hint(document: object) -> str:
+    """What to do about a manifest that a newer localfusion wrote; "" where it was none."""
+    made_by = document.get("localfusion") if isinstance(document, dict) else None
+    if not isinstance(made_by, str) or _version(made_by) <= _version(__version__):
+        return ""
+    return f"localfusion {made_by[:20]} made it and this is {__version__}: update this one, then load it again"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The numbers that a version begins with."""
+    found = re.match(r"[0-9]{1,9}(\.[0-9]{1,9}){0,3}", text, flags=re.ASCII)
+    return tuple(map(int, found[0].split("."))) if found else ()
 
 
 def _disagreements(manifest: Manifest) -> Iterator[str]:
@@ -196,15 +224,15 @@ def _in_member(member: Member) -> Iterator[str]:
         yield f"{member.name} is packed in a way that is not for its role"
     if (member.model is not None) != (member.role == "model"):
         yield f"what is said of {member.name} does not fit its role"
-    if member.model is not None and not _is_named_for(member.name, member.model):
+    if member.model is not None and not is_named_for(member.name, member.model):
         yield f"{member.name} is not where the file {member.model.file or 'of no hub'} belongs"
 
 
-def _is_named_for(name: str, facts: ModelFacts) -> bool:
+def is_named_for(name: str, facts: ModelFacts) -> bool:
     if facts.repo:
         owner, _, rest = facts.repo.partition("/")
         is_repo = bool(owner and rest) and "/" not in rest and f"{owner.lower()}/" != BUNDLED_FOLDER
-        return is_repo and name.endswith(".gguf") and name == f"{MODELS_FOLDER}{facts.repo}/{facts.file}"
+        return is_repo and name.endswith(".gguf") and name == f"{MODELS_PREFIX}{facts.repo}/{facts.file}"
     return not facts.file and _BUNDLED_FOLDER.fullmatch(name) is not None
 
 
@@ -222,7 +250,7 @@ def _in_models(manifest: Manifest) -> Iterator[str]:
         yield "it holds models that its preset does not name"
     files = {member.name for member in manifest.of_role("model")}
     for name, model in own.models.items():
-        if not model.shipped and _member_of(model) not in files:
+        if not model.shipped and member_of(model) not in files:
             yield f"the file of the model {name} is not in it"
 
 
@@ -233,8 +261,8 @@ def models_of(preset: PresetEntry) -> Iterator[str]:
     yield from (preset.judge.model, *(fallback.model for fallback in preset.judge.fallback))
 
 
-def _member_of(model: ModelEntry) -> str:
-    """The name of the member that is a model's (first) file."""
+def member_of(model: ModelEntry) -> str:
+    """The name of the member that is a model's (first) file; of one that is shipped there is none."""
     if model.hub is not None:
-        return f"{MODELS_FOLDER}{model.hub.repo}/{model.hub.file}"
-    return f"{MODELS_FOLDER}{model.path}"
+        return f"{MODELS_PREFIX}{model.hub.repo}/{model.hub.file}"
+    return f"{MODELS_PREFIX}{model.path}"

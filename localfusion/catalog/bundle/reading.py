@@ -4,6 +4,7 @@ The files behind it are `loading`'s. Nothing is written here.
 """
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,8 +22,8 @@ from localfusion.catalog.bundle.manifest import (
     digest_line,
     from_bytes,
 )
-from localfusion.catalog.bundle.signature import MAX_SIGNATURE_BYTES, is_signed, is_signed_by
-from localfusion.catalog.copying import BUFFER_BYTES, CutShort, OnBytes, Write, copy, fill, keep_nothing
+from localfusion.catalog.bundle.signature import MAX_SIGNATURE_BYTES, can_check, is_signed, is_signed_by
+from localfusion.catalog.copying import BUFFER_BYTES, CutShort, OnBytes, Write, copy, fill, keep_nothing, write_all
 from localfusion.errors import ConfigError
 
 AGAIN = "make, copy or fetch the bundle again"
@@ -90,6 +91,45 @@ class BundleStream:
             raise self.damaged(f"{member.name} is not what the manifest says")
         self._expect_padding(member.name, member.n_bytes)
 
+    @property
+    def is_seekable(self) -> bool:
+        """Whether it is a file, and no pipe."""
+        return self._file.seekable()
+
+    def resume_member(self, member: Member, begun: io.FileIO, *, on_bytes: OnBytes) -> bool:
+        """Read the next member, whose first bytes are in a file already, and write the rest behind them.
+
+        False where both together are not what the manifest says; then the member can be read again.
+        """
+        start, kept_bytes = self._file.tell() - len(self._peeked), os.fstat(begun.fileno()).st_size
+        self._expect_header(member)
+        self._file.seek(kept_bytes, io.SEEK_CUR)
+        at = 0
+
+        def read_into(buffer: memoryview) -> int | None:
+            is_kept = begun.tell() < kept_bytes
+            return begun.readinto(buffer) if is_kept else self._file.readinto(buffer)
+
+        def write(buffer: memoryview) -> int | None:
+            nonlocal at
+            at += len(buffer)
+            n_new = min(len(buffer), max(0, at - kept_bytes))
+            if n_new:
+                write_all(begun.write, buffer[len(buffer) - n_new :])
+            return len(buffer)
+
+        try:
+            found = copy(read_into, write, member.n_bytes, on_bytes=on_bytes)
+        except CutShort as error:
+            raise self.damaged("it is cut short") from error
+        if found != member.sha256:
+            self._file.seek(start)
+            self._peeked = b""
+            on_bytes(-member.n_bytes)
+            return False
+        self._expect_padding(member.name, member.n_bytes)
+        return True
+
     def skip_member(self, member: Member, *, on_bytes: OnBytes) -> None:
         """Pass over the content of the next member, which is known from elsewhere."""
         self._expect_header(member)
@@ -150,6 +190,8 @@ def _check_signature(
         return ()
     if signature is None:
         return ("the bundle is not signed: nothing says who made it",)
+    if not can_check():
+        return ("the bundle is signed, and the signature was not looked at: ssh-keygen is not installed",)
     if not is_signed(manifest, signature):
         raise stream.damaged("its signature is damaged")
     return ("the bundle is signed, and no trusted key is named here to check by whom",)

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from localfusion.catalog.bundle.manifest import BUNDLED_FOLDER, MODELS_FOLDER, Member, ModelFacts, models_of
+from pydantic import ValidationError
+
+from localfusion.catalog.bundle.manifest import (
+    BUNDLED_FOLDER,
+    MODELS_PREFIX,
+    Member,
+    ModelFacts,
+    is_named_for,
+    models_of,
+)
 from localfusion.catalog.copying import OnBytes, tell_nobody
 from localfusion.catalog.gguf_files import check_gguf, expanded
 from localfusion.catalog.hashing import sha256_of
@@ -105,7 +114,7 @@ def _take(name: str, entry: ModelEntry, installed: Installed, found: _Found, on_
     folder = f"{BUNDLED_FOLDER}{parts[0][1].sha256[:16]}"
     for part, known in parts:
         facts = ModelFacts(licence=entry.licence)
-        _add(found, f"{MODELS_FOLDER}{folder}/{_plain(part.name)}", part, known, facts)
+        _add(found, f"{MODELS_PREFIX}{folder}/{_plain(part.name)}", part, known, facts)
     return entry.model_copy(update={"path": f"{folder}/{_plain(path.name)}"})
 
 
@@ -123,14 +132,25 @@ def _take_of_hub(name: str, entry: ModelEntry, hub: HubEntry, installed: Install
             raise ConfigError(f"{part} was not verified", hint=f"localfusion models verify {name}")
         file = hub.file if part == path else str(PurePosixPath(hub.file).with_name(part.name))
         facts = ModelFacts(repo=hub.repo, file=file, revision=known.revision, licence=entry.licence)
-        _add(found, f"{MODELS_FOLDER}{hub.repo}/{file}", part, known, facts)
+        _add(found, f"{MODELS_PREFIX}{hub.repo}/{file}", part, known, facts)
     pinned = hub.model_copy(update={"sha256": first.sha256, "size_bytes": first.n_bytes})
     return entry.model_copy(update={"hub": pinned})
 
 
 def _add(found: _Found, name: str, path: Path, known: InstalledFile, facts: ModelFacts) -> None:
-    member = Member(name=name, role="model", n_bytes=known.n_bytes, sha256=known.sha256, model=facts)
+    try:
+        member = Member(name=name, role="model", n_bytes=known.n_bytes, sha256=known.sha256, model=facts)
+    except ValidationError as error:
+        raise _no_name(name) from error
+    if not is_named_for(name, facts):
+        raise _no_name(name)
     found.files[name] = MemberFile(member, path)
+
+
+def _no_name(name: str) -> ConfigError:
+    """The error for a file of the hub whose name no bundle can have."""
+    hint = "add the file by itself (localfusion models add), and name that in the preset"
+    return ConfigError(f"{name.removeprefix(MODELS_PREFIX)} cannot be carried under its name", hint=hint)
 
 
 def _verified(path: Path, installed: Installed, on_bytes: OnBytes) -> InstalledFile:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ TRUSTED_KEYS = "trusted_bundle_keys"
 """Of the home: the public keys whose bundles are loaded, in the format of authorized_keys."""
 MAX_SIGNATURE_BYTES = 2**16
 
+_SSH_KEYGEN = "ssh-keygen"
 _IDENTITY = "localfusion"
 _KEY = re.compile(r"(?:^|\s)((?:sk-)?(?:ssh|ecdsa)-[a-z0-9@.-]+)\s+([A-Za-z0-9+/]+=*)(?:\s|$)")
 
@@ -35,6 +37,11 @@ def sign(manifest: bytes, key: Path) -> bytes:
                 hint="name a private key of ssh, or a public one whose private key the agent has",
             )
         return file.with_name(SIGNATURE_NAME).read_bytes()
+
+
+def can_check() -> bool:
+    """Whether signatures can be looked at here."""
+    return shutil.which(_SSH_KEYGEN) is not None
 
 
 def is_signed_by(manifest: bytes, signature: bytes, keys: Sequence[str]) -> bool:
@@ -97,7 +104,7 @@ def _is_base64(text: str) -> bool:
 
 def _ssh_keygen(action: str, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
     try:
-        return subprocess.run(["ssh-keygen", "-Y", action, *arguments], input=stdin, capture_output=True, check=False)
+        return subprocess.run([_SSH_KEYGEN, "-Y", action, *arguments], input=stdin, capture_output=True, check=False)
     except FileNotFoundError as error:
         raise ConfigError("ssh-keygen is not installed", hint="install OpenSSH's client") from error
 
