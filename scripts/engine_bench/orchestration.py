@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from localfusion.analysis import Page
+from localfusion.catalog.gguf_files import SHIPPED
 from localfusion.engine import client
 from localfusion.engine.interface import Resident
 from localfusion.engine.protocol import Load, Loaded
@@ -22,7 +23,7 @@ from localfusion.scheduler import Engine
 from localfusion.search.documents import Added, DocumentIndex, OnProgress, tell_nobody
 from localfusion.search.local_documents import LocalDocuments
 from localfusion.search.source import Found, Search, SearchResult
-from scripts.engine_bench import documents, instant_worker
+from scripts.engine_bench import instant_worker
 from scripts.engine_bench.deliberations import FULL, N_CALLS, SEATS, ask, seated
 from scripts.engine_bench.figures import Figure
 from scripts.engine_bench.setting import Setting, median
@@ -53,7 +54,7 @@ def orchestration(setting: Setting) -> Iterable[Figure]:
 
 async def deliberate(n_tokens: int, *, cores: int) -> float:
     """Seconds of a deliberation in which every text has so many tokens."""
-    panel = seated([Path(documents.__file__)], FULL)
+    panel = seated([SHIPPED / "micro-a.gguf"], FULL)
     ready = await start(local_models(panel)[-1], n_tokens)
 
     async def load(_: ModelSpec) -> Resident:
