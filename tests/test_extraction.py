@@ -41,7 +41,7 @@ from localfusion.search.readers import read
 from tests.breaking_extractor import COMMAND
 
 HARBOUR = Path(__file__).parent.parent / "examples" / "harbour"
-TIGHT = Limits(time_s=0.5, memory_bytes=2**28, max_characters=2**16)
+TIGHT = Limits(time_s=1.5, memory_bytes=2**28, max_characters=2**16)
 
 
 def held() -> tuple[int, int]:
@@ -113,8 +113,8 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
 BREAKING = {
     "crash": "the process that read it broke down (SIGSEGV)",
     "raise": "the process that read it broke down (exit 1)",
-    "loop": "reading it takes longer than 0.5 s",
-    "sleep": "reading it takes longer than 0.5 s",
+    "loop": "reading it takes longer than 1.5 s",
+    "sleep": "reading it takes longer than 1.5 s",
     "eat": "reading it takes more than 256 MiB of memory",
     "close": "the process that read it broke down (SIGKILL)",
     "end": "the process that read it broke down (exit 0)",
