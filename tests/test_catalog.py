@@ -10,7 +10,7 @@ import pytest
 
 from localfusion.catalog import Choice, embedding_of, locate, resolve
 from localfusion.catalog.gguf_files import SHIPPED
-from localfusion.catalog.installed import Installed, nothing_pulled
+from localfusion.catalog.installed import Installed, nothing_pulled, pulled_path
 from localfusion.catalog.names import file_of
 from localfusion.catalog.sharing import AGREED
 from localfusion.config import HubEntry, ModelEntry, ModelsFile, load_models_file
@@ -335,3 +335,19 @@ def test_every_model_that_ships_says_where_it_is_from_and_what_it_may_be_used_fo
         assert model.licence or model.licence_note, name
         assert model.licence in ("Apache-2.0", "MIT") or model.licence_note, name
     assert all(provider.base_url.startswith("https://") and provider.key for provider in models.providers.values())
+
+
+@pytest.mark.parametrize("now", [-1e9, 0.0, 4e12])
+def test_a_clock_that_is_wrong_does_no_harm(tmp_path: Path, now: float) -> None:
+    """What is verified goes by length and time of the file, whatever the clock says now or said then."""
+    hub = HubEntry(repo="lab/tiny", file="tiny.gguf")
+    file = pulled_path(tmp_path, hub)
+    file.parent.mkdir(parents=True)
+    write_tiny_gguf(file)
+    os.utime(file, (4e9, 4e9))
+    with closing(Installed(tmp_path, clock=lambda: now)) as installed:
+        installed.record(file, sha256="0" * 64, repo=hub.repo, file=hub.file)
+        assert installed.path_of(hub) == file
+        os.utime(file, (1e9, 1e9))
+        with pytest.raises(ConfigError, match="was changed since it was verified"):
+            installed.path_of(hub)
