@@ -16,7 +16,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from localfusion.analysis import Analysis, Contradiction, PartialCoverage, Response, Stance, UniqueInsight
 from localfusion.engine import grammar
 from localfusion.errors import MalformedOutput
-from localfusion.messages import GREEDY, GenerateRequest, Json, JudgeSpec, Message, ModelInfo, OutputFormat, ToolSpec
+from localfusion.messages import (
+    GREEDY,
+    JUDGE,
+    GenerateRequest,
+    Json,
+    JudgeSpec,
+    Message,
+    ModelInfo,
+    OutputFormat,
+    ToolSpec,
+)
 from localfusion.tool_calls import GENERIC_PROTOCOL, Tools, argument_rule, call_rules, generic_protocol, possible_calls
 
 INSTRUCTIONS = """\
@@ -35,7 +45,6 @@ What the answers leave in doubt you may look up first with the tools; cite what 
 
 _MAX_ENTRIES = 16
 _SHORTEST_ANSWER_TOKENS = 48
-SEQUENCE = "judge"
 
 VERSION = hashlib.sha256((INSTRUCTIONS + LOOKING_UP + GENERIC_PROTOCOL).encode()).hexdigest()[:8]
 """Changes whenever the prompt does; stored with each run."""
@@ -90,7 +99,7 @@ def step_request(
     `tools` are those that the template renders, see `native_tools`; `output` says what `lark` says, see `step_output`.
     """
     return GenerateRequest(
-        sequence=SEQUENCE,
+        sequence=JUDGE,
         messages=tuple(messages),
         tools=tools,
         sampling=GREEDY,
@@ -137,7 +146,7 @@ def read_ahead_request(
     spec: JudgeSpec, messages: Sequence[Message], *, tools: tuple[ToolSpec, ...] = ()
 ) -> GenerateRequest:
     """Let the judge read what is ready of its prompt; the one token that it writes is thrown away."""
-    return GenerateRequest(SEQUENCE, tuple(messages), tools=tools, max_tokens=1, thinking=spec.thinking)
+    return GenerateRequest(JUDGE, tuple(messages), tools=tools, max_tokens=1, thinking=spec.thinking)
 
 
 def step_grammar(ids: Sequence[str], quotable: grammar.Quotable, *, info: ModelInfo, tools: Tools | None) -> str:

@@ -1,13 +1,15 @@
 """What is known of models on this machine: which are here and where, which fit alone, and what presets lack.
 
-What a model takes is the engine's word, of files that are here. Of others the catalogue's size is all there is.
+What a model takes is the engine's word, of files that are here and of headers that `models fit` kept. Of others the
+catalogue's size is all there is.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from localfusion.catalog.header_reads import kept_stub
 from localfusion.catalog.installed import MODELS_FOLDER, PathOf, is_there, locate
 from localfusion.catalog.names import file_of, file_spec
 from localfusion.catalog.pulling import unfinished, unfinished_bytes
@@ -102,7 +104,12 @@ async def _model(name: str, entry: ModelEntry, here: _Here, scheduler: Scheduler
         n_bytes = entry.hub.size_bytes
         is_too_large = n_bytes is not None and n_bytes > budget_bytes
         kept_bytes = sum(map(unfinished_bytes, unfinished(home_directory(here.surroundings), entry.hub)))
-        return ListedModel(name, entry, "", n_bytes, "no" if is_too_large else "unknown", kept_bytes=kept_bytes)
+        listed = ListedModel(name, entry, "", n_bytes, "no" if is_too_large else "unknown", kept_bytes=kept_bytes)
+        stub = kept_stub(home_directory(here.surroundings), entry.hub)
+        if stub is None or is_too_large:
+            return listed
+        fits, takes_bytes, problem = await _fit(file_spec(name, stub.path, entry), scheduler)
+        return replace(listed, n_bytes=stub.n_bytes, fits=fits, takes_bytes=takes_bytes, problem=problem)
     n_bytes = sum(part.stat().st_size for part in part_paths(path))
     fits, takes_bytes, problem = await _fit(file_spec(name, path, entry), scheduler)
     return ListedModel(name, entry, _place(name, entry, path, here), n_bytes, fits, path, takes_bytes, problem)

@@ -446,6 +446,10 @@ class Substitution:
     error: str
 
 
+JUDGE = "judge"
+"""What the judge is called where panelists have their ids."""
+
+
 @dataclass(frozen=True, slots=True)
 class PanelistSpec:
     """One seat of a panel; two seats may use the same file and differ in everything else.
@@ -517,7 +521,7 @@ def with_model(
     def seated(seat: Seat) -> Seat:
         return replace(seat, model=model, fallback=seat.fallback if fallback is None else fallback)
 
-    if id == "judge":
+    if id == JUDGE:
         return replace(panel, judge=seated(panel.judge))
     seats = tuple(seated(seat) if seat.id == id else seat for seat in panel.panelists)
     return replace(panel, panelists=seats)

@@ -27,11 +27,8 @@ from localfusion.events import (
     ToolReturned,
     WarningRaised,
 )
-from localfusion.messages import Substitution, Usage
+from localfusion.messages import JUDGE, Substitution, Usage
 from localfusion.outcome import CloudUse, Outcome, Status
-
-JUDGE = "judge"
-"""Where the steps of a panelist have its id, those of the judge have this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from localfusion.engine.measurements import Measurements
 from localfusion.errors import ConfigError, OutOfMemory
 from localfusion.events import DocumentsRead, Event, RunEnded, RunResumed, RunStarted, WarningRaised
 from localfusion.messages import (
+    JUDGE,
     CloudLeave,
     JudgeSpec,
     PanelistSpec,
@@ -36,7 +37,7 @@ from localfusion.messages import (
 )
 from localfusion.outcome import Outcome
 from localfusion.providers import Spending, open_endpoint
-from localfusion.run_state import JUDGE, RunState, fold
+from localfusion.run_state import RunState, fold
 from localfusion.scheduler import Engine, Limits, Scheduler, fitting
 from localfusion.scheduler.embedding import embedder_of
 from localfusion.search.documents import DocumentIndex, Root

@@ -24,8 +24,8 @@ from localfusion.events import (
     RunStarted,
     ToolReturned,
 )
-from localfusion.messages import FallbackReason, Usage
-from localfusion.run_state import JUDGE, came_to
+from localfusion.messages import JUDGE, FallbackReason, Usage
+from localfusion.run_state import came_to
 from localfusion.store import History, RunStatus
 
 By = Literal["day", "model", "role", "provider", "panel"]

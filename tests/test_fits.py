@@ -224,3 +224,16 @@ def test_without_a_hub_the_reason_is_said_once_and_sizes_are_the_catalogues(home
     rows = {line.split()[0]: " ".join(line.split()) for line in done.stdout.splitlines()}
     assert rows["r"] == "r unknown 6 MiB unknown"
     assert all(len(line) <= 80 for line in done.stdout.splitlines() if not line.startswith("licence"))
+
+
+def test_the_list_knows_what_fit_has_read(home: HubHome) -> None:
+    def listed() -> dict[str, object]:
+        done = home.run("list", "--json")
+        assert done.returncode == 0, done.stderr
+        models = json.loads(done.stdout)["models"]
+        return next(one for one in models if one["name"] == "ra")
+
+    assert listed()["fits"] == "unknown"
+    fit_of(home, "r")
+    found = listed()
+    assert (found["fits"], found["bytes"], found["path"]) == ("yes", len(MICRO[FILE]), None)

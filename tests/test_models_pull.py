@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from localfusion.catalog.hub import HubFile
-from localfusion.catalog.pulling import RESERVE_BYTES, Fetch, Plan, check_promise, check_room
+from localfusion.catalog.pulling import Fetch, Plan, check_plan, check_promise
 from localfusion.catalog.wanted import Wanted, files_of, wanted
 from localfusion.config import HubEntry, load_models_file
 from localfusion.errors import ConfigError, LocalFusionError
@@ -206,12 +207,39 @@ def test_a_disk_that_takes_no_more_is_named_and_the_pull_goes_on_later(home: Hub
 
 
 def test_room_is_looked_for_before_anything_is_fetched(tmp_path: Path) -> None:
+    """For what is still to come, and for a reserve; in a folder that need not be there yet."""
     model = Wanted("x", HubEntry(repo="a/b", file="x.gguf"))
-    fetch = Fetch(model, (HubFile("a/b", "x.gguf", COMMIT, 5 << 30, "0" * 64),), kept_bytes=2 << 30)
-    check_room(Plan((fetch,)), free_bytes=(3 << 30) + RESERVE_BYTES, place=tmp_path)
-    with pytest.raises(LocalFusionError, match=r"4096 MiB are needed on the disk of .* and 4095 MiB are free"):
-        check_room(Plan((fetch,)), free_bytes=(3 << 30) + RESERVE_BYTES - (1 << 20), place=tmp_path)
-    check_room(Plan(), free_bytes=0, place=tmp_path)
+    free = shutil.disk_usage(tmp_path).free
+
+    def plan_of(n_bytes: int) -> Plan:
+        return Plan((Fetch(model, (HubFile("a/b", "x.gguf", COMMIT, n_bytes, "0" * 64),), kept_bytes=n_bytes // 2),))
+
+    check_plan(plan_of(free), tmp_path / "home")
+    with pytest.raises(LocalFusionError, match=r"MiB are needed on the disk of .* MiB are free"):
+        check_plan(plan_of(2 * free), tmp_path / "home")
+    check_plan(Plan(), tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="there are no namespaces")
+def test_a_disk_that_is_full_is_named_and_nothing_looks_whole(home: HubHome) -> None:
+    folder = home.home / "models"
+    folder.mkdir(parents=True)
+    mount = f"mount -t tmpfs -o size=1m none '{folder}' || exit 77; "
+    check = f"find '{folder}' -name '*.gguf' -not -path '*/.pulling/*'; exit $code"
+    script = f"{mount} '{sys.executable}' -m localfusion models pull ra; code=$?; {check}"
+    done = subprocess.run(
+        ["unshare", "--mount", "--map-root-user", "sh", "-c", script],
+        cwd=home.folder,
+        env=home.environ(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip(f"no mount namespace may be made here: {done.stderr}")
+    assert done.returncode == 1, done.stderr
+    assert "is full" in done.stderr
+    assert done.stdout == ""
 
 
 PROMISES = (

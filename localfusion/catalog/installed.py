@@ -13,7 +13,7 @@ from pathlib import Path
 from localfusion.config import HubEntry
 from localfusion.database import Database, Migration
 from localfusion.errors import ConfigError
-from localfusion.gguf_header import PART_NAME, part_names, part_paths
+from localfusion.gguf_header import part_names, part_paths
 
 MODELS_FOLDER = "models"
 """Of the home: what was pulled, as `owner/name/file`. What is there under that name is whole and was checked."""
@@ -100,7 +100,7 @@ class Installed:
             raise AnotherFile(f"{other.path} is not the file that models.yaml names", hint="localfusion models pull")
         if found is None:
             return nothing_pulled(place) if self._home is None else pulled_path(self._home, place)
-        _check_unchanged(self._parts(found), "fetch it again if you did not change it")
+        _check_unchanged(filter(None, self._parts(found)), "fetch it again if you did not change it")
         return found.path
 
     def find(self, repo: str, file: str) -> InstalledFile | None:
@@ -117,8 +117,7 @@ class Installed:
         first = self.promised(hub)
         if first is None:
             return None
-        parts = [self.known(first.path.with_name(name)) for name in part_names(first.path.name)]
-        return first if all(part is not None and part.is_unchanged() for part in parts) else None
+        return first if all(part is not None and part.is_unchanged() for part in self._parts(first)) else None
 
     def is_ours(self, path: Path) -> bool:
         """Whether a file lies in our own folder, whatever links lead there, and may be deleted."""
@@ -157,12 +156,9 @@ class Installed:
         found = [one for one in self._database.rows(_file, query, (repo, file)) if is_there(one.path)]
         return sorted(found, key=lambda one: not self.is_ours(one.path))
 
-    def _parts(self, first: InstalledFile) -> list[InstalledFile]:
-        if not PART_NAME.search(first.path.name):
-            return [first]
-        start = first.path.name.rpartition("-of-")[0].rpartition("-")[0]
-        beside = [file for file in self.files() if file.path.parent == first.path.parent]
-        return [file for file in beside if PART_NAME.search(file.path.name) and file.path.name.startswith(f"{start}-")]
+    def _parts(self, first: InstalledFile) -> list[InstalledFile | None]:
+        """What is known of each file of a model, which lie beside each other."""
+        return [self.known(first.path.with_name(name)) for name in part_names(first.path.name)]
 
 
 def is_there(path: Path) -> bool:

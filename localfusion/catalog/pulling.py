@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from localfusion.catalog.hashing import sha256_of
 from localfusion.catalog.hub import Hub, HubFile
 from localfusion.catalog.installed import MODELS_FOLDER, Installed, is_commit, pulled_path
+from localfusion.catalog.room import check_room
 from localfusion.catalog.side_by_side import side_by_side
 from localfusion.catalog.wanted import Wanted, files_of, one_for_each_place
 from localfusion.config import HubEntry
@@ -97,20 +98,11 @@ def plan(home: Path, models: Iterable[Wanted], installed: Installed, hub: Callab
     )
 
 
-def check_room(plan: Plan, *, free_bytes: int, place: Path) -> None:
+def check_plan(plan: Plan, place: Path) -> None:
     """Raise LocalFusionError where the disk has no room for all that is to come, with a reserve."""
-    if plan.fetches and plan.left_bytes + RESERVE_BYTES > free_bytes:
-        need, have = (f"{n_bytes / 2**20:.0f} MiB" for n_bytes in (plan.left_bytes + RESERVE_BYTES, free_bytes))
-        raise LocalFusionError(
-            f"{need} are needed on the disk of {place}, a reserve of 1 GiB among them, and {have} are free",
-            hint="free some space, name fewer models, or set LOCALFUSION_HOME to another disk",
-        )
-
-
-def free_bytes(home: Path) -> int:
-    """What the disk of the home has left; the home may not be there yet."""
-    folder = next(folder for folder in (home, *home.parents) if folder.exists())
-    return shutil.disk_usage(folder).free
+    if plan.fetches:
+        hint = "free some space (1 GiB is kept free), name fewer models, or set LOCALFUSION_HOME to another disk"
+        check_room(place, plan.left_bytes + RESERVE_BYTES, hint=hint)
 
 
 def present(installed: Installed, hub: HubEntry) -> Path | None:

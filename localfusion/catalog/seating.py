@@ -13,6 +13,7 @@ from localfusion.catalog.sharing import shared
 from localfusion.errors import ConfigError, ModelLoadError
 from localfusion.gguf_header import FileIdentity, identity, part_paths, read_header
 from localfusion.messages import (
+    JUDGE,
     AnyModel,
     CloudLeave,
     FallbackReason,
@@ -23,8 +24,6 @@ from localfusion.messages import (
     local_models,
     with_model,
 )
-
-JUDGE = "judge"
 
 
 def seated(panel: PanelSpec, cloud: CloudLeave, *, done: Container[str] = ()) -> PanelSpec:

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from localfusion.catalog.gguf_files import real
 from localfusion.errors import ConfigError
-from localfusion.messages import N_CTX_AUTO, ModelSpec, PanelSpec, with_models
+from localfusion.messages import JUDGE, N_CTX_AUTO, ModelSpec, PanelSpec, with_models
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def shared(panel: PanelSpec) -> PanelSpec:
 
 
 def _users(panel: PanelSpec) -> list[User]:
-    models = [*((seat.id, seat.model) for seat in panel.panelists), ("judge", panel.judge.model)]
+    models = [*((seat.id, seat.model) for seat in panel.panelists), (JUDGE, panel.judge.model)]
     return [User(id, model) for id, model in models if isinstance(model, ModelSpec)]
 
 

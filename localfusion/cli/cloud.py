@@ -1,20 +1,16 @@
 """Options that say whether a run may ask providers, and what that may cost. Asks nobody."""
 
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar
 
 import click
 
-from localfusion.cli.options import parse_count
+from localfusion.cli.options import grouped, parse_count
 from localfusion.config import Surroundings, load_settings
 from localfusion.errors import ConfigError
 from localfusion.messages import CloudLeave
 
-P = ParamSpec("P")
-R = TypeVar("R")
 N = TypeVar("N", int, float)
 
 
@@ -66,20 +62,6 @@ def _lower(one: N | None, other: N | None) -> N | None:
     return min(limits, default=None)
 
 
-def cloud_options(command: Callable[Concatenate[NamedLeave, P], R]) -> Callable[P, R]:
-    """The options; the command gets them as its first argument."""
-
-    @functools.wraps(command)
-    def with_leave(*args: P.args, **kwargs: P.kwargs) -> R:
-        values = {name: kwargs.pop(name) for name in NamedLeave.__dataclass_fields__}
-        return command(NamedLeave(**values), *args, **kwargs)  # type: ignore[arg-type]
-
-    decorated: Callable[P, R] = with_leave
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return decorated
-
-
 def _finite(_context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise click.BadParameter("write a number of dollars, like 0.50", param=parameter)
@@ -106,3 +88,6 @@ _OPTIONS = (
         help="Tokens that the run may take of providers, read and written, like 200k.",
     ),
 )
+
+cloud_options = grouped(NamedLeave, _OPTIONS)
+"""The options; the command gets them as its first argument."""

@@ -28,8 +28,8 @@ PRESET_HEAD = ("preset", "to pull", "missing")
 def list_command(*, models: Path | None, memory: int | None, vram: int | None, as_json: bool) -> None:
     """List models and presets: what is here and where, and what there is to pull.
 
-    Whether a model fits alone is the engine's own prediction, of files that are here; of others nothing but their size
-    is known, and `models fit` finds out. Licences marked with * ask for more than a notice.
+    Whether a model fits alone is the engine's own prediction, of files that are here and of headers that `models fit`
+    has read; of others nothing but their size is known. Licences marked with * ask for more than a notice.
 
     \b
     Examples:

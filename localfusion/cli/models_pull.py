@@ -9,7 +9,7 @@ import click
 
 from localfusion.catalog.hub import Hub, open_hub
 from localfusion.catalog.installed import Installed
-from localfusion.catalog.pulling import Fetch, Plan, check_room, free_bytes, plan, pull
+from localfusion.catalog.pulling import Fetch, Plan, check_plan, plan, pull
 from localfusion.catalog.wanted import Wanted, wanted
 from localfusion.cli.known_models import known_models
 from localfusion.cli.options import models_option
@@ -69,7 +69,7 @@ def fetch(
         with closing(Installed(home)) as installed:
             found = plan(home, meant, installed, hub)
             _say_plan(found)
-            check_room(found, free_bytes=free_bytes(home), place=home)
+            check_plan(found, home)
             if found.fetches and not is_dry_run:
                 _agree(found, is_asked=is_asked)
                 found = _pulled(home, found, installed, hub())

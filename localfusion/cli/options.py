@@ -1,11 +1,13 @@
 """Options that several commands share, and the checks that need no model: they fail before anything is started."""
 
+import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import click
 
@@ -13,6 +15,7 @@ from localfusion.errors import ConfigError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+G = TypeVar("G")
 
 MAX_QUESTION_CHARACTERS = 200_000
 UNITS: Mapping[str, int] = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -49,6 +52,25 @@ def parse_size_or_zero(context: click.Context, parameter: click.Parameter, value
 def _bytes(value: str) -> int | None:
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?([kmg]i?)?b?", value.strip().lower(), flags=re.ASCII)
     return None if found is None else int(float(found[1]) * UNITS[found[2] or ""])
+
+
+def grouped(
+    group: type[G], options: Sequence[Callable[[Callable[P, R]], Callable[P, R]]]
+) -> Callable[[Callable[Concatenate[G, P], R]], Callable[P, R]]:
+    """Options that a command gets as one value, its first argument: a dataclass with a field for each option."""
+
+    def decorate(command: Callable[Concatenate[G, P], R]) -> Callable[P, R]:
+        @functools.wraps(command)
+        def with_group(*args: P.args, **kwargs: P.kwargs) -> R:
+            values = {name: kwargs.pop(name) for name in signature(group).parameters}
+            return command(group(**values), *args, **kwargs)
+
+        decorated: Callable[P, R] = with_group
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
 
 
 def json_option(command: Callable[P, R]) -> Callable[P, R]:

@@ -3,7 +3,7 @@
 from localfusion.analysis import Analysis
 from localfusion.cli.answer import substitution_text
 from localfusion.cli.terminal import head, printable
-from localfusion.cli.view import JUDGE, subject_of, tool_line
+from localfusion.cli.view import subject_of, tool_line
 from localfusion.events import (
     AnalysisCompleted,
     AnalysisFailed,
@@ -27,7 +27,7 @@ from localfusion.events import (
     ToolReturned,
     WarningRaised,
 )
-from localfusion.messages import Usage
+from localfusion.messages import JUDGE, Usage
 
 ANSWER_WIDTH = 160
 TOLD_FILES = 500

@@ -1,15 +1,12 @@
 """Options that name where a run searches, shared by the commands that search. Opens nothing."""
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Concatenate, ParamSpec, TypeVar
 
 import click
 
 from localfusion import catalog
-from localfusion.cli.options import check_paths
+from localfusion.cli.options import check_paths, grouped
 from localfusion.config import (
     SettingsFile,
     Surroundings,
@@ -22,9 +19,6 @@ from localfusion.domains import parse_domains
 from localfusion.errors import ConfigError
 from localfusion.messages import ModelSpec, SourcesSpec
 from localfusion.offline import close_network
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _NETWORK = ("web", "searxng", "kiwix")
 
@@ -90,20 +84,6 @@ class NamedSources:
             )
 
 
-def source_options(command: Callable[Concatenate[NamedSources, P], R]) -> Callable[P, R]:
-    """The options; the command gets them as its first argument."""
-
-    @functools.wraps(command)
-    def with_sources(*args: P.args, **kwargs: P.kwargs) -> R:
-        values = {name: kwargs.pop(name) for name in NamedSources.__dataclass_fields__}
-        return command(NamedSources(**values), *args, **kwargs)  # type: ignore[arg-type]
-
-    decorated: Callable[P, R] = with_sources
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return decorated
-
-
 _OPTIONS = (
     click.option(
         "--docs",
@@ -123,6 +103,9 @@ _OPTIONS = (
     click.option("--blocked-domains", multiple=True, metavar="A,B", help="Fetches reach none of these."),
     click.option("--offline", is_flag=True, help="Use no network: nothing leaves this machine."),
 )
+
+source_options = grouped(NamedSources, _OPTIONS)
+"""The options; the command gets them as its first argument."""
 
 
 def _of_settings(file: SettingsFile, surroundings: Surroundings, *, offline: bool) -> SourcesSpec:

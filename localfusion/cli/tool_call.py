@@ -16,7 +16,7 @@ from localfusion.cli.sources import go_offline
 from localfusion.cli.terminal import json_text, printable, printable_text
 from localfusion.config import Surroundings, home_directory
 from localfusion.errors import ConfigError, WebError
-from localfusion.messages import Json, SourcesSpec, ToolCall, ToolOptions
+from localfusion.messages import CloudLeave, Json, SourcesSpec, ToolCall, ToolOptions
 from localfusion.session import open_session
 from localfusion.tools import result_message
 
@@ -43,7 +43,8 @@ def tools_of_seat(
         if seat is not None:
             raise ConfigError("--seat names a panelist of a preset", hint="name the preset with --preset")
         return None
-    panel = resolve(known_models(surroundings, models), Choice(preset), path_of=locate(home_directory(surroundings)))
+    choice = Choice(preset, cloud=CloudLeave(is_allowed=True))  # no model is asked for its tools
+    panel = resolve(known_models(surroundings, models), choice, path_of=locate(home_directory(surroundings)))
     seats = {panelist.id: panelist.tools for panelist in panel.panelists}
     if seat is not None and seat not in seats:
         raise ConfigError(f"the preset {preset} has no seat {seat}", hint=f"its seats are {', '.join(seats)}")

@@ -31,7 +31,6 @@ from localfusion.usage import (
     totals,
 )
 
-WIDTH = 80
 LABEL_WIDTH = 24
 BAR_WIDTH = 40
 MOST_DAYS = 36_500

@@ -27,12 +27,12 @@ from localfusion.events import (
     ToolReturned,
     WarningRaised,
 )
+from localfusion.messages import JUDGE
 
 State = Literal[
     "waiting", "loading", "ready", "reading", "thinking", "searching", "writing", "comparing", "done", "failed"
 ]
 
-JUDGE = "judge"
 KEPT_CHARACTERS = 4000
 
 

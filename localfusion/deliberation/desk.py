@@ -8,8 +8,7 @@ from localfusion import judge
 from localfusion.analysis import Response, ToolStep
 from localfusion.deliberation.run import Run
 from localfusion.engine.interface import Model
-from localfusion.messages import Message, ToolSpec
-from localfusion.run_state import JUDGE
+from localfusion.messages import JUDGE, Message, ToolSpec
 from localfusion.tool_calls import callable_tools, step_messages
 from localfusion.tools import Toolbox
 

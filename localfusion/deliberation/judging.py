@@ -24,8 +24,7 @@ from localfusion.events import (
     ToolCalled,
     ToolReturned,
 )
-from localfusion.messages import Completion, GenerateRequest, Progress, ToolCall, Usage, provider_of
-from localfusion.run_state import JUDGE
+from localfusion.messages import JUDGE, Completion, GenerateRequest, Progress, ToolCall, Usage, provider_of
 from localfusion.tool_calls import parse_call, read_passages
 from localfusion.tools import Toolbox
 

@@ -10,8 +10,8 @@ from localfusion.analysis import Response
 from localfusion.engine.interface import Model
 from localfusion.errors import ProviderError
 from localfusion.events import Event, ModelReady, PanelistCompleted, PanelistFailed, WarningRaised
-from localfusion.messages import CloudLeave, JudgeSpec, PanelistSpec, PanelSpec, RemoteModel
-from localfusion.run_state import JUDGE, RunState, apply
+from localfusion.messages import JUDGE, CloudLeave, JudgeSpec, PanelistSpec, PanelSpec, RemoteModel
+from localfusion.run_state import RunState, apply
 from localfusion.scheduler import Scheduler
 from localfusion.tools import CountTokens, Toolbox
 
