@@ -2,6 +2,7 @@
 
 LocalFusionError                     one sentence; `hint` says what to do
 ├── ConfigError                      the user must change a file, a flag or an install
+├── InvalidRequest(param, code)      whoever asks the server must change the request
 ├── ModelError(model)                one model failed; the deliberation may go on
 │   ├── ModelLoadError
 │   ├── OutOfMemory(need_bytes, have_bytes)
@@ -48,6 +49,15 @@ class LocalFusionError(Exception):
 
 class ConfigError(LocalFusionError):
     """The user must change a file, a flag or an install; the CLI exits with 2."""
+
+
+class InvalidRequest(LocalFusionError):
+    """Whoever asks the server must change the request: `param` is the field, `code` what is wrong, for programs."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_value", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.param = param
+        self.code = code
 
 
 class ModelError(LocalFusionError):

@@ -32,17 +32,38 @@ class ToolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionSpec:
+    """A function of the caller's own that a model may call: `schema` is the JSON Schema of its arguments, an object."""
+
+    name: str
+    description: str = ""
+    schema: Mapping[str, Json] = field(default_factory=lambda: {"type": "object"})
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """A call of such a function, which the caller carries out: `arguments` is the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation.
 
     `fields` is the structured twin of `content` (question, results, answers); a chat template may
     render these instead of the text, since a template is the model's own. Ordinary templates ignore them.
+    `function_calls` are those of an assistant's turn; a turn of the role `tool` gives the result of `call_id`.
     """
 
     role: Role
     content: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     fields: Mapping[str, Json] = field(default_factory=dict)
+    function_calls: tuple[FunctionCall, ...] = ()
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +100,10 @@ class GenerateRequest:
     `sequence` names a conversation: ids that the worker has read or written for it are kept and reused.
     `grammar` is an llguidance grammar (Lark text) that constrains the content, thinking excluded; `output` says the
     same, less exactly, to endpoints that take none.
-    `max_tokens` None means: up to the end of the context.
+    `functions` are the caller's own, shown to the model as its template shows tools.
+    `max_tokens` None means: up to the end of the context. `max_thinking_tokens` bounds the thinking, which is closed
+    there; None: half of the room. `n_logprobs` asks for the logarithms of probabilities of each token of the content,
+    and of so many others at its place; None for none.
     `drafts` lets the worker guess ahead where a text repeats what was read: faster, the choices are the same.
     `add_generation_prompt` and the rest of the rendering are the chat template's business.
     """
@@ -94,6 +118,9 @@ class GenerateRequest:
     thinking: bool = False
     drafts: bool = False
     output: OutputFormat = field(default_factory=OutputFormat)
+    functions: tuple[FunctionSpec, ...] = ()
+    max_thinking_tokens: int | None = None
+    n_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +157,31 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Likely:
+    """A token that could stand at a place, as bytes, and the natural logarithm of its probability there.
+
+    The probabilities are the model's own: of its logits, before temperature, grammar and all else that chooses.
+    """
+
+    token: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """The token that was written, and the likeliest at its place, the first the likeliest."""
+
+    chosen: Likely
+    top: tuple[Likely, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of text as it is written."""
+    """A piece of text as it is written; `logprobs` of its tokens where they were asked for."""
 
     kind: Literal["content", "thinking"]
     text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +192,7 @@ class Completion:
     thinking: str
     finish_reason: FinishReason
     usage: Usage
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -467,6 +515,7 @@ class PanelistSpec:
     max_tokens: int = 1024
     fallback: tuple[Fallback, ...] = ()
     timeout_s: float | None = None
+    max_thinking_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,18 +532,31 @@ class JudgeSpec:
     max_tool_calls: int = 0
     fallback: tuple[Fallback, ...] = ()
     timeout_s: float | None = None
+    max_thinking_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriterSpec:
+    """A model other than the judge's that writes the final answer, from the answers and the analysis, without tools."""
+
+    model: AnyModel
+    thinking: bool = False
+    max_tokens: int = 4096
+    max_thinking_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PanelSpec:
-    """Everything a preset or the command line decided: who answers and who judges.
+    """Everything a preset or the command line decided: who answers, who judges, who writes.
 
-    `substitutions` are those that were made before the run, because files are missing or do not fit.
+    `substitutions` are those that were made before the run, because files are missing or do not fit. Without a `writer`
+    the judge writes the final answer, on what it has read already.
     """
 
     panelists: tuple[PanelistSpec, ...]
     judge: JudgeSpec
     substitutions: tuple[Substitution, ...] = ()
+    writer: WriterSpec | None = None
 
 
 Seat = TypeVar("Seat", PanelistSpec, JudgeSpec)

@@ -46,7 +46,7 @@ from localfusion.search.opening import NOTHING_NAMED, Embedders, OnProgress, Ope
 from localfusion.search.source import Source
 from localfusion.store import RunRequest, Store
 from localfusion.tools import CountTokens, Toolbox, named_addresses
-from localfusion.wire import document
+from localfusion.wire.document import document
 
 DOCUMENTS_FILE = "documents.sqlite3"
 MEASUREMENTS_FOLDER = "measurements"

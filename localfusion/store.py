@@ -26,7 +26,7 @@ from localfusion.events import (
     RunStarted,
     ToolReturned,
 )
-from localfusion.messages import CloudLeave, Json, PanelSpec, SourcesSpec
+from localfusion.messages import CloudLeave, Json, Message, PanelSpec, SourcesSpec
 from localfusion.owner import Owner, is_alive, this_process
 
 FILE_NAME = "runs.sqlite3"
@@ -63,13 +63,18 @@ _EVENT_TYPES: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args
 
 @dataclass(frozen=True, slots=True)
 class RunRequest:
-    """All that a run was asked for, enough to do it again or to go on with it."""
+    """All that a run was asked for, enough to do it again or to go on with it.
+
+    `context` is the conversation before the question, which everybody is shown; a caller's own instructions are its
+    system turns.
+    """
 
     question: str
     panel: PanelSpec
     sources: SourcesSpec
     seed: int = 0
     cloud: CloudLeave = field(default_factory=CloudLeave)
+    context: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from localfusion.wire import RunDocument
+from localfusion.wire.document import RunDocument
 from tests.tiny_gguf import TinyModel, write_tiny_gguf
 
 MODELS = """\

@@ -31,7 +31,7 @@ from localfusion.events import (
 from localfusion.messages import Substitution, ToolCall, Usage
 from localfusion.store import Store
 from localfusion.usage import KINDS, tally
-from localfusion.wire import RunDocument
+from localfusion.wire.document import RunDocument
 from tests.harbour import HARBOUR, OPEN_QUESTION, request
 
 BEGIN = datetime(2026, 11, 2, 12).astimezone().timestamp()

@@ -34,7 +34,7 @@ from localfusion.messages import SourcesSpec, local_models
 from localfusion.outcome import Outcome
 from localfusion.session import open_session
 from localfusion.store import RunRequest, Store
-from localfusion.wire import RunDocument, document
+from localfusion.wire.document import RunDocument, document
 from tests.harbour import HARBOUR, OPEN_QUESTION, micro_panel, request, start, surroundings
 
 SECONDS_TO_WAIT = 120

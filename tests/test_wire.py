@@ -15,7 +15,7 @@ from localfusion.analysis import (
 )
 from localfusion.messages import Substitution, ToolCall, Usage
 from localfusion.outcome import CloudUse, Outcome
-from localfusion.wire import RunDocument, document
+from localfusion.wire.document import RunDocument, document
 
 FOUND = Citation(1, "doc://a.md", "A", "40 metres", "verified")
 WEAK = Citation(2, "doc://b.md", "B", "41 metres", "weak")

@@ -17,7 +17,7 @@ from localfusion.cli.live import Emit, shown
 from localfusion.errors import ConfigError, DeliberationFailed, LocalFusionError, RunInterrupted
 from localfusion.events import AnswerCompleted, DocumentsRead, Event, RunResumed, RunStarted
 from localfusion.outcome import Outcome
-from localfusion.wire import document
+from localfusion.wire.document import document
 
 Start = Callable[[Emit], Awaitable[Outcome]]
 

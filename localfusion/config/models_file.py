@@ -52,6 +52,8 @@ def _seat_of_name(value: YamlValue) -> YamlValue:
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@+/-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+AliasName = Annotated[str, Field(pattern=NAME_PATTERN.replace("^", "^~?"))]
+"""Some clients name the latest of a maker's models as `~maker/model-latest`."""
 
 
 class HubEntry(Entry):
@@ -284,7 +286,7 @@ class Contents(Entry):
     providers: dict[Name, ProviderEntry] = Field({}, description="Name -> provider.")
     models: dict[Name, ModelEntry] = Field({}, description="Name -> model.")
     presets: dict[Name, PresetEntry] = Field({}, description="Name -> preset.")
-    aliases: dict[Name, Name] = Field({}, description="Name -> name of a model or a preset.")
+    aliases: dict[AliasName, Name] = Field({}, description="Name -> name of a model or a preset.")
 
 
 @dataclass(frozen=True, slots=True)

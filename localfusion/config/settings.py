@@ -55,12 +55,44 @@ class CloudSettings(Entry):
     )
 
 
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\-\[\]:]{1,200}$")]
+
+
+class ServerSettings(Entry):
+    """What `localfusion serve` listens on, and what holds for whoever asks it. Options of the command win."""
+
+    host: OneLine = Field("127.0.0.1", description="The address to listen on; off the loopback keys are demanded.")
+    port: int = Field(8484, ge=0, le=65_535, description="The port; 0 is any that is free.")
+    allowed_hosts: tuple[OneLine, ...] = Field(
+        (), max_length=100, description="Further names that requests may name in `Host`, beside those of the loopback."
+    )
+    cors_origins: tuple[Origin, ...] = Field(
+        (), max_length=100, description="Origins of pages of the web that may ask, as `http://localhost:3000`."
+    )
+    max_body_mib: float = Field(8, gt=0, le=1024, description="How large a request may be.")
+    max_queue: int = Field(
+        64, ge=1, le=100_000, description="Requests that may be under way or wait; further ones are answered 503."
+    )
+    timeout_s: float = Field(3600, gt=0, le=604_800, description="Seconds that one request may take, at most.")
+    heartbeat_s: float = Field(10, gt=0, le=3600, description="Seconds of silence after which a stream says it lives.")
+    stop_s: float = Field(30, ge=0, le=3600, description="Seconds that requests have to finish when the server ends.")
+    parallel: int = Field(
+        4, ge=1, le=64, description="Texts that one model may write side by side, where the memory allows it."
+    )
+    keep_days: float = Field(30, ge=0, le=36_500, description="Days that stored responses are kept.")
+    log_prompts: bool = Field(False, description="Write what is asked into the log.")
+    watts: Annotated[float, Field(gt=0, le=100_000)] | None = Field(
+        None, description="What this machine draws under load: with it, energy is estimated."
+    )
+
+
 class Settings(Entry):
     """The whole file."""
 
     offline: bool = Field(False, description="No run of this home uses a network.")
     search: SearchSettings = Field(SearchSettings(), description="Where runs search; its keys are below.")
     cloud: CloudSettings = Field(CloudSettings(), description="What may be sent to providers; its keys are below.")
+    server: ServerSettings = Field(ServerSettings(), description="How `localfusion serve` serves; its keys are below.")
 
 
 @dataclass(frozen=True, slots=True)
