@@ -19,6 +19,8 @@ from localfusion.search.meaning import Match
 _QUOTED = re.compile("\u201c(?P<quote>[^\u201c]*?)\u201d \\[(?P<number>\\d{1,4})\\]")
 _QUOTED_OR_MARK = re.compile(r"(?P<quoted>\u201c[^\u201c]*?\u201d(?= \[\d{1,4}\]))|\s?\[(?P<number>\d{1,4})\]")
 """A [n] that stands within a quotation is the source's own; it is bound to nothing of ours."""
+_UNSETTLED = re.compile(r"\u201c(?:(?!\u201d \[\d{1,4}\])[^\u201c])*\Z|\s*\[\d{0,4}\Z|\s+\Z")
+"""The end of a text in which what follows decides what is a quotation, a mark, or a blank before one."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORD = re.compile(r"[^\W_]+(?:['’.,-][^\W_]+)*")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -186,6 +188,30 @@ def drop_unknown_marks(answer: str, known: Iterable[int]) -> str:
     """`answer` without the [n] that are bound to no source."""
     kept = set(known)
     return _change_marks(answer, lambda mark, number: mark if number in kept else "")
+
+
+class MarkDropper:
+    """`drop_unknown_marks` of a stripped text that arrives in pieces: what was shown is never taken back."""
+
+    def __init__(self, known: Iterable[int]) -> None:
+        self._known = frozenset(known)
+        self._held = ""
+        self._has_begun = False
+
+    def feed(self, text: str) -> str:
+        """What can be shown of the text so far, and was not shown yet."""
+        self._held += text
+        if not self._has_begun:
+            self._held = self._held.lstrip()
+            self._has_begun = bool(self._held)
+        unsettled = _UNSETTLED.search(self._held)
+        end = len(self._held) if unsettled is None else unsettled.start()
+        settled, self._held = self._held[:end], self._held[end:]
+        return drop_unknown_marks(settled, self._known)
+
+    def finish(self) -> str:
+        """The rest, without blanks at the end."""
+        return drop_unknown_marks(self._held.rstrip(), self._known)
 
 
 def _change_marks(answer: str, change: Callable[[str, int], str]) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from localfusion.analysis import Analysis, Citation, FailedModel, Response, ToolStep
 from localfusion.errors import FailureReason
-from localfusion.messages import Substitution, ToolCall, Usage
+from localfusion.messages import JUDGE, FinishReason, Substitution, ToolCall, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +193,21 @@ class AnalysisFailed:
 
 @dataclass(frozen=True, slots=True)
 class AnswerStarted:
+    """`id` is "judge", or "writer" where another model writes the answer."""
+
     model: str
+    id: str = JUDGE
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerCompleted:
+    """The answer that was written, by the judge or the "writer", and whether it came to its end."""
+
     content: str
     citations: tuple[Citation, ...]
     usage: Usage
+    id: str = JUDGE
+    finish_reason: FinishReason = "stop"
 
 
 @dataclass(frozen=True, slots=True)

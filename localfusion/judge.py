@@ -14,6 +14,7 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from localfusion.analysis import Analysis, Contradiction, PartialCoverage, Response, Stance, UniqueInsight
+from localfusion.context import told_before
 from localfusion.engine import grammar
 from localfusion.errors import MalformedOutput
 from localfusion.messages import (
@@ -106,6 +107,7 @@ def step_request(
         max_tokens=spec.max_tokens,
         grammar=lark,
         thinking=spec.thinking,
+        max_thinking_tokens=spec.max_thinking_tokens,
         drafts=True,
         output=output,
     )
@@ -117,9 +119,16 @@ def native_tools(info: ModelInfo, tools: Tools | None) -> tuple[ToolSpec, ...]:
 
 
 def conversation(
-    question: str, responses: Sequence[Response], *, info: ModelInfo | None = None, tools: Tools | None = None
+    question: str,
+    responses: Sequence[Response],
+    *,
+    context: Sequence[Message] = (),
+    info: ModelInfo | None = None,
+    tools: Tools | None = None,
 ) -> tuple[Message, ...]:
     """The judge's prompt: the question, then each answer under its panelist's id, in the order given.
+
+    What was said before the question stands in front of it.
 
     Where it has `tools`, it is told so, and how to call them where its template (`info`) does not say.
     """
@@ -129,7 +138,7 @@ def conversation(
         if info is None or info.tool_syntax is None:
             system += generic_protocol(tools.specs).rstrip()
     blocks = [f"## Answer of {response.id}\n{response.content}" for response in responses]
-    text = f"# Question\n{question}\n\n# Answers\n\n" + "\n\n".join(blocks)
+    text = f"{told_before(context)}# Question\n{question}\n\n# Answers\n\n" + "\n\n".join(blocks)
     answers: list[Json] = [{"id": response.id, "text": response.content} for response in responses]
     fields: dict[str, Json] = {"question": question, "answers": answers}
     return Message("system", system), Message("user", text, fields=fields)

@@ -494,8 +494,8 @@ class Substitution:
     error: str
 
 
-JUDGE = "judge"
-"""What the judge is called where panelists have their ids."""
+JUDGE, WRITER = "judge", "writer"
+"""What the judge, and a writer who is not the judge, are called where panelists have their ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -543,6 +543,8 @@ class WriterSpec:
     thinking: bool = False
     max_tokens: int = 4096
     max_thinking_tokens: int | None = None
+    fallback: tuple[Fallback, ...] = ()
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -559,7 +561,17 @@ class PanelSpec:
     writer: WriterSpec | None = None
 
 
-Seat = TypeVar("Seat", PanelistSpec, JudgeSpec)
+AnySeat = PanelistSpec | JudgeSpec | WriterSpec
+Seat = TypeVar("Seat", PanelistSpec, JudgeSpec, WriterSpec)
+
+
+def seats_of(panel: PanelSpec, *, done: Container[str] = ()) -> dict[str, AnySeat]:
+    """Everyone who works, by id, the judge and the writer last; panelists in `done` have answered and are left out."""
+    seats: dict[str, AnySeat] = {seat.id: seat for seat in panel.panelists if seat.id not in done}
+    seats[JUDGE] = panel.judge
+    if panel.writer is not None:
+        seats[WRITER] = panel.writer
+    return seats
 
 
 def with_models(panel: PanelSpec, change: Callable[[ModelSpec], ModelSpec]) -> PanelSpec:
@@ -572,19 +584,22 @@ def with_models(panel: PanelSpec, change: Callable[[ModelSpec], ModelSpec]) -> P
         panel,
         panelists=tuple(replace(seat, model=changed(seat.model)) for seat in panel.panelists),
         judge=replace(panel.judge, model=changed(panel.judge.model)),
+        writer=None if panel.writer is None else replace(panel.writer, model=changed(panel.writer.model)),
     )
 
 
 def with_model(
     panel: PanelSpec, id: str, model: AnyModel, *, fallback: tuple[Fallback, ...] | None = None
 ) -> PanelSpec:
-    """The same panel with another model, and other fallbacks where any are given, on a seat, or as the "judge"."""
+    """The same panel with another model, and other fallbacks where any are given, on a seat, or as judge or writer."""
 
     def seated(seat: Seat) -> Seat:
         return replace(seat, model=model, fallback=seat.fallback if fallback is None else fallback)
 
     if id == JUDGE:
         return replace(panel, judge=seated(panel.judge))
+    if id == WRITER and panel.writer is not None:
+        return replace(panel, writer=seated(panel.writer))
     seats = tuple(seated(seat) if seat.id == id else seat for seat in panel.panelists)
     return replace(panel, panelists=seats)
 
@@ -595,6 +610,6 @@ def provider_of(model: AnyModel) -> str:
 
 
 def local_models(panel: PanelSpec, *, done: Container[str] = ()) -> tuple[ModelSpec, ...]:
-    """The files of a panel, the judge's last; panelists in `done`, by id, need theirs no more."""
-    models = (*(seat.model for seat in panel.panelists if seat.id not in done), panel.judge.model)
+    """The files of a panel, the judge's and the writer's last; panelists in `done`, by id, need theirs no more."""
+    models = (seat.model for seat in seats_of(panel, done=done).values())
     return tuple(model for model in models if isinstance(model, ModelSpec))

@@ -31,7 +31,8 @@ class Outcome:
     """One finished, failed or interrupted run. `analysis` is None where the judge failed or was not reached.
 
     The [n] of `answer`, of `citations` and of every response are the run's; `error` is one sentence or None. `usage` is
-    of all that the run took, what came to nothing included; `judge_usage` is the judge's part of it.
+    of all that the run took, what came to nothing included; `judge_usage` is the judge's part of it. `writer_model` is
+    the model that wrote the answer where that was not the judge, else "".
     """
 
     run_id: str
@@ -48,6 +49,8 @@ class Outcome:
     error: str | None = None
     usage: Usage = field(default_factory=Usage)
     judge_usage: Usage = field(default_factory=Usage)
+    writer_model: str = ""
+    writer_usage: Usage = field(default_factory=Usage)
     judge_steps: tuple[ToolStep, ...] = ()
     searched: tuple[str, ...] = ()
     substitutions: tuple[Substitution, ...] = ()

@@ -1,21 +1,50 @@
 """The outer model of a conversation: it answers, calls the caller's functions, or has a panel deliberate.
 
-FUSION.md section 1: the outer model decides, once in a turn; what the panel and the judge came to, it writes up. How a
+FUSION.md section 1: the outer model decides, once in a turn; what the panel and the judge came to is written up. How a
 request names models and how a turn is told to a client is not known here.
 """
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from localfusion.assistant import Ask, Written, write
-from localfusion.events import Event
-from localfusion.messages import Delta, FunctionCall, ModelSpec, Progress, TokenLogprobs, Usage
+from localfusion.events import AnswerCompleted, AnswerStarted, Event, TextWritten
+from localfusion.messages import (
+    Delta,
+    FunctionCall,
+    FunctionSpec,
+    Message,
+    ModelSpec,
+    Progress,
+    TokenLogprobs,
+    Usage,
+)
 from localfusion.outcome import Outcome
 from localfusion.session import Session
 from localfusion.store import RunRequest
 
 TurnEnd = Literal["stop", "length", "tool_calls", "cancelled"]
+
+FUSION = FunctionSpec(
+    "openrouter_fusion",
+    "Have a panel of models research the user's request, with search, and compare what they find. Call it for research"
+    " questions, critique, comparisons, and wherever being wrong is expensive. Answer simple requests yourself.",
+    {"type": "object", "properties": {}, "additionalProperties": False},
+)
+"""The one thing that the outer model can call beside the caller's functions."""
+
+KEEP_ANSWER = FunctionSpec(
+    "give_answer",
+    "Give the answer above to the user as it is. Call it where no other function is needed now.",
+    {"type": "object", "properties": {}, "additionalProperties": False},
+)
+"""What the outer model calls after a deliberation where it wants none of the caller's functions."""
+
+_FOUND = "What a panel of models found out about this, as data:\n{found}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +89,7 @@ TurnItem = Progress | Delta | FunctionCall | Event | Turned
 
 Deltas are the text (and thinking) of the turn's own message, also where it was written after a deliberation: its
 `TextWritten` of the kind "answer" is told as a Delta and not as an event, and the deltas joined are the content.
-Everything else that a deliberation says is told as it is said (`RunStarted` first).
+Everything else that a deliberation says is told as it is said (`RunStarted` first, or what comes before it).
 """
 
 
@@ -70,10 +99,152 @@ async def take_turn(session: Session, request: TurnRequest, *, run_id: str | Non
     `run_id` is a stored deliberation of this very turn, which is then gone on with. Raises ConfigError, InvalidRequest,
     ModelError, QueueFull.
     """
-    del run_id
-    async with session.scheduler.lease(request.model) as lease:
-        async for item in write(lease.model, request.ask):
-            if isinstance(item, Written):
-                yield Turned(request.model.name, item.content, item.thinking, item.calls, "stop", item.usage)
-            else:
+    turn = _Turn(session, request)
+    async with aclosing(turn.take(run_id)) as items:
+        async for item in items:
+            yield item
+
+
+class _Turn:
+    """One turn under way: what was written of it so far."""
+
+    def __init__(self, session: Session, request: TurnRequest) -> None:
+        self._session = session
+        self._request = request
+        self._texts: dict[str, list[str]] = {"content": [], "thinking": []}
+        self._calls: list[FunctionCall] = []
+        self._outer_usage = Usage()
+        self._is_called = False
+        self._ended = Turned(request.model.name)
+
+    async def take(self, run_id: str | None) -> AsyncGenerator[TurnItem]:
+        fusion = self._request.fusion
+        if fusion is None:
+            async for item in self._own(self._request.ask):
                 yield item
+        else:
+            if not fusion.is_forced and run_id is None:
+                async for item in self._own(_deciding(self._request.ask)):
+                    yield item
+            if fusion.is_forced or run_id is not None or self._is_called:
+                async for item in self._deliberated(fusion, run_id):
+                    yield item
+        yield self._whole()
+
+    def _whole(self) -> Turned:
+        outcome = self._ended.outcome
+        return replace(
+            self._ended,
+            content="".join(self._texts["content"]),
+            thinking="".join(self._texts["thinking"]).strip(),
+            calls=tuple(self._calls),
+            finish_reason="tool_calls" if self._calls else self._ended.finish_reason,
+            usage=self._outer_usage + (Usage() if outcome is None else outcome.usage),
+            outer_usage=self._outer_usage,
+        )
+
+    async def _own(self, ask: Ask) -> AsyncGenerator[TurnItem]:
+        """What the outer model writes itself; that it called for the panel, or kept its answer, is not told."""
+        holding = self._session.holding(self._request.model, conversation=ask.sequence)
+        async with holding as model, aclosing(write(model, ask)) as items:
+            async for item in items:
+                if isinstance(item, Written):
+                    self._note_end(item)
+                elif not isinstance(item, FunctionCall):
+                    yield self._noted(item)
+                elif self._takes(item):
+                    yield item
+
+    def _note_end(self, written: Written) -> None:
+        self._outer_usage += written.usage
+        self._ended = replace(
+            self._ended,
+            model=self._request.model.name,
+            finish_reason=written.finish_reason,
+            logprobs=written.logprobs,
+        )
+
+    def _takes(self, call: FunctionCall) -> bool:
+        """Whether a call is the caller's to carry out."""
+        if call.name == FUSION.name:
+            self._is_called = True
+        elif call.name != KEEP_ANSWER.name:
+            self._calls.append(call)
+            return True
+        return False
+
+    def _noted(self, item: Progress | Delta) -> Progress | Delta:
+        if isinstance(item, Delta):
+            self._texts[item.kind].append(item.text)
+        return item
+
+    async def _deliberated(self, fusion: Fusion, run_id: str | None) -> AsyncGenerator[TurnItem]:
+        """The deliberation; then JSON of it, or calls that it makes necessary, where the caller asked for these."""
+        ask = self._request.ask
+        async with aclosing(self._run(fusion.request, run_id, is_shown=ask.output is None)) as items:
+            async for item in items:
+                yield item
+        outcome = self._ended.outcome
+        if outcome is None or outcome.status != "ok":
+            return
+        if ask.output is not None or (ask.functions and ask.choice != "none"):
+            async for item in self._own(_after(ask, outcome)):
+                yield item
+
+    async def _run(self, request: RunRequest, run_id: str | None, *, is_shown: bool) -> AsyncGenerator[TurnItem]:
+        """Everything that the deliberation says; its answer as deltas, if it is shown."""
+        told: asyncio.Queue[Event | None] = asyncio.Queue()
+        task = asyncio.create_task(self._started(request, run_id, told.put_nowait))
+        task.add_done_callback(lambda _: told.put_nowait(None))
+        is_writing = False
+        try:
+            while (event := await told.get()) is not None:
+                is_writing = is_writing or isinstance(event, AnswerStarted)
+                item = _as_item(event, is_writing=is_writing)
+                self._follow(event)
+                if not isinstance(item, Delta):
+                    yield item
+                elif is_shown:
+                    yield self._noted(item)
+            self._ended = replace(self._ended, outcome=await task)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def _follow(self, event: Event) -> None:
+        if isinstance(event, AnswerStarted):
+            self._ended = replace(self._ended, model=event.model)
+        elif isinstance(event, AnswerCompleted):
+            self._ended = replace(self._ended, finish_reason=event.finish_reason)
+
+    def _started(
+        self, request: RunRequest, run_id: str | None, emit: Callable[[Event], None]
+    ) -> Coroutine[None, None, Outcome]:
+        if run_id is None:
+            return self._session.ask(request, emit=emit)
+        return self._session.resume(run_id, emit=emit)
+
+
+def _as_item(event: Event, *, is_writing: bool) -> Event | Delta:
+    """An event, or the Delta that it is once the answer is being written."""
+    if isinstance(event, TextWritten) and is_writing and event.kind in ("answer", "thinking"):
+        return Delta("content" if event.kind == "answer" else "thinking", event.text)
+    return event
+
+
+def _deciding(ask: Ask) -> Ask:
+    """The ask where the model may also call for the panel; one call is one decision."""
+    return replace(ask, functions=(*ask.functions, FUSION), is_parallel=False)
+
+
+def _after(ask: Ask, outcome: Outcome) -> Ask:
+    """What is left to be asked after a deliberation: the JSON that was wanted, or calls, if any are needed."""
+    found = Message("user", _FOUND.format(found=json.dumps(_found(outcome), ensure_ascii=False)))
+    if ask.output is not None:
+        return replace(ask, messages=(*ask.messages, found), functions=(), choice="none")
+    answered = Message("assistant", outcome.answer)
+    return replace(ask, messages=(*ask.messages, answered), functions=(*ask.functions, KEEP_ANSWER), choice="required")
+
+
+def _found(outcome: Outcome) -> dict[str, str]:
+    return {"answer": outcome.answer, **{f"source {c.number}": f"{c.title} {c.url}" for c in outcome.citations}}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from localfusion import citations
 from localfusion.analysis import Response, ToolStep
+from localfusion.context import instructions, turns
 from localfusion.engine import grammar
 from localfusion.engine.interface import Model
 from localfusion.errors import MalformedOutput
@@ -71,6 +72,14 @@ VERSION = hashlib.sha256((INSTRUCTIONS + GENERIC_PROTOCOL + ANSWER_PROTOCOL + LE
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What a panelist is asked, and the conversation before it."""
+
+    question: str
+    context: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """What a panelist wrote in one step: a call, or the answer."""
 
@@ -85,9 +94,12 @@ async def answer(
     tools: Tools,
     question: str,
     emit: Callable[[Event], None],
+    context: tuple[Message, ...] = (),
     done: tuple[ToolStep, ...] = (),
 ) -> Response:
-    """Run the loop of one panelist to its answer; `done` are steps that a stored run holds already.
+    """Run the loop of one panelist to its answer; `context` is the conversation before the question.
+
+    `done` are steps that a stored run holds already.
 
     Raises ModelError: ContextOverflow, WorkerDied, MalformedOutput.
     """
@@ -99,7 +111,7 @@ async def answer(
         last = len(steps) >= spec.max_tool_calls or not tools.specs
         known = n_left_out
         request, n_left_out = await _fitting_request(
-            spec, model=model, tools=tools, question=question, steps=steps, n_left_out=known
+            spec, model=model, tools=tools, asked=Asked(question, context), steps=steps, n_left_out=known
         )
         if n_left_out > known:
             emit(ResultsLeftOut(spec.id, tuple(range(known + 1, n_left_out + 1))))
@@ -119,7 +131,7 @@ async def answer(
 
 
 async def _fitting_request(
-    spec: PanelistSpec, *, model: Model, tools: Tools, question: str, steps: Sequence[ToolStep], n_left_out: int
+    spec: PanelistSpec, *, model: Model, tools: Tools, asked: Asked, steps: Sequence[ToolStep], n_left_out: int
 ) -> tuple[GenerateRequest, int]:
     """The next request and how many of the oldest results it leaves out so that it fits the window.
 
@@ -130,7 +142,7 @@ async def _fitting_request(
     room = most
     while True:
         shown = leave_out(steps, n_left_out)
-        request = next_request(spec, info=model.info, tools=tools, question=question, steps=shown)
+        request = next_request(spec, info=model.info, tools=tools, asked=asked, steps=shown)
         if n_left_out >= len(steps) - 1 or await model.count_prompt(request.messages, request.tools) <= room:
             return request, n_left_out
         n_left_out += 1
@@ -138,32 +150,33 @@ async def _fitting_request(
 
 
 def next_request(
-    spec: PanelistSpec, *, info: ModelInfo, tools: Tools, question: str, steps: Sequence[ToolStep]
+    spec: PanelistSpec, *, info: ModelInfo, tools: Tools, asked: Asked, steps: Sequence[ToolStep]
 ) -> GenerateRequest:
     """What the model is asked to write after `steps`."""
     may_call = len(steps) < spec.max_tool_calls and bool(tools.specs)
     return GenerateRequest(
         sequence=spec.id,
-        messages=conversation(spec, info=info, tools=tools, question=question, steps=steps),
+        messages=conversation(spec, info=info, tools=tools, asked=asked, steps=steps),
         tools=tools.specs if info.tool_syntax else (),
         sampling=spec.sampling,
         max_tokens=spec.max_tokens,
         grammar=step_grammar(info, tools, steps, may_call=may_call),
         thinking=spec.thinking,
+        max_thinking_tokens=spec.max_thinking_tokens,
         output=OutputFormat(possible_calls(info, tools) if may_call else {}),
     )
 
 
 def conversation(
-    spec: PanelistSpec, *, info: ModelInfo, tools: Tools, question: str, steps: Sequence[ToolStep]
+    spec: PanelistSpec, *, info: ModelInfo, tools: Tools, asked: Asked, steps: Sequence[ToolStep]
 ) -> tuple[Message, ...]:
     """The messages of a panelist's loop so far; only ever grows at the end."""
-    system = INSTRUCTIONS.format(persona=spec.persona).replace(" \n", "\n")
+    system = INSTRUCTIONS.format(persona=spec.persona).replace(" \n", "\n") + instructions(asked.context)
     native = info.tool_syntax is not None
     if not native and tools.specs:
         system += generic_protocol(tools.specs) + ANSWER_PROTOCOL
-    asked = [Message("system", system), Message("user", question, fields={"question": question})]
-    return tuple(asked + step_messages(info, tools, steps))
+    question = Message("user", asked.question, fields={"question": asked.question})
+    return (Message("system", system), *turns(asked.context), question, *step_messages(info, tools, steps))
 
 
 def step_grammar(info: ModelInfo, tools: Tools, steps: Sequence[ToolStep], *, may_call: bool) -> str:

@@ -27,7 +27,7 @@ from localfusion.events import (
     ToolReturned,
     WarningRaised,
 )
-from localfusion.messages import JUDGE, Substitution, Usage
+from localfusion.messages import JUDGE, WRITER, Substitution, Usage
 from localfusion.outcome import CloudUse, Outcome, Status
 
 
@@ -42,6 +42,7 @@ class RunState:
     question: str = ""
     panelists: Mapping[str, str] = field(default_factory=dict)
     judge: str = ""
+    writer: str = ""
     seed: int = 0
     sources: tuple[str, ...] = ()
     substitutions: tuple[Substitution, ...] = ()
@@ -86,7 +87,14 @@ def apply(state: RunState, event: Event) -> RunState:
     """The state after one more event; events that change nothing that lasts leave it as it is."""
     match event:
         case RunStarted():
-            return RunState(event.run_id, event.question, event.panelists, event.judge, event.seed, event.sources)
+            return RunState(
+                event.run_id,
+                event.question,
+                event.panelists,
+                event.judge,
+                seed=event.seed,
+                sources=event.sources,
+            )
         case RunResumed():
             sources = event.sources or state.sources
             return replace(state, status=None, failure_reason=None, error=None, failed={}, sources=sources)
@@ -122,6 +130,8 @@ def _with_substitution(state: RunState, found: Substitution) -> RunState:
     said = state.substitutions if found in state.substitutions else (*state.substitutions, found)
     if found.id == JUDGE:
         return replace(state, substitutions=said, judge=found.to)
+    if found.id == WRITER:
+        return replace(state, substitutions=said, writer=found.to)
     return replace(state, substitutions=said, panelists={**state.panelists, found.id: found.to})
 
 
@@ -162,8 +172,10 @@ def came_to(event: Event) -> tuple[str, Usage]:
     match event:
         case PanelistCompleted(response=response):
             return response.id, response.usage
-        case AnalysisCompleted(usage=usage) | AnalysisFailed(usage=usage) | AnswerCompleted(usage=usage):
+        case AnalysisCompleted(usage=usage) | AnalysisFailed(usage=usage):
             return JUDGE, usage
+        case AnswerCompleted(id=id, usage=usage):
+            return id, usage
         case _:
             return "", Usage()
 
@@ -177,6 +189,8 @@ def _with_response(state: RunState, response: Response) -> RunState:
 
 def _apply_judged(state: RunState, event: Event) -> RunState:
     match event:
+        case AnswerStarted(model=model, id=id) if id == WRITER:
+            return replace(state, writer=model)
         case AnalysisStarted(model=model) | AnswerStarted(model=model):
             return replace(state, judge=model)
         case AnalysisCompleted(analysis=analysis, raw=raw):
@@ -200,6 +214,7 @@ def to_outcome(state: RunState, responses: tuple[Response, ...]) -> Outcome:
         question=state.question,
         seed=state.seed,
         judge_model=state.judge,
+        writer_model=state.writer,
         answer=state.answer or "",
         citations=state.citations,
         analysis=state.analysis,
@@ -209,6 +224,7 @@ def to_outcome(state: RunState, responses: tuple[Response, ...]) -> Outcome:
         error=state.error,
         usage=state.usage,
         judge_usage=state.used.get(JUDGE, Usage()),
+        writer_usage=state.used.get(WRITER, Usage()),
         judge_steps=state.steps.get(JUDGE, ()),
         searched=state.sources,
         substitutions=state.substitutions,

@@ -5,7 +5,7 @@ Builds and closes; what is asked, judged and written is `deliberation`'s.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,9 @@ from localfusion.engine.measurements import Measurements
 from localfusion.errors import ConfigError, OutOfMemory
 from localfusion.events import DocumentsRead, Event, RunEnded, RunResumed, RunStarted, WarningRaised
 from localfusion.messages import (
-    JUDGE,
     CloudLeave,
     JudgeSpec,
+    ModelSpec,
     PanelistSpec,
     PanelSpec,
     RemoteModel,
@@ -34,12 +34,15 @@ from localfusion.messages import (
     ToolOptions,
     Usage,
     local_models,
+    seats_of,
+    with_models,
 )
 from localfusion.outcome import Outcome
 from localfusion.providers import Spending, open_endpoint
 from localfusion.run_state import RunState, fold
-from localfusion.scheduler import Engine, Limits, Scheduler, fitting
+from localfusion.scheduler import MAX_RUNS, Engine, Limits, Scheduler, fitting
 from localfusion.scheduler.embedding import embedder_of
+from localfusion.scheduler.fitting import Fit
 from localfusion.search.documents import DocumentIndex, Root
 from localfusion.search.meaning import closest_sentence
 from localfusion.search.opening import NOTHING_NAMED, Embedders, OnProgress, Opened, Sources, in_words
@@ -59,7 +62,10 @@ Narrow = Callable[[RunRequest], RunRequest]
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """An open home, where any number of deliberations may run at once."""
+    """An open home, where any number of deliberations may run at once.
+
+    `parallel` is how many texts one model may write side by side, whoever asks for them, where there is memory for it.
+    """
 
     store: Store
     documents: DocumentIndex
@@ -67,6 +73,7 @@ class Session:
     scheduler: Scheduler
     registered: Callable[[], tuple[Root, ...]] = tuple
     environ: Mapping[str, str] = field(default_factory=dict)
+    parallel: int = 1
 
     async def ask(self, request: RunRequest, *, emit: Emit) -> Outcome:
         """Deliberate on a new run; `emit` hears every event after it was stored.
@@ -159,12 +166,51 @@ class Session:
         """
         while True:
             try:
-                found = await self.scheduler.fit(local_models(panel, done=done))
+                panel, found = await self._fit(panel, done)
                 break
             except OutOfMemory as error:
                 panel = _without(panel, error, leave, done)
         vram_bytes = await self.scheduler.vram_bytes()
         return fitting.applied(panel, found), fitting.remarks(found, self.scheduler.memory_bytes, vram_bytes)
+
+    async def _fit(self, panel: PanelSpec, done: Container[str]) -> tuple[PanelSpec, Fit]:
+        """The panel, wide enough to write for others too where that fits side by side. Raises OutOfMemory."""
+        wide = with_models(panel, self._wide)
+        if wide != panel:
+            with suppress(OutOfMemory):
+                found = await self.scheduler.fit(local_models(wide, done=done))
+                if found.is_side_by_side:
+                    return wide, found
+        return panel, await self.scheduler.fit(local_models(panel, done=done))
+
+    def _wide(self, spec: ModelSpec) -> ModelSpec:
+        return replace(spec, n_seq_max=max(spec.n_seq_max, self.parallel))
+
+    @asynccontextmanager
+    async def holding(self, spec: ModelSpec, *, conversation: str = "") -> AsyncIterator[Model]:
+        """Hold one model outside of any deliberation. Raises ModelError.
+
+        A file that is loaded already is used as it is loaded. `conversation` names whose it is, for fairness and for
+        what is kept of it.
+        """
+        chosen = self._as_loaded(spec)
+        if chosen is None:
+            try:
+                found = await self.scheduler.fit([self._wide(spec)])
+            except OutOfMemory:
+                found = await self.scheduler.fit([spec])
+            (chosen,) = found.chosen.values()
+        async with self.scheduler.lease(replace(chosen, name=spec.name), run=conversation) as lease:
+            yield lease.model
+
+    def _as_loaded(self, spec: ModelSpec) -> ModelSpec | None:
+        """How a file is loaded now, if it is, and if its window is what `spec` names."""
+        path = spec.path.resolve()
+        for loaded in self.scheduler.loaded():
+            is_same = loaded.path.resolve() == path and not loaded.embeddings and not loaded.deterministic
+            if is_same and spec.n_ctx in ("auto", loaded.n_ctx):
+                return loaded
+        return None
 
     async def call_tool(self, sources: SourcesSpec, options: ToolOptions, call: ToolCall, *, question: str) -> ToolStep:
         """One tool call as a panelist would make it who was asked `question`; the step holds what it would be told."""
@@ -208,7 +254,9 @@ class Session:
 
     async def _run(self, run_id: str, request: RunRequest, source: Source, emit: Emit) -> Outcome:
         leave = _leave(request)
-        question = Question(request.question, request.panel, request.seed, in_words(request.sources), leave)
+        question = Question(
+            request.question, request.panel, request.seed, in_words(request.sources), leave, request.context
+        )
         state = fold(self.store.events(run_id))
         world = World(
             scheduler=self.scheduler,
@@ -234,8 +282,7 @@ def _leave(request: RunRequest) -> CloudLeave:
 
 def _without(panel: PanelSpec, error: OutOfMemory, leave: CloudLeave, done: Container[str]) -> PanelSpec:
     """The panel where fallbacks stepped in for the model that can never fit; raises `error` where one is missing."""
-    seats: dict[str, PanelistSpec | JudgeSpec] = {seat.id: seat for seat in panel.panelists if seat.id not in done}
-    for id, seat in (seats | {JUDGE: panel.judge}).items():
+    for id, seat in seats_of(panel, done=done).items():
         if seat.model.name != error.model:
             continue
         found = step_in(
@@ -260,11 +307,13 @@ async def open_session(
     stored: bool = True,
     memory_bytes: int | None = None,
     vram_bytes: int | None = None,
+    parallel: int = 1,
+    max_runs: int = MAX_RUNS,
 ) -> AsyncIterator[Session]:
     """Open the home of these surroundings; where nothing is to be stored, runs and documents stay in memory.
 
     All workers together take at most `memory_bytes`, and `vram_bytes` of each GPU, or what is free now less a reserve
-    for other programs.
+    for other programs. `parallel`: see Session; `max_runs` deliberations may be under way at once.
     """
     home = make_home(surroundings) if stored else None
     index = home / DOCUMENTS_FILE if home else None
@@ -272,10 +321,12 @@ async def open_session(
     with closing(Store(home)) as store, closing(DocumentIndex(index)) as documents:
         async with (
             aclosing(Sources(documents, home, keep_pages_s=keep_pages_s)) as sources,
-            open_scheduler(surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes) as scheduler,
+            open_scheduler(
+                surroundings, home, memory_bytes=memory_bytes, vram_bytes=vram_bytes, max_runs=max_runs
+            ) as scheduler,
         ):
             registered = partial(_registered, home_directory(surroundings), documents)
-            yield Session(store, documents, sources, scheduler, registered, surroundings.variables)
+            yield Session(store, documents, sources, scheduler, registered, surroundings.variables, parallel)
 
 
 def _registered(home: Path, documents: DocumentIndex) -> tuple[Root, ...]:
@@ -301,7 +352,12 @@ def _registered(home: Path, documents: DocumentIndex) -> tuple[Root, ...]:
 
 @asynccontextmanager
 async def open_scheduler(
-    surroundings: Surroundings, home: Path | None, *, memory_bytes: int | None, vram_bytes: int | None = None
+    surroundings: Surroundings,
+    home: Path | None,
+    *,
+    memory_bytes: int | None,
+    vram_bytes: int | None = None,
+    max_runs: int = MAX_RUNS,
 ) -> AsyncIterator[Scheduler]:
     """A scheduler over the engine of this machine; its workers end with it.
 
@@ -312,7 +368,7 @@ async def open_scheduler(
     load = partial(client.load, environ=surroundings.variables, cache=measurements, state_cache=states)
     measure = partial(client.footprint, environ=surroundings.variables, cache=measurements)
     devices = partial(client.devices, environ=surroundings.variables)
-    scheduler = Scheduler(Engine(load, measure, devices), limits(memory_bytes, vram_bytes))
+    scheduler = Scheduler(Engine(load, measure, devices), replace(limits(memory_bytes, vram_bytes), max_runs=max_runs))
     try:
         yield scheduler
     finally:

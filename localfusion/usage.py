@@ -24,12 +24,12 @@ from localfusion.events import (
     RunStarted,
     ToolReturned,
 )
-from localfusion.messages import JUDGE, FallbackReason, Usage
+from localfusion.messages import JUDGE, WRITER, FallbackReason, Usage
 from localfusion.run_state import came_to
 from localfusion.store import History, RunStatus
 
 By = Literal["day", "model", "role", "provider", "panel"]
-Role = Literal["panelist", "judge"]
+Role = Literal["panelist", "judge", "writer"]
 
 GROUPINGS: tuple[By, ...] = ("day", "model", "role", "provider", "panel")
 KINDS: tuple[type[Event], ...] = (
@@ -50,6 +50,7 @@ HERE = "this machine"
 UNKNOWN = "unknown"
 """The model of a seat that no event names."""
 PERCENT = (50, 90, 99)
+_ROLES: dict[str, Role] = {JUDGE: "judge", WRITER: "writer"}
 
 
 def local_day(at: float) -> date:
@@ -263,7 +264,7 @@ def _add(found: Tally, history: History, period: Period) -> None:
     for part in _parts(history):
         if part.at not in period:
             continue
-        role: Role = "judge" if part.id == JUDGE else "panelist"
+        role = _ROLES.get(part.id, "panelist")
         key = Key(period.day_of(part.at), part.seat.model, role, part.seat.provider, panel)
         parts.add(key)
         if isinstance(part, _Called):

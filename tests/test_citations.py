@@ -183,3 +183,20 @@ def test_a_snippet_supports_weakly_and_never_against_the_page() -> None:
 def test_the_word_that_opens_a_sentence_may_be_a_name(answer: str, support: str) -> None:
     (citation,) = citations.check(answer, SOURCES)
     assert citation.support == support
+
+
+PIECES = st.sampled_from(
+    ["a", " ", "\n", "[1]", "[2", "]", " [9]", "“", "”", "“x”", "” [1]", "12", "[", "“a [2] b” [1]"]
+)
+
+
+@given(st.lists(PIECES, max_size=14), st.data())
+def test_marks_are_dropped_alike_from_a_text_that_comes_in_pieces(pieces: list[str], data: st.DataObject) -> None:
+    text = "".join(pieces)
+    dropper = citations.MarkDropper([1])
+    shown = ""
+    while text:
+        n = data.draw(st.integers(1, len(text)))
+        shown += dropper.feed(text[:n])
+        text = text[n:]
+    assert shown + dropper.finish() == citations.drop_unknown_marks("".join(pieces).strip(), [1])

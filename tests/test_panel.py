@@ -146,14 +146,16 @@ def test_a_call_that_breaks_off_is_malformed(text: str) -> None:
 def test_the_conversation_only_grows_at_its_end() -> None:
     spec = PanelistSpec("a", ModelSpec("m", Path("m.gguf")), persona="You are terse.")
     for syntax in (None, OWN_TOKENS):
-        short = panel.conversation(spec, info=info(syntax), tools=Tools(), question="How high?", steps=())
-        grown = panel.conversation(spec, info=info(syntax), tools=Tools(), question="How high?", steps=(STEP,))
+        short = panel.conversation(spec, info=info(syntax), tools=Tools(), asked=panel.Asked("How high?"), steps=())
+        grown = panel.conversation(
+            spec, info=info(syntax), tools=Tools(), asked=panel.Asked("How high?"), steps=(STEP,)
+        )
         assert grown[: len(short)] == short
         assert "You are terse." in short[0].content
         assert STEP.passages[0].text not in grown[0].content
     assert (
         "web_search(query)"
-        in panel.conversation(spec, info=info(None), tools=Tools(), question="?", steps=())[0].content
+        in panel.conversation(spec, info=info(None), tools=Tools(), asked=panel.Asked("?"), steps=())[0].content
     )
 
 
@@ -219,7 +221,7 @@ def test_only_what_is_shown_can_be_quoted() -> None:
     old, new = read(1, 2), read(2, 2)
     spec = PanelistSpec("a", ModelSpec("m", Path("m.gguf")))
     steps = tool_calls.leave_out((old, new), 1)
-    request = panel.next_request(spec, info=info(None), tools=AsShown(), question="?", steps=steps)
+    request = panel.next_request(spec, info=info(None), tools=AsShown(), asked=panel.Asked("?"), steps=steps)
     assert request.grammar is not None
     assert admits(request.grammar, "ANSWER: “The height of Beacon0 is 20 metres.” [2]")
     assert not admits(request.grammar, "ANSWER: “The height of Beacon0 is 10 metres.” [1]")

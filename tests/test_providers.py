@@ -62,7 +62,7 @@ def test_what_leaves_is_what_was_asked_and_no_more(monkeypatch: pytest.MonkeyPat
     assert sent.line == "POST /v1/chat/completions HTTP/1.1"
     assert {name.lower() for name in sent.headers} == {
         "host", "connection", "content-length", "content-type", "accept", "accept-encoding", "user-agent",
-        "authorization",
+        "authorization", "x-openrouter-fusion-depth",
     }  # fmt: skip
     headers = {name.lower(): value for name, value in sent.headers.items()}
     assert headers["authorization"] == f"Bearer {KEY}"

@@ -13,15 +13,13 @@ from localfusion.catalog.sharing import shared
 from localfusion.errors import ConfigError, ModelLoadError
 from localfusion.gguf_header import FileIdentity, identity, part_paths, read_header
 from localfusion.messages import (
-    JUDGE,
     AnyModel,
     CloudLeave,
     FallbackReason,
-    JudgeSpec,
-    PanelistSpec,
     PanelSpec,
     RemoteModel,
     local_models,
+    seats_of,
     with_model,
 )
 
@@ -43,9 +41,8 @@ def seated(panel: PanelSpec, cloud: CloudLeave, *, done: Container[str] = ()) ->
 
 def with_what_is_there(panel: PanelSpec, cloud: CloudLeave, *, done: Container[str] = ()) -> PanelSpec:
     """The panel without files that are missing or damaged, as far as there are fallbacks."""
-    seats: dict[str, PanelistSpec | JudgeSpec] = {seat.id: seat for seat in panel.panelists}
-    for id, seat in (seats | {JUDGE: panel.judge}).items():
-        problem = None if id in done else _problem(seat.model)
+    for id, seat in seats_of(panel, done=done).items():
+        problem = _problem(seat.model)
         if problem is None:
             continue
         reason: FallbackReason = "died" if is_there(seat.model) else "not_installed"
@@ -72,8 +69,8 @@ def can_be_tried(model: AnyModel) -> bool:
 
 
 def _check_leave(panel: PanelSpec, cloud: CloudLeave, done: Container[str]) -> None:
-    seats = {seat.id: seat.model for seat in panel.panelists if seat.id not in done} | {JUDGE: panel.judge.model}
-    for id, model in seats.items():
+    for id, seat in seats_of(panel, done=done).items():
+        model = seat.model
         if isinstance(model, RemoteModel) and not cloud.is_allowed:
             raise ConfigError(
                 f"{id} is {model.name} at {model.provider.name}, and this run may send nothing to a provider",

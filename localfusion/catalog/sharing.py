@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from localfusion.catalog.gguf_files import real
 from localfusion.errors import ConfigError
-from localfusion.messages import JUDGE, N_CTX_AUTO, ModelSpec, PanelSpec, with_models
+from localfusion.messages import N_CTX_AUTO, ModelSpec, PanelSpec, seats_of, with_models
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def shared(panel: PanelSpec) -> PanelSpec:
 
 
 def _users(panel: PanelSpec) -> list[User]:
-    models = [*((seat.id, seat.model) for seat in panel.panelists), (JUDGE, panel.judge.model)]
+    models = ((id, seat.model) for id, seat in seats_of(panel).items())
     return [User(id, model) for id, model in models if isinstance(model, ModelSpec)]
 
 
@@ -70,7 +70,7 @@ def _together(users: Sequence[User]) -> ModelSpec:
     return dataclasses.replace(
         models[0],
         path=real(models[0].path),
-        n_seq_max=len(users),
+        n_seq_max=max(len(users), *(model.n_seq_max for model in models)),
         n_ctx=_widest([model.n_ctx for model in models]),
         n_threads=_named(model.n_threads for model in models),
         kv_type=_named(model.kv_type for model in models),

@@ -103,9 +103,9 @@ def _of_judge(event: Event) -> str | None:
         case AnalysisFailed():
             return f"{JUDGE}: failed: {event.error} ({event.failure_reason})"
         case AnswerStarted():
-            return f"{JUDGE}: {event.model} writes the answer"
+            return f"{event.id}: {event.model} writes the answer"
         case AnswerCompleted():
-            return f"{JUDGE}: answered ({_cost(event.usage)})"
+            return f"{event.id}: answered ({_cost(event.usage)})"
     return None
 
 

@@ -111,7 +111,9 @@ def subject_of(event: Event) -> str | None:
             return event.response.id
         case PanelistFailed():
             return event.failed.id
-        case AnalysisStarted() | AnalysisCompleted() | AnalysisFailed() | AnswerStarted() | AnswerCompleted():
+        case AnswerStarted() | AnswerCompleted():
+            return event.id
+        case AnalysisStarted() | AnalysisCompleted() | AnalysisFailed():
             return JUDGE
     return None
 

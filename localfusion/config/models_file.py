@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from localfusion.config.checked import DOMAINS, Domain, Entry, OneLine, checked, read_file
 from localfusion.config.located import Located, Location, YamlValue, read_yaml
 from localfusion.errors import ConfigError
-from localfusion.messages import JUDGE
+from localfusion.messages import JUDGE, WRITER
 
 T = TypeVar("T")
 
@@ -417,7 +417,7 @@ def _in_preset(location: Location, preset: PresetEntry, whole: ModelsFile) -> It
     ids: set[str] = set()
     for i, seat in enumerate(preset.panel):
         seat_id = seat.id or SEAT_IDS[i]
-        if seat_id in ids or seat_id == JUDGE:
+        if seat_id in ids or seat_id in (JUDGE, WRITER):
             yield (*location, "panel", i, "id"), f'the id "{seat_id}" is taken', "give the seat an id of its own"
         ids.add(seat_id)
     models = whole.names_of_models()

@@ -36,7 +36,8 @@ async def prepare_judge(run: Run) -> None:
 
 def _read_ahead_request(run: Run, ready: Sequence[Response], model: Model) -> GenerateRequest:
     tools = judge_tools(run, model)
-    messages = judge.conversation(run.question.text, ready, info=model.info, tools=tools)
+    question = run.question
+    messages = judge.conversation(question.text, ready, context=question.context, info=model.info, tools=tools)
     native = judge.native_tools(model.info, tools)
     return judge.read_ahead_request(run.question.panel.judge, messages, tools=native)
 

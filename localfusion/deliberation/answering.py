@@ -54,6 +54,7 @@ async def _answer(run: Run, id: str) -> Response:
             model=model,
             tools=run.world.toolbox(seat, partial(count_tokens_of, model)),
             question=run.question.text,
+            context=run.question.context,
             emit=run.hear,
             done=run.state.steps.get(id, ()),
         )

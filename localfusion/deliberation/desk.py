@@ -38,11 +38,17 @@ class Desk:
 
 
 async def at_desk(run: Run, model: Model) -> Desk:
+    """The judge's own desk."""
     tools = judge_tools(run, model)
     if tools is not None:
         tools.know({c.url: c.number for response in run.responses for c in response.citations if c.number})
         tools.restore(looked_up(run))
     return Desk(model, tools, await _prompt(run, model, tools))
+
+
+async def at_writing_desk(run: Run, model: Model) -> Desk:
+    """The desk of a writer who is not the judge: the same prompt, cut for its own window, and no tools."""
+    return Desk(model, None, await _prompt(run, model, None))
 
 
 def judge_tools(run: Run, model: Model) -> Toolbox | None:
@@ -62,7 +68,9 @@ async def _prompt(run: Run, model: Model, tools: Toolbox | None) -> tuple[Messag
     What counts is the prompt as the judge's template writes it, which may show an answer more than once.
     """
     native = judge.native_tools(model.info, tools)
-    conversation = partial(judge.conversation, run.question.text, info=model.info, tools=tools)
+    conversation = partial(
+        judge.conversation, run.question.text, context=run.question.context, info=model.info, tools=tools
+    )
     seats = [seat.id for seat in run.question.panel.panelists]
     ordered = in_order(run, judge.seeded_order(seats, run.question.seed))
     messages = conversation(ordered)

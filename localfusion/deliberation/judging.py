@@ -1,17 +1,19 @@
 """The judge's part of a deliberation: it looks up what is in doubt, compares, and writes the final answer."""
 
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 from localfusion import citations, judge, synthesis
 from localfusion.analysis import ToolStep
+from localfusion.citations import MarkDropper
 from localfusion.deliberation.checking import checked_citations, run_sources
-from localfusion.deliberation.desk import Desk, at_desk, looked_up
+from localfusion.deliberation.desk import Desk, at_desk, at_writing_desk, looked_up
 from localfusion.deliberation.holding import leased, with_fallbacks
 from localfusion.deliberation.run import Run
 from localfusion.engine.interface import Model
-from localfusion.errors import FailureReason, MalformedOutput, ModelError
+from localfusion.errors import DeliberationFailed, FailureReason, MalformedOutput, ModelError
 from localfusion.events import (
     AnalysisCompleted,
     AnalysisFailed,
@@ -24,7 +26,19 @@ from localfusion.events import (
     ToolCalled,
     ToolReturned,
 )
-from localfusion.messages import JUDGE, Completion, GenerateRequest, Progress, ToolCall, Usage, provider_of
+from localfusion.messages import (
+    JUDGE,
+    WRITER,
+    AnyModel,
+    Completion,
+    GenerateRequest,
+    JudgeSpec,
+    Progress,
+    ToolCall,
+    Usage,
+    WriterSpec,
+    provider_of,
+)
 from localfusion.tool_calls import parse_call, read_passages
 from localfusion.tools import Toolbox
 
@@ -41,13 +55,29 @@ async def judge_and_write(run: Run) -> None:
         await with_fallbacks(run, JUDGE, partial(_work, run))
     except ModelError as error:
         run.say(AnalysisFailed("judge_upstream_error", error.message, Usage()))
+    if run.question.panel.writer is not None:
+        try:
+            await with_fallbacks(run, WRITER, partial(_write_apart, run))
+        except ModelError as error:
+            raise DeliberationFailed(
+                f"the answer could not be written: {error.message}", failure_reason="unexpected_error", hint=error.hint
+            ) from error
 
 
 async def _work(run: Run) -> None:
     async with leased(run, JUDGE, run.question.panel.judge.model) as model:
         desk = await at_desk(run, model)
         await _analyse(run, desk)
-        await _write(run, desk)
+        if run.question.panel.writer is None:
+            await _write(run, desk, run.question.panel.judge, JUDGE)
+
+
+async def _write_apart(run: Run) -> None:
+    """The final answer of a writer who is not the judge, and reads what the judge has read."""
+    writer = run.seat(WRITER)
+    assert isinstance(writer, WriterSpec)
+    async with leased(run, WRITER, writer.model) as model:
+        await _write(run, await at_writing_desk(run, model), writer, WRITER)
 
 
 async def _analyse(run: Run, desk: Desk) -> None:
@@ -80,7 +110,8 @@ async def _judge_step(run: Run, desk: Desk) -> Completion:
     free = info.n_ctx - n_prompt
     room = max(free - info.n_ctx // 4, free // 2, 1)  # the rest is left for the final answer
     request = judge.step_request(spec, desk.messages(steps), lark, tools=desk.native_tools, output=output)
-    return await _listen(run, desk.model, replace(request, max_tokens=min(spec.max_tokens, room)), kind="analysis")
+    request = replace(request, max_tokens=min(spec.max_tokens, room))
+    return await _listen(run, desk.model, request, Listener(JUDGE, spec.model, "analysis"))
 
 
 async def _look_up(run: Run, desk: Desk, tools: Toolbox, call: ToolCall) -> None:
@@ -122,42 +153,66 @@ def _reason(completion: Completion, error: MalformedOutput) -> FailureReason:
     return "judge_schema_mismatch" if isinstance(error, judge.SchemaMismatch) else "judge_not_valid_json"
 
 
-async def _write(run: Run, desk: Desk) -> None:
-    spec = run.question.panel.judge
-    run.say(AnswerStarted(spec.model.name))
+async def _write(run: Run, desk: Desk, spec: JudgeSpec | WriterSpec, id: str) -> None:
+    run.say(AnswerStarted(spec.model.name, id))
     request = synthesis.answer_request(
         spec,
-        desk.messages(looked_up(run)),
-        sequence=JUDGE,
+        desk.messages(looked_up(run)) if id == JUDGE else desk.prompt,
+        sequence=id,
         analysis=run.state.raw_analysis,
         quotable=_quotable(run),
         tools=desk.native_tools,
+        is_instructed=any(message.role == "system" for message in run.question.context),
     )
-    completion = await _listen(run, desk.model, request, kind="answer")
+    sources = run_sources(run)
+    completion = await _listen(run, desk.model, request, Listener(id, spec.model, "answer", MarkDropper(sources)))
     if completion.finish_reason == "length":
         run.warn(f"the answer was cut short: {spec.model.name} had no room left")
-    sources = run_sources(run)
     written = completion.content.strip()
     checked = await checked_citations(run, written, sources)
     content = citations.drop_unknown_marks(written, sources)
     for citation in checked:
         if citation.support == "not_found":
             run.warn(f"[{citation.number}] is not supported by its source: {citation.quote}")
-    run.say(AnswerCompleted(content, checked, completion.usage))
+    run.say(AnswerCompleted(content, checked, completion.usage, id, completion.finish_reason))
 
 
-async def _listen(run: Run, model: Model, request: GenerateRequest, *, kind: str) -> Completion:
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Whose text is listened to, what it is, and what may be shown of it (None: all)."""
+
+    id: str
+    model: AnyModel
+    kind: Literal["analysis", "answer"]
+    dropper: MarkDropper | None = None
+
+    def shown(self, text: str) -> str:
+        """What may be shown now that this was written."""
+        return text if self.dropper is None else self.dropper.feed(text)
+
+    def rest(self) -> str:
+        """What may be shown at the end."""
+        return "" if self.dropper is None else self.dropper.finish()
+
+
+async def _listen(run: Run, model: Model, request: GenerateRequest, listener: Listener) -> Completion:
     """Generate to the end, saying what is written as it is written."""
+    id = listener.id
     async with aclosing(model.generate(request)) as stream:
         async for item in stream:
             if isinstance(item, Completion):
-                judge_model = run.question.panel.judge.model
-                run.say(Generated(JUDGE, judge_model.name, item.usage, provider_of(judge_model)))
+                _say_text(run, listener, listener.rest())
+                run.say(Generated(id, listener.model.name, item.usage, provider_of(listener.model)))
                 return item
             if isinstance(item, Progress):
-                run.say(PromptRead(JUDGE, item.read_tokens, item.total_tokens))
+                run.say(PromptRead(id, item.read_tokens, item.total_tokens))
             elif item.kind == "thinking":
-                run.say(TextWritten(JUDGE, "thinking", item.text))
+                run.say(TextWritten(id, "thinking", item.text))
             else:
-                run.say(TextWritten(JUDGE, "analysis" if kind == "analysis" else "answer", item.text))
-    raise MalformedOutput(run.question.panel.judge.model.name, "the judge ended without a completion", text="")
+                _say_text(run, listener, listener.shown(item.text))
+    raise MalformedOutput(listener.model.name, f"the {id} ended without a completion", text="")
+
+
+def _say_text(run: Run, listener: Listener, text: str) -> None:
+    if text:
+        run.say(TextWritten(listener.id, listener.kind, text))

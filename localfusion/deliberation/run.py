@@ -10,7 +10,16 @@ from localfusion.analysis import Response
 from localfusion.engine.interface import Model
 from localfusion.errors import ProviderError
 from localfusion.events import Event, ModelReady, PanelistCompleted, PanelistFailed, WarningRaised
-from localfusion.messages import JUDGE, CloudLeave, JudgeSpec, PanelistSpec, PanelSpec, RemoteModel
+from localfusion.messages import (
+    AnySeat,
+    CloudLeave,
+    JudgeSpec,
+    Message,
+    PanelistSpec,
+    PanelSpec,
+    RemoteModel,
+    seats_of,
+)
 from localfusion.run_state import RunState, apply
 from localfusion.scheduler import Scheduler
 from localfusion.tools import CountTokens, Toolbox
@@ -25,13 +34,17 @@ def no_providers(model: RemoteModel, _id: str, _say: Callable[[Event], None]) ->
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, of whom; `sources` says in words what is searched, `cloud` whether providers may be asked."""
+    """What is asked, of whom; `sources` says in words what is searched, `cloud` whether providers may be asked.
+
+    `context` is the conversation before it.
+    """
 
     text: str
     panel: PanelSpec
     seed: int
     sources: tuple[str, ...] = ()
     cloud: CloudLeave = field(default_factory=CloudLeave)
+    context: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +97,9 @@ class Run:
         """A seat of the panel."""
         return next(seat for seat in self.question.panel.panelists if seat.id == id)
 
-    def seat(self, id: str) -> PanelistSpec | JudgeSpec:
-        """A seat of the panel, or the judge's."""
-        return self.question.panel.judge if id == JUDGE else self.panelist(id)
+    def seat(self, id: str) -> AnySeat:
+        """A seat of the panel, or that of the judge or the writer."""
+        return seats_of(self.question.panel)[id]
 
     @property
     def responses(self) -> tuple[Response, ...]:

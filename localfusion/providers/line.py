@@ -156,6 +156,7 @@ class _Door:
             del headers[name]
         headers["accept"] = "text/event-stream, application/json"
         headers["accept-encoding"] = "identity"
+        headers["x-openrouter-fusion-depth"] = "1"
         headers["user-agent"] = f"localfusion/{__version__}"
         request.extensions["trace"] = partial(_traced, _on_sent.get())
         if key := self._secret.reveal():

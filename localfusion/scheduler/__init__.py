@@ -1,6 +1,6 @@
 """The scheduler: which models are loaded and which generations run, within the memory and the cores there are."""
 
 from localfusion.scheduler.embedding import LeasedEmbedder, embedder_of
-from localfusion.scheduler.leases import Engine, Lease, Limits, Scheduler
+from localfusion.scheduler.leases import MAX_RUNS, Engine, Lease, Limits, Scheduler
 
-__all__ = ["Engine", "Lease", "LeasedEmbedder", "Limits", "Scheduler", "embedder_of"]
+__all__ = ["MAX_RUNS", "Engine", "Lease", "LeasedEmbedder", "Limits", "Scheduler", "embedder_of"]

@@ -1,0 +1,104 @@
+"""One turn of a conversation with the real engine: what is answered, what is deliberated, who writes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from localfusion.assistant import Ask
+from localfusion.events import AnswerStarted, Event, PanelistCompleted, RunStarted
+from localfusion.messages import Delta, Message, ModelSpec, WriterSpec
+from localfusion.outer import Fusion, Turned, TurnItem, TurnRequest, take_turn
+from localfusion.session import Session, open_session
+from tests.harbour import OPEN_QUESTION, micro_panel, request, surroundings
+
+ASK = Ask((Message("user", OPEN_QUESTION),), max_tokens=24)
+
+
+@asynccontextmanager
+async def opened(home: Path) -> AsyncIterator[Session]:
+    async with open_session(surroundings(home), memory_bytes=2**31, parallel=2) as session:
+        yield session
+
+
+def judge_model() -> ModelSpec:
+    model = micro_panel().judge.model
+    assert isinstance(model, ModelSpec)
+    return model
+
+
+async def taken(session: Session, turn: TurnRequest, *, run_id: str | None = None) -> list[TurnItem]:
+    async with aclosing(take_turn(session, turn, run_id=run_id)) as items:
+        return [item async for item in items]
+
+
+def ended(items: list[TurnItem]) -> Turned:
+    last = items[-1]
+    assert isinstance(last, Turned)
+    deltas = [item.text for item in items if isinstance(item, Delta) and item.kind == "content"]
+    assert "".join(deltas) == last.content
+    return last
+
+
+def test_without_a_panel_the_model_answers_itself(tmp_path: Path) -> None:
+    async def scenario() -> list[TurnItem]:
+        async with opened(tmp_path) as session:
+            return await taken(session, TurnRequest(judge_model(), ASK))
+
+    turned = ended(asyncio.run(scenario()))
+    assert turned.outcome is None
+    assert turned.usage == turned.outer_usage
+    assert turned.usage.completion_tokens > 0
+
+
+@pytest.mark.slow
+def test_a_deliberation_is_told_and_its_answer_is_the_turn(tmp_path: Path) -> None:
+    async def scenario() -> tuple[list[TurnItem], list[TurnItem]]:
+        async with opened(tmp_path) as session:
+            fusion = Fusion(request(), is_forced=True)
+            forced = await taken(session, TurnRequest(judge_model(), ASK, fusion))
+            panel = micro_panel()
+            writer = WriterSpec(panel.panelists[0].model)
+            context = (Message("system", "Be brief."), Message("user", "Hello"), Message("assistant", "Hello."))
+            other = replace(fusion.request, panel=replace(panel, writer=writer), context=context)
+            return forced, await taken(session, TurnRequest(judge_model(), ASK, Fusion(other, is_forced=True)))
+
+    forced, other = asyncio.run(scenario())
+    for items, id in ((forced, "judge"), (other, "writer")):
+        turned = ended(items)
+        assert turned.outcome is not None
+        assert turned.outcome.status == "ok", turned.outcome.error
+        assert turned.content == turned.outcome.answer != ""
+        assert turned.usage == turned.outcome.usage
+        kinds = [type(item) for item in items if isinstance(item, Event)]
+        assert kinds.count(PanelistCompleted) == len(micro_panel().panelists)
+        assert RunStarted in kinds
+        [started] = [item for item in items if isinstance(item, AnswerStarted)]
+        assert started.id == id
+        assert started.model == turned.model
+    assert ended(other).outcome.writer_model == micro_panel().panelists[0].model.name  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_a_turn_that_nobody_listens_to_keeps_what_was_finished(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with opened(tmp_path) as session:
+            turn = TurnRequest(judge_model(), ASK, Fusion(request(), is_forced=True))
+            run_id = ""
+            async with aclosing(take_turn(session, turn)) as items:
+                async for item in items:
+                    if isinstance(item, RunStarted):
+                        run_id = item.run_id
+                    if isinstance(item, PanelistCompleted):
+                        kept = item.response
+                        break
+            assert kept in [e.response for e in session.store.events(run_id) if isinstance(e, PanelistCompleted)]
+            again = ended(await taken(session, turn, run_id=run_id))
+            assert again.outcome is not None
+            assert again.outcome.run_id == run_id
+            assert again.content == again.outcome.answer != ""
+
+    asyncio.run(scenario())
