@@ -94,6 +94,11 @@ class JudgePart(Part):
     usage: UsagePart
 
 
+class WriterPart(Part):
+    model: str
+    usage: UsagePart
+
+
 class SubstitutionPart(Part):
     id: str
     model: str
@@ -115,7 +120,10 @@ class CloudUsePart(Part):
 
 
 class RunDocument(Part):
-    """One run; panelists are named by id everywhere, and `responses` maps the ids to models."""
+    """One run; panelists are named by id everywhere, and `responses` maps the ids to models.
+
+    `writer` is who wrote the answer where that was not the judge.
+    """
 
     id: str
     status: Status
@@ -129,6 +137,7 @@ class RunDocument(Part):
     sources: list[SourcePart]
     searched: list[str]
     judge: JudgePart
+    writer: WriterPart | None
     substitutions: list[SubstitutionPart]
     cloud: list[CloudUsePart]
     usage: UsagePart
@@ -158,6 +167,9 @@ def _run(outcome: Outcome) -> RunDocument:
         judge=JudgePart(
             model=outcome.judge_model, tool_calls=_tool_calls(outcome.judge_steps), usage=_usage(outcome.judge_usage)
         ),
+        writer=WriterPart(model=outcome.writer_model, usage=_usage(outcome.writer_usage))
+        if outcome.writer_model
+        else None,
         substitutions=[
             SubstitutionPart(id=s.id, model=s.model, to=s.to, reason=s.reason, error=s.error)
             for s in outcome.substitutions
