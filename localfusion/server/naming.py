@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from localfusion.catalog import Choice, PathOf, can_be_tried, named
 from localfusion.catalog.names import model_of
-from localfusion.catalog.seating import is_there
+from localfusion.catalog.seating import is_there, with_what_is_there
 from localfusion.config import DEFAULT, JudgeEntry, ModelsFile, SeatEntry
 from localfusion.errors import ConfigError, InvalidRequest
 from localfusion.messages import AnyModel, CloudLeave, ModelSpec, PanelSpec, RemoteModel
@@ -54,6 +54,8 @@ class Names:
         target = self._target(name)
         entry = self.models.models.get(target)
         if entry is None:
+            if target in self.models.presets:
+                raise _invalid(f"{name} is a preset", param=param, hint=f"{OURS}{target} has its panel deliberate")
             raise _unknown("model", name, [*self.models.names_of_models(), *self._deliberating()], param=param)
         if entry.embeddings:
             raise _invalid(f"{name} makes vectors and writes no text", param=param, hint=_LISTED)
@@ -84,18 +86,25 @@ class Names:
         try:
             return named(self.models, choice, path_of=self.path_of)
         except ConfigError as error:
-            self._check_preset(choice.preset or DEFAULT, param=param)
+            self._check_preset(choice, param=param)
             raise _unusable("the panel", param=param) from error
+
+    def judge_of(self, panel: PanelSpec) -> AnyModel:
+        """The model that would judge now: the judge's own, or what steps in for a file that is not here."""
+        return with_what_is_there(panel, self.cloud).judge.model
 
     def listed(self) -> tuple[str, ...]:
         """What may be named as `model`: models that are here, their aliases, and what has a panel deliberate."""
         files = [name for name in self.models.names_of_models() if self._is_here(name)]
         return (*files, *self._deliberating())
 
-    def _check_preset(self, name: str, *, param: str) -> None:
-        preset = self.models.presets[self.preset(name, param=param)]
-        entries: tuple[SeatEntry | JudgeEntry, ...] = (*preset.panel, preset.judge)
-        for entry in entries:
+    def _check_preset(self, choice: Choice, *, param: str) -> None:
+        """Raise InvalidRequest for what is missing of a choice's preset, as far as it counts."""
+        if choice.preset is None:
+            return
+        preset = self.models.presets[self.preset(choice.preset, param=param)]
+        seats: tuple[SeatEntry | JudgeEntry, ...] = () if choice.panel else preset.panel
+        for entry in seats if choice.judge is not None else (*seats, preset.judge):
             if not entry.fallback:
                 self.model(entry.model, param=param)
 

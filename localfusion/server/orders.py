@@ -10,7 +10,17 @@ from localfusion.assistant import Ask, JsonFormat
 from localfusion.catalog import PathOf
 from localfusion.config import ModelsFile
 from localfusion.errors import InvalidRequest
-from localfusion.messages import CloudLeave, Json, ModelSpec, PanelSpec, Sampling, SourcesSpec, WriterSpec
+from localfusion.messages import (
+    AnyModel,
+    CloudLeave,
+    Json,
+    JudgeSpec,
+    ModelSpec,
+    PanelSpec,
+    Sampling,
+    SourcesSpec,
+    WriterSpec,
+)
 from localfusion.outer import Fusion, TurnRequest
 from localfusion.server.calling import AnyChoice, Calling, calling, functions_of
 from localfusion.server.conversations import Conversation, of_items, of_messages
@@ -171,32 +181,29 @@ class OrderBook:
                 code="fusion_invocation_capped",
                 hint="ask a model by its own name",
             )
-        panel = None
-        if asked is not None and (asked.is_alias or found.may_deliberate):
-            panel = panel_of(self._names, asked, request.model, seed=part.ask.sampling.seed)
-        outer = self._outer(request.model, asked, panel)
+        if asked is None or not (asked.is_alias or found.may_deliberate):
+            outer = self._names.local_model(request.model, param="model")
+            return TurnRequest(outer, _asked(part, found, outer))
+        panel = panel_of(self._names, asked, request.model, seed=part.ask.sampling.seed)
+        outer = self._outer(request.model, asked, self._names.judge_of(panel))
         ask = _asked(part, found, outer)
-        if panel is None or not found.may_deliberate:
+        if not found.may_deliberate:
             return TurnRequest(outer, ask)
+        _check_writable(request, ask)
         return TurnRequest(outer, ask, self._fusion(part, ask, panel, outer, is_forced=found.must_deliberate))
 
-    def _outer(self, model: str, asked: Wanted | None, panel: PanelSpec | None) -> ModelSpec:
-        """The model that reads the request: the judge's where the name only asks for a deliberation."""
-        if asked is not None and asked.is_alias and panel is not None:
-            judge = panel.judge.model
-            if isinstance(judge, ModelSpec):
-                return judge
-            return self._names.local_model(judge.name, param=asked.param("model"))
+    def _outer(self, model: str, asked: Wanted, judge: AnyModel) -> ModelSpec:
+        """The model that reads the request: the judge where the name only asks for a deliberation."""
+        if asked.is_alias:
+            return judge if isinstance(judge, ModelSpec) else self._names.local_model(judge.name, param="model")
         outer = self._names.local_model(model, param="model")
-        if panel is not None and isinstance(panel.judge.model, ModelSpec) and panel.judge.model.path == outer.path:
-            return panel.judge.model
-        return outer
+        return judge if isinstance(judge, ModelSpec) and judge.path == outer.path else outer
 
     def _fusion(self, part: _Part, ask: Ask, panel: PanelSpec, outer: ModelSpec, *, is_forced: bool) -> Fusion:
-        _check_writable(part.request, ask)
+        is_judge = self._names.judge_of(panel) == outer
         request = RunRequest(
             question=part.conversation.question,
-            panel=replace(panel, writer=_writer(ask, panel, outer)),
+            panel=replace(panel, writer=_writer(ask, panel.judge, outer, is_judge=is_judge)),
             sources=self._sources,
             seed=ask.sampling.seed,
             cloud=self._cloud,
@@ -217,11 +224,11 @@ def _asked(part: _Part, found: Calling, outer: ModelSpec) -> Ask:
     )
 
 
-def _writer(ask: Ask, panel: PanelSpec, outer: ModelSpec) -> WriterSpec | None:
+def _writer(ask: Ask, judge: JudgeSpec, outer: ModelSpec, *, is_judge: bool) -> WriterSpec | None:
     """Who writes the answer, where that is not the judge on what it has read already, within its own limits."""
-    if panel.judge.model == outer and ask.max_tokens is None and not ask.thinking:
+    if is_judge and ask.max_tokens is None and not ask.thinking:
         return None
-    most = panel.judge.max_tokens if ask.max_tokens is None else ask.max_tokens
+    most = judge.max_tokens if ask.max_tokens is None else ask.max_tokens
     return WriterSpec(outer, ask.thinking, most, ask.max_thinking_tokens)
 
 

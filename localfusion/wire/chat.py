@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, JsonValue, Tag
 
 from localfusion.wire.asked import Asked, only, text_or_other
-from localfusion.wire.content import Content, Words
+from localfusion.wire.content import Arguments, Content, Words
 from localfusion.wire.fusion import Effort, FusionChoice, FusionTool
 from localfusion.wire.request import AllowedTool, FunctionName, ObjectFormat, Request, TextFormat, Tokens
 
@@ -32,7 +32,7 @@ class CalledFunction(Asked):
     """Which function was called, and with what; `parsed_arguments` is what a client made of it."""
 
     name: FunctionName
-    arguments: Words = "{}"
+    arguments: Arguments = "{}"
     parsed_arguments: JsonValue = None
 
 

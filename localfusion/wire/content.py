@@ -1,5 +1,6 @@
 """What a turn of a conversation says: a text, or parts of it. Images, audio and files are refused by name."""
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -18,6 +19,22 @@ Words = Annotated[str, AfterValidator(_without_nul)]
 """A text that a model is to read."""
 
 
+def _arguments(value: str) -> str:
+    if not value.strip():
+        return "{}"
+    try:
+        is_object = isinstance(json.loads(value), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise ValueError("must be the text of a JSON object")
+    return value
+
+
+Arguments = Annotated[Words, AfterValidator(_arguments)]
+"""What a function was called with."""
+
+
 class TextPart(Asked):
     """A text; marks of caches and of earlier replies change nothing."""
 
@@ -25,6 +42,7 @@ class TextPart(Asked):
     text: Words
     annotations: JsonValue = None
     logprobs: JsonValue = None
+    parsed: JsonValue = None
     cache_control: JsonValue = None
     prompt_cache_breakpoint: JsonValue = None
 

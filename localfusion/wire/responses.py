@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, JsonValue, Tag
 
 from localfusion.wire.asked import Asked, only, text_or_other
-from localfusion.wire.content import Content, Words
+from localfusion.wire.content import Arguments, Content, Words
 from localfusion.wire.fusion import FusionChoice, FusionTool
 from localfusion.wire.request import AllowedTool, FunctionName, ObjectFormat, Request, TextFormat, Tokens
 
@@ -35,7 +35,7 @@ class FunctionCallItem(Replayed):
     type: Literal["function_call"]
     call_id: CallId
     name: FunctionName
-    arguments: Words = "{}"
+    arguments: Arguments = "{}"
 
 
 class FunctionOutputItem(Replayed):
