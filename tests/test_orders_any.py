@@ -7,6 +7,7 @@ from typing import TypeVar, get_args
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from localfusion import codec
 from localfusion.catalog import nothing_pulled
@@ -32,7 +33,7 @@ PARAMETERS: Json = {
               {"type": "web_fetch"}],
     "reasoning": {"effort": "low"}, "temperature": 1,
 }  # fmt: skip
-CHAT: Json = {
+CHAT: dict[str, Json] = {
     "model": "micro-a", "temperature": 0.5, "seed": 3, "max_tokens": 9, "reasoning": {"effort": "high"},
     "messages": [
         {"role": "system", "content": "Be brief."},
@@ -47,7 +48,7 @@ CHAT: Json = {
         {"type": "function", "function": {"name": "look"}}]}},
     "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}},
 }  # fmt: skip
-RESPONSES: Json = {
+RESPONSES: dict[str, Json] = {
     "model": "localfusion/fusion", "instructions": "Be brief.", "reasoning": {"max_tokens": 5}, "include": [],
     "input": [
         {"role": "user", "content": "Hi"},
@@ -141,6 +142,13 @@ def nested(depth: int) -> Json:
 def test_what_json_cannot_say_or_nobody_can_read_is_refused(value: Json) -> None:
     tool: Json = {"type": "function", "function": {"name": "look", "parameters": {"properties": value}}}
     check({"model": "micro-a", "messages": [{"role": "user", "content": "x"}], "tools": [tool]}, value)
+
+
+@pytest.mark.parametrize(("kind", "body"), [(ChatRequest, CHAT), (ResponsesRequest, RESPONSES)])
+def test_the_schema_that_is_published_names_every_field(kind: type[BaseModel], body: dict[str, Json]) -> None:
+    schema = kind.model_json_schema()
+    assert set(body) <= set(schema["properties"])
+    assert schema["additionalProperties"] is False
 
 
 def test_every_effort_has_its_share() -> None:

@@ -49,11 +49,11 @@ def calling(functions: tuple[FunctionSpec, ...], choice: AnyChoice, *, has_fusio
             return _required(whole)
         case FusionChoice():
             return _required(_narrowed(whole, [AllowedTool(type=FUSION_TOOL)]))
-        case chat.NamedChoice():
+        case chat.ChatNamedChoice():
             return _required(_narrowed(whole, [AllowedTool(type="function", name=choice.function.name)]))
         case responses.NamedChoice():
             return _required(_narrowed(whole, [AllowedTool(type="function", name=choice.name)]))
-        case chat.AllowedChoice():
+        case chat.ChatAllowedChoice():
             allowed = choice.allowed_tools
             return _allowed(whole, [tool.flat for tool in allowed.tools], is_required=allowed.mode == "required")
         case responses.AllowedChoice():

@@ -87,7 +87,7 @@ class _Part:
     """What a body says of the answer, in one form for both kinds of body."""
 
     request: Request
-    tools: Sequence[chat.FunctionTool | responses.FunctionTool | FusionTool]
+    tools: Sequence[chat.ChatFunctionTool | responses.FunctionTool | FusionTool]
     choice: AnyChoice
     conversation: Conversation
     ask: Ask
@@ -296,7 +296,7 @@ def _chat_format(asked: chat.ResponseFormat | None) -> JsonFormat | None:
             return None
         case ObjectFormat():
             return JsonFormat()
-        case chat.SchemaFormat():
+        case chat.ChatSchemaFormat():
             return JsonFormat(asked.json_schema.schema_)
 
 
@@ -327,8 +327,10 @@ def _thinking(reasoning: Reasoning, *, max_tokens: int | None, outer: ModelSpec)
     return thinking(reasoning.effort, reasoning.max_tokens, max_tokens=max_tokens, model=outer)
 
 
-def _definition(tool: chat.FunctionTool | responses.FunctionTool) -> chat.FunctionDefinition | responses.FunctionTool:
-    return tool.function if isinstance(tool, chat.FunctionTool) else tool
+def _definition(
+    tool: chat.ChatFunctionTool | responses.FunctionTool,
+) -> chat.FunctionDefinition | responses.FunctionTool:
+    return tool.function if isinstance(tool, chat.ChatFunctionTool) else tool
 
 
 def _echo(body: responses.ResponsesRequest) -> Mapping[str, Json]:

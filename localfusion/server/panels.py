@@ -48,8 +48,9 @@ class Wanted:
     is_alias: bool = False
 
     def param(self, field: str) -> str:
-        """A field of the settings as errors name it; "model" for what the model's own name says."""
-        return f"{self.where}.{field}" if self.where else "model"
+        """A field as errors name it: of the settings where it stands there, else the model, whose name says it."""
+        is_set = field.partition("[")[0] in self.settings.model_fields_set
+        return f"{self.where}.{field}" if is_set else "model"
 
 
 def wanted(
@@ -86,7 +87,7 @@ def panel_of(names: Names, asked: Wanted, outer: str, *, seed: int) -> PanelSpec
         names.model(name, param=asked.param(f"analysis_models[{at}]"))
     judge = _judge_name(asked, outer)
     if judge is not None:
-        names.model(judge, param=asked.param("model") if settings.model else "model")
+        names.model(judge, param=asked.param("model"))
     is_named = bool(seats) and judge is not None and not asked.preset
     choice = Choice(
         preset=None if is_named else asked.preset or DEFAULT,

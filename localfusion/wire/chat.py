@@ -87,7 +87,7 @@ class FunctionDefinition(Asked):
     strict: JsonValue = None
 
 
-class FunctionTool(Asked):
+class ChatFunctionTool(Asked):
     """A function of the caller's as a tool."""
 
     type: Literal["function"]
@@ -101,7 +101,7 @@ class NamedFunction(Asked):
     name: FunctionName
 
 
-class NamedChoice(Asked):
+class ChatNamedChoice(Asked):
     """This function must be called."""
 
     type: Literal["function"]
@@ -127,7 +127,7 @@ class AllowedFunctions(Asked):
     tools: list[AllowedFunction]
 
 
-class AllowedChoice(Asked):
+class ChatAllowedChoice(Asked):
     """Only some of the tools count for this turn."""
 
     type: Literal["allowed_tools"]
@@ -137,7 +137,7 @@ class AllowedChoice(Asked):
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("text")]
     | Annotated[
-        Annotated[NamedChoice | FusionChoice | AllowedChoice, Field(discriminator="type")],
+        Annotated[ChatNamedChoice | FusionChoice | ChatAllowedChoice, Field(discriminator="type")],
         Tag("other"),
     ],
     Discriminator(text_or_other),
@@ -153,23 +153,23 @@ class JsonSchema(Asked):
     strict: JsonValue = None
 
 
-class SchemaFormat(Asked):
+class ChatSchemaFormat(Asked):
     """JSON of a schema."""
 
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
 
-ResponseFormat = Annotated[TextFormat | ObjectFormat | SchemaFormat, Field(discriminator="type")]
+ResponseFormat = Annotated[TextFormat | ObjectFormat | ChatSchemaFormat, Field(discriminator="type")]
 
 
 class ChatRequest(Request):
     """The whole body."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=10_000)]
-    tools: Annotated[list[Annotated[FunctionTool | FusionTool, Field(discriminator="type")]], Field(max_length=128)] = (
-        Field([])
-    )
+    tools: Annotated[
+        list[Annotated[ChatFunctionTool | FusionTool, Field(discriminator="type")]], Field(max_length=128)
+    ] = Field([])
     tool_choice: ToolChoice = "auto"
     n: int = Field(1, ge=1, le=8, description="How many replies are written to the same messages.")
     logprobs: bool = False
