@@ -55,7 +55,7 @@ async def judge_and_write(run: Run) -> None:
         await with_fallbacks(run, JUDGE, partial(_work, run))
     except ModelError as error:
         run.say(AnalysisFailed("judge_upstream_error", error.message, Usage()))
-    if run.question.panel.writer is not None:
+    if run.question.panel.writer is not None and run.state.answer is None:
         try:
             await with_fallbacks(run, WRITER, partial(_write_apart, run))
         except ModelError as error:
@@ -68,8 +68,11 @@ async def _work(run: Run) -> None:
     async with leased(run, JUDGE, run.question.panel.judge.model) as model:
         desk = await at_desk(run, model)
         await _analyse(run, desk)
-        if run.question.panel.writer is None:
-            await _write(run, desk, run.question.panel.judge, JUDGE)
+        panel = run.question.panel
+        if panel.writer is None:
+            await _write(run, desk, panel.judge, JUDGE)
+        elif panel.writer.model == panel.judge.model:
+            await _write(run, desk, panel.writer, JUDGE)
 
 
 async def _write_apart(run: Run) -> None:

@@ -234,8 +234,6 @@ def _writer(ask: Ask, judge: JudgeSpec, outer: ModelSpec, *, is_judge: bool) -> 
 
 def _check_writable(request: Request, ask: Ask) -> None:
     """Refuse what the answer of a deliberation would not obey."""
-    if ask.output is not None:
-        raise _beside_fusion("response_format" if isinstance(request, chat.ChatRequest) else "text.format")
     if ask.stop:
         raise _beside_fusion("stop")
     if ask.n_logprobs is not None:
