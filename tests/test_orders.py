@@ -178,6 +178,7 @@ REFUSED: list[tuple[Fields, str, str]] = [
     ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_value"),
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "missing_required_parameter"),
     ({"tools": [LOOK, LOOK]}, "tools", "invalid_value"),
+    ({"tools": [{"type": "function", "function": {"name": "give_answer"}}]}, "tools", "invalid_value"),
     ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
     ({"tool_choice": FUSION, "tools": [LOOK]}, "tool_choice", "invalid_value"),
     ({"tool_choice": {"type": "function", "function": {"name": "no"}}, "tools": [LOOK]}, "tool_choice",
@@ -393,7 +394,6 @@ NO_FUSION: list[tuple[Fields, str | None, str]] = [
     ({"tools": [FUSION], "n": 2}, "n", "unsupported_parameter"),
     ({"tools": [FUSION], "stop": "x"}, "stop", "unsupported_parameter"),
     ({"tools": [FUSION], "logprobs": True}, "logprobs", "unsupported_parameter"),
-    ({"tools": [FUSION], "response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
     ({"tools": [FUSION], "messages": [{"role": "system", "content": "x"}]}, None, "invalid_value"),
 ]  # fmt: skip
 
@@ -557,7 +557,6 @@ ITEMS_REFUSED: list[tuple[Fields, str, str]] = [
     ({"tools": [{"type": "file_search"}]}, "tools[0].type", "unsupported_value"),
     ({"include": ["everything"]}, "include[0]", "unsupported_value"),
     ({"background": True, "store": False}, "store", "invalid_value"),
-    ({"text": {"format": {"type": "json_object"}}, "tools": [FUSION]}, "text.format", "unsupported_parameter"),
 ]  # fmt: skip
 
 

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from localfusion.assistant import Choice
 from localfusion.errors import InvalidRequest
 from localfusion.messages import FunctionSpec
+from localfusion.outer import FUSION, KEEP_ANSWER
 from localfusion.wire import chat, responses
 from localfusion.wire.fusion import FUSION_TOOL, FusionChoice
 from localfusion.wire.request import AllowedTool
 
 AnyChoice = chat.ToolChoice | responses.ToolChoice
+RESERVED = frozenset({FUSION.name, KEEP_ANSWER.name})
+"""What the outer model itself may call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,10 @@ def functions_of(tools: Sequence[chat.FunctionDefinition | responses.FunctionToo
     for tool in tools:
         if tool.name in found:
             raise InvalidRequest(f"two functions are called {tool.name}", param="tools", hint="rename one of them")
+        if tool.name in RESERVED:
+            raise InvalidRequest(
+                f"{tool.name} is a name of localfusion's own", param="tools", hint="rename the function"
+            )
         schema = {"type": "object", **tool.parameters}
         if schema["type"] != "object":
             message = f"the parameters of {tool.name} are no object"
