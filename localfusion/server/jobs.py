@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
+from weakref import WeakValueDictionary
 
 from localfusion.errors import InvalidRequest, LocalFusionError, NoSuchResponse, QueueFull
 from localfusion.messages import Json
@@ -59,7 +60,7 @@ class Jobs:
         self._by_key: dict[tuple[str, str], LiveJob] = {}
         self._over: dict[str, tuple[LiveJob, int]] = {}
         self._over_bytes = 0
-        self._starting = asyncio.Lock()
+        self._starting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._tidying: asyncio.Task[None] | None = None
         self._is_closing = False
 
@@ -92,8 +93,8 @@ class Jobs:
             raise InvalidRequest("what runs in the background must be stored", param="store", hint="leave out `store`")
         if not request.idempotency_key:
             return await self._begin(request, work)
-        async with self._starting:
-            found = await self._keyed(request.owner, request.idempotency_key)
+        async with self._starting.setdefault((request.owner, request.idempotency_key), asyncio.Lock()):
+            found = await self._keyed(request)
             return await self._begin(request, work) if found is None else _same(found, request)
 
     async def get(self, id: str, owner: str) -> Job:
@@ -218,18 +219,20 @@ class Jobs:
             self._by_key[job.request.owner, job.request.idempotency_key] = job
         job.run(work)
 
-    async def _keyed(self, owner: str, key: str) -> Job | None:
-        job = self._by_key.get((owner, key))
+    async def _keyed(self, request: JobRequest) -> Job | None:
+        """The job of a request's key that is under way, or over and of use; a stored one is found when this is stored."""
+        job = self._by_key.get((request.owner, request.idempotency_key))
         if job is not None and job.status not in {"failed", "cancelled"}:
             return job
+        store, record = self._scribe.store, None
         try:
             if job is not None:
-                await self._scribe.call(self._scribe.store.let_go, job.id)
-            record = await self._scribe.call(self._scribe.store.keyed, owner, key)
+                await self._scribe.call(store.let_go, job.id)
+            if not request.is_stored:
+                record = await self._scribe.call(store.keyed, request.owner, request.idempotency_key)
         except LocalFusionError as error:
             self._scribe.warn(error)
-            return None
-        return None if record is None or record.status in {"failed", "cancelled"} else StoredJob(record, self._scribe)
+        return None if record is None else StoredJob(record, self._scribe)
 
     async def _stored(self, id: str) -> StoredJob | None:
         record = await self._scribe.call(self._scribe.store.record, id)
