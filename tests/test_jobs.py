@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from localfusion.messages import Json
 from localfusion.owner import this_process
 from localfusion.server import job_log, live_job
 from localfusion.server.job_store import JobRecord, JobStore
-from localfusion.server.jobs import Job, JobRequest, Jobs, Patience, Teller, Work
+from localfusion.server.jobs import Job, JobKind, JobRequest, Jobs, Patience, Teller, Work
 
 T = TypeVar("T")
 Revive = Callable[[JobRequest], Work]
@@ -314,6 +315,43 @@ def test_one_key_is_one_job_and_each_owner_has_keys_of_his_own(tmp_path: Path, i
             later = await jobs.start(keyed, counting(3))
             assert (later.id == found[0].id) == is_stored
             assert await heard(later) == numbers(3)
+
+    run(main())
+
+
+def test_one_key_is_one_job_of_two_servers(tmp_path: Path) -> None:
+    keyed = replace(ASKED, idempotency_key="k", is_background=True)
+
+    async def main() -> None:
+        held = Held()
+        async with opened(tmp_path) as one, opened(tmp_path) as other:
+            first = await one.start(keyed, held.work)
+            second = await other.start(keyed, counting(9))
+            assert second.id == first.id
+            with pytest.raises(InvalidRequest):
+                await other.start(replace(keyed, request=None), counting(9))
+            held.go.set()
+            assert await second.result() == "done"
+            assert await heard(second) == ["begun", "done"]
+
+    run(main())
+
+
+@pytest.mark.parametrize(("kind", "prefix"), [("chat", "chatcmpl-"), ("responses", "resp_")])
+def test_ids_say_what_they_are_of_and_cannot_be_guessed(kind: JobKind, prefix: str) -> None:
+    told: list[tuple[str, float]] = []
+
+    async def work(teller: Teller, _: str | None) -> None:
+        told.append((teller.id, teller.created))
+
+    async def main() -> None:
+        async with opened(None) as jobs:
+            found = [await jobs.start(replace(ASKED, kind=kind), work) for _ in range(50)]
+            for job in found:
+                await heard(job)
+            assert told == [(job.id, job.created) for job in found]
+            assert len({job.id for job in found}) == 50
+            assert all(re.fullmatch(prefix + "[0-9a-f]{32}", job.id) for job in found)
 
     run(main())
 

@@ -220,7 +220,7 @@ class Jobs:
         job.run(work)
 
     async def _keyed(self, request: JobRequest) -> Job | None:
-        """The job of a request's key that is under way, or over and of use; a stored one is found when this is stored."""
+        """The job of a request's key, unless it came to nothing; one on disk is found when this request is stored."""
         job = self._by_key.get((request.owner, request.idempotency_key))
         if job is not None and job.status not in {"failed", "cancelled"}:
             return job
