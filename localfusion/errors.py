@@ -17,6 +17,7 @@ LocalFusionError                     one sentence; `hint` says what to do
 │   └── NotHere                      this source has no such address; another may
 ├── HubError(repo)                   the model hub could not be reached, refused, or sent something else
 ├── QueueFull                        the server answers 503 with Retry-After
+├── NoSuchResponse                   the server has none of this id, or it is somebody else's
 ├── RunInterrupted                   the user stopped the run; what was finished is stored
 └── DeliberationFailed(failed_models, failure_reason)
 """
@@ -186,6 +187,10 @@ class HubError(LocalFusionError):
 
 class QueueFull(LocalFusionError):
     """Too many deliberations wait already."""
+
+
+class NoSuchResponse(LocalFusionError):
+    """Whoever asks has no response of this id: it never was, is gone, was not stored, or is somebody else's."""
 
 
 class RunInterrupted(LocalFusionError):

@@ -24,6 +24,16 @@ class Told:
 class Teller(Protocol):
     """How work says what comes of it."""
 
+    @property
+    def id(self) -> str:
+        """The job's own."""
+        ...
+
+    @property
+    def created(self) -> float:
+        """The job's own."""
+        ...
+
     def tell(self, event: Json) -> None:
         """Append an event to the job's log, for all who listen."""
         ...

@@ -63,7 +63,8 @@ class Keys:
         """With one more. Raises ConfigError where its name is taken."""
         if any(known.name == entry.name for known in self.entries):
             raise ConfigError(
-                f"there is a key {entry.name} already", hint=f"localfusion serve keys remove {entry.name}, or name another"
+                f"there is a key {entry.name} already",
+                hint=f"localfusion serve keys remove {entry.name}",
             )
         return replace(self, entries=(*self.entries, entry))
 
@@ -95,7 +96,9 @@ def load_keys(home: Path) -> Keys:
     except FileNotFoundError:
         return Keys()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}", hint="make it readable, or move it away") from error
+        raise ConfigError(
+            f"{path} cannot be read: {error.strerror}", hint="make it readable, or move it away"
+        ) from error
     try:
         return Keys(tuple(KeyFile.model_validate_json(text).keys))
     except ValidationError as error:
@@ -118,7 +121,9 @@ def save_keys(home: Path, keys: Keys) -> None:
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="check the disk and the folder") from error
+        raise ConfigError(
+            f"{path} cannot be written: {error.strerror}", hint="check the disk and the folder"
+        ) from error
 
 
 @dataclass(slots=True)

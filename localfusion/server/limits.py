@@ -1,4 +1,4 @@
-"""How much may be asked: requests a minute of each key, and requests under way of all and of each key. Knows no HTTP."""
+"""How much may be asked: requests a minute of each key, requests under way of all and of each key. Knows no HTTP."""
 
 import time
 from collections import Counter
@@ -56,7 +56,10 @@ class Rates:
 
 @dataclass(slots=True)
 class Place:
-    """One request that is under way or waits; given back once, however often it is released."""
+    """One request that is under way or waits; given back once, when it is released or nobody holds it any more.
+
+    The latter is for work that never began: its client left before.
+    """
 
     queue: "Queue"
     owner: str
@@ -66,6 +69,9 @@ class Place:
         if self.is_taken:
             self.is_taken = False
             self.queue.leave(self.owner)
+
+    def __del__(self) -> None:
+        self.release()
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""How the server says that something went wrong: OpenAI's body, and OpenRouter's. Which error is which is not known here."""
+"""How the server says that something went wrong: OpenAI's body, and OpenRouter's. No error is known here."""
 
 from pydantic import BaseModel, Field
 
