@@ -18,9 +18,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from localfusion.errors import ConfigError
 
-HEAD_S = 10.0
-"""How long the head of a request may take to come, from the first moment of its connection."""
 IDLE_S = 15
+"""How long a connection may be silent between requests, and how long the head of a request may take to come."""
 MAX_HEAD_BYTES = 64 * 1024
 MAX_CONNECTIONS = 2048
 BACKLOG = 1024
@@ -38,18 +37,17 @@ class PromptProtocol(H11Protocol):
     """uvicorn's protocol, with a time limit for the head of each request."""
 
     _head_timer: asyncio.TimerHandle | None = None
-    head_s = HEAD_S
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(self.head_s, transport.abort)
+        self._head_timer = self.loop.call_later(self.timeout_keep_alive, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self._forget_timer()
         elif self._head_timer is None and not self.transport.is_closing():
-            self._head_timer = self.loop.call_later(self.head_s, self.transport.abort)
+            self._head_timer = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_timer()
@@ -116,7 +114,12 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 async def serve(
-    app: ASGIApp, listening: socket.socket, *, stop_s: float, on_stop: Callable[[], Awaitable[None]]
+    app: ASGIApp,
+    listening: socket.socket,
+    *,
+    stop_s: float,
+    on_stop: Callable[[], Awaitable[None]],
+    idle_s: int = IDLE_S,
 ) -> None:
     """Serve until SIGINT or SIGTERM. Then nothing new is taken, `on_stop` is called, and requests have `stop_s`."""
     config = Config(
@@ -128,7 +131,7 @@ async def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=IDLE_S,
+        timeout_keep_alive=idle_s,
         timeout_graceful_shutdown=max(1, round(stop_s)),
         limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
