@@ -1,6 +1,7 @@
 """The routes that ask models: chat completions, responses and what is kept of them, embeddings."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Literal, cast
@@ -10,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from localfusion.errors import InvalidRequest, LocalFusionError, NoSuchResponse
 from localfusion.messages import Json
+from localfusion.server.access import LOG, REQUEST_ID
 from localfusion.server.answering import Answering
 from localfusion.server.bodies import checked, read_json
 from localfusion.server.errors import told
@@ -64,7 +66,7 @@ class AnswerRoutes:
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation, whole or in pieces."""
-        value = await read_json(request)
+        value = await self._read(request)
         body = checked(self._parts.wire.chat_request, value)
         order = await asyncio.to_thread(self._parts.orders.chat, body, depth=_depth(request))
         place = self._place(request)
@@ -75,7 +77,7 @@ class AnswerRoutes:
 
     async def respond(self, request: Request) -> Response:
         """Answer as the Responses API does: whole, in pieces, or in the background."""
-        value = await read_json(request)
+        value = await self._read(request)
         body = checked(self._parts.wire.responses_request, value)
         history = await self._history(value.get("previous_response_id"), request)
         depth = _depth(request)
@@ -109,7 +111,7 @@ class AnswerRoutes:
 
     async def embed(self, request: Request) -> Response:
         """The vectors of texts."""
-        asked = cast("EmbeddingsAsked", checked(self._parts.wire.embeddings_request, await read_json(request)))
+        asked = cast("EmbeddingsAsked", checked(self._parts.wire.embeddings_request, await self._read(request)))
         texts = [asked.input] if isinstance(asked.input, str) else list(asked.input)
         if not 0 < len(texts) <= MAX_TEXTS:
             raise InvalidRequest(f"input takes 1 to {MAX_TEXTS} texts", param="input")
@@ -121,6 +123,13 @@ class AnswerRoutes:
             return JSONResponse((await unless_left(work, request.receive)).model_dump())
         finally:
             place.release()
+
+    async def _read(self, request: Request) -> dict[str, Json]:
+        """What is asked, which only a log that was asked for is told."""
+        value = await read_json(request)
+        if self._served.settings.log_prompts:
+            LOG.info("%s asked %s", request.scope[REQUEST_ID], json.dumps(value))
+        return value
 
     def _place(self, request: Request) -> Place:
         caller = caller_of(request.scope)
