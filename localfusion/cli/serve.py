@@ -57,7 +57,7 @@ def serve(
     vram: int | None,
     no_store: bool,
 ) -> None:
-    """Serve this home's models to programs that speak OpenAI's or OpenRouter's protocol.
+    """Serve this home's models over OpenAI's and OpenRouter's protocols.
 
     What is searched, and whether providers may be asked, is as with `ask`, for every request. Ctrl-C lets what is under
     way finish for a while (`stop_s` of config.yaml), a second one ends it. Once there are keys each request needs one;
