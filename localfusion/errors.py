@@ -3,6 +3,7 @@
 LocalFusionError                     one sentence; `hint` says what to do
 ├── ConfigError                      the user must change a file, a flag or an install
 ├── InvalidRequest(param, code)      whoever asks the server must change the request
+├── RequestRefused(refusal)          the server does not take the request, or no longer, whatever it asks for
 ├── ModelError(model)                one model failed; the deliberation may go on
 │   ├── ModelLoadError
 │   ├── OutOfMemory(need_bytes, have_bytes)
@@ -39,6 +40,21 @@ FailureReason = Literal[
 """FUSION.md section 4: the closed set of reasons the protocol knows."""
 
 
+Refusal = Literal[
+    "body_too_large",
+    "invalid_api_key",
+    "method_not_allowed",
+    "not_found",
+    "origin_not_allowed",
+    "rate_limit_exceeded",
+    "request_timeout",
+    "timeout",
+    "unknown_host",
+    "unsupported_media_type",
+]
+"""Why the server does not take a request. `request_timeout`: it came too slowly; `timeout`: its answer did."""
+
+
 class LocalFusionError(Exception):
     """Any failure that localfusion can name: `message` is one sentence, `hint` what to do about it."""
 
@@ -59,6 +75,15 @@ class InvalidRequest(LocalFusionError):
         super().__init__(message, hint=hint)
         self.param = param
         self.code = code
+
+
+class RequestRefused(LocalFusionError):
+    """The server does not take the request, or no longer; `retry_after_s` says when it would, None: not by waiting."""
+
+    def __init__(self, message: str, *, refusal: Refusal, retry_after_s: float | None = None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.refusal = refusal
+        self.retry_after_s = retry_after_s
 
 
 class ModelError(LocalFusionError):

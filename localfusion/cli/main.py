@@ -22,6 +22,7 @@ COMMANDS = {
     "models": ("localfusion.cli.models", "List, pull, verify, carry and remove models; say which presets fit."),
     "runs": ("localfusion.cli.runs", "List, show, resume and remove stored runs."),
     "search": ("localfusion.cli.search", "Search as a panelist does, and print what it would be told."),
+    "serve": ("localfusion.cli.serve", "Serve this home's models over OpenAI's and OpenRouter's protocols."),
     "usage": ("localfusion.cli.usage", "Sum up what stored runs took: tokens, time, cost, tools and panels."),
 }
 

@@ -1,0 +1,245 @@
+"""The routes that ask models: chat completions, responses and what is kept of them, embeddings."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Literal, cast
+
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+
+from localfusion.errors import InvalidRequest, LocalFusionError, NoSuchResponse
+from localfusion.messages import Json
+from localfusion.server.access import LOG, REQUEST_ID
+from localfusion.server.answering import Answering
+from localfusion.server.bodies import checked, read_json
+from localfusion.server.errors import told
+from localfusion.server.guard import caller_of
+from localfusion.server.jobs import Job, JobRequest, Work
+from localfusion.server.limits import Place
+from localfusion.server.openapi import OF_ANY, OF_WORK, body_of, errors, streamed
+from localfusion.server.parts import EmbeddingsAsked, JobKeeper, Order, Parts
+from localfusion.server.served import Served
+from localfusion.server.sse import DONE, frame
+from localfusion.server.streaming import EventStream, unless_left
+from localfusion.wire.listings import Deleted, EmbeddingList
+
+DEPTH_HEADER = "x-openrouter-fusion-depth"
+MAX_TEXTS = 2048
+
+
+class AnswerRoutes:
+    """The endpoints, over what the server stands on."""
+
+    def __init__(self, served: Served, parts: Parts, jobs: JobKeeper) -> None:
+        self._served = served
+        self._parts = parts
+        self._jobs = jobs
+        self._answering = answering_of(served, parts)
+
+    def add_to(self, app: FastAPI, prefix: str) -> None:
+        """Put the routes under a prefix."""
+        wire, work, kept = self._parts.wire, errors(prefix, OF_WORK), errors(prefix, OF_ANY | {404})
+        app.post(
+            f"{prefix}/chat/completions",
+            response_model=wire.chat_completion,
+            openapi_extra=body_of(wire.chat_request),
+            responses=work | streamed(wire.chat_chunk),
+        )(self.chat)
+        app.post(
+            f"{prefix}/responses",
+            response_model=wire.response,
+            openapi_extra=body_of(wire.responses_request),
+            responses=work | streamed(wire.response_event),
+        )(self.respond)
+        path = f"{prefix}/responses/{{id}}"
+        app.get(path, response_model=wire.response, responses=work | streamed(wire.response_event))(self.get)
+        app.delete(path, response_model=Deleted, responses=kept)(self.delete)
+        app.post(f"{path}/cancel", response_model=wire.response, responses=kept)(self.cancel)
+        app.post(
+            f"{prefix}/embeddings",
+            response_model=EmbeddingList,
+            openapi_extra=body_of(wire.embeddings_request),
+            responses=work,
+        )(self.embed)
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation, whole or in pieces."""
+        value = await self._read(request)
+        body = checked(self._parts.wire.chat_request, value)
+        order = await asyncio.to_thread(self._parts.orders.chat, body, depth=_depth(request))
+        place = self._place(request)
+        job = await self._start("chat", order, {"body": value}, self._answering.chat(order, place), request)
+        if order.is_streamed:
+            return await self._stream(_chat_frames(job, request.scope["path"]))
+        return JSONResponse(await unless_left(job.result(), request.receive))
+
+    async def respond(self, request: Request) -> Response:
+        """Answer as the Responses API does: whole, in pieces, or in the background."""
+        value = await self._read(request)
+        body = checked(self._parts.wire.responses_request, value)
+        history = await self._history(value.get("previous_response_id"), request)
+        depth = _depth(request)
+        order = await asyncio.to_thread(self._parts.orders.responses, body, depth=depth, history=history)
+        place = self._place(request)
+        asked: Json = {"body": value, "depth": depth, "history": list(history)}
+        job = await self._start("responses", order, asked, self._answering.responses(order, place), request)
+        if order.is_streamed:
+            return await self._stream(_response_frames(job, request.scope["path"]))
+        if order.is_background:
+            return JSONResponse(await _begun(job))
+        return JSONResponse(await unless_left(job.result(), request.receive))
+
+    async def get(self, request: Request, id: str, stream: bool = False, starting_after: int = -1) -> Response:
+        """A response as it is now, or its events behind `starting_after`."""
+        job = await self._kept(id, request)
+        if stream:
+            return await self._stream(_response_frames(job, request.scope["path"], after=starting_after))
+        return JSONResponse(_as_it_is(job))
+
+    async def delete(self, request: Request, id: str) -> Response:
+        """Forget a response; one that is under way is cancelled."""
+        await self._kept(id, request)
+        await self._jobs.delete(id, caller_of(request.scope).name)
+        return JSONResponse(Deleted(id=id).model_dump())
+
+    async def cancel(self, request: Request, id: str) -> Response:
+        """Stop a response; what was done stays as it is."""
+        await self._kept(id, request)
+        return JSONResponse(_as_it_is(await self._jobs.cancel(id, caller_of(request.scope).name)))
+
+    async def embed(self, request: Request) -> Response:
+        """The vectors of texts."""
+        asked = cast("EmbeddingsAsked", checked(self._parts.wire.embeddings_request, await self._read(request)))
+        texts = [asked.input] if isinstance(asked.input, str) else list(asked.input)
+        if not 0 < len(texts) <= MAX_TEXTS:
+            raise InvalidRequest(f"input takes 1 to {MAX_TEXTS} texts", param="input")
+        place = self._place(request)
+        try:
+            work = self._served.embedding.vectors(
+                asked.model, texts, encoding=asked.encoding_format, dimensions=asked.dimensions
+            )
+            return JSONResponse((await unless_left(work, request.receive)).model_dump())
+        finally:
+            place.release()
+
+    async def _read(self, request: Request) -> dict[str, Json]:
+        """What is asked, which only a log that was asked for is told."""
+        value = await read_json(request)
+        if self._served.settings.log_prompts:
+            LOG.info("%s asked %s", request.scope[REQUEST_ID], json.dumps(value))
+        return value
+
+    def _place(self, request: Request) -> Place:
+        caller = caller_of(request.scope)
+        return self._served.queue.take(caller.name, caller.max_queue)
+
+    async def _start(
+        self, kind: Literal["chat", "responses"], order: Order, asked: Json, work: Work, request: Request
+    ) -> Job:
+        job_request = JobRequest(
+            kind,
+            caller_of(request.scope).name,
+            asked,
+            is_background=order.is_background,
+            is_stored=order.is_stored,
+            idempotency_key=request.headers.get("idempotency-key", ""),
+        )
+        return await self._jobs.start(job_request, work)
+
+    async def _stream(self, frames: AsyncGenerator[bytes]) -> Response:
+        return await EventStream(frames, heartbeat_s=self._served.settings.heartbeat_s).begin()
+
+    async def _kept(self, id: str, request: Request) -> Job:
+        job = await self._jobs.get(id, caller_of(request.scope).name)
+        if job.request.kind != "responses":
+            raise NoSuchResponse(f"there is no response {id[:80]!a}")
+        return job
+
+    async def _history(self, previous: Json, request: Request) -> Sequence[Json]:
+        """What was said up to the end of an earlier response."""
+        if not isinstance(previous, str):
+            return ()
+        try:
+            return history_of(await self._kept(previous, request))
+        except NoSuchResponse as error:
+            raise InvalidRequest(
+                error.message, param="previous_response_id", code="previous_response_not_found"
+            ) from error
+
+
+def answering_of(served: Served, parts: Parts) -> Answering:
+    """How the orders of a server become answers."""
+    return Answering(served.session, parts, served.metrics, served.settings.timeout_s)
+
+
+def revive(served: Served, parts: Parts, request: JobRequest) -> Work:
+    """The work of a job in the background that goes on after a restart. Raises InvalidRequest where it cannot."""
+    asked = request.request if isinstance(request.request, dict) else {}
+    body, history, depth = asked.get("body"), asked.get("history"), asked.get("depth")
+    value = checked(parts.wire.responses_request, body if isinstance(body, dict) else {})
+    order = parts.orders.responses(
+        value, depth=depth if isinstance(depth, int) else 0, history=history if isinstance(history, list) else ()
+    )
+    return answering_of(served, parts).responses(order, served.queue.join(request.owner))
+
+
+def history_of(job: Job) -> list[Json]:
+    """The items of a conversation up to the end of a response: what came before, what was asked, what was answered."""
+    asked = job.request.request if isinstance(job.request.request, dict) else {}
+    body = asked.get("body")
+    before, said = asked.get("history"), body.get("input") if isinstance(body, dict) else None
+    answered = job.body.get("output") if isinstance(job.body, dict) else None
+    if isinstance(said, str):
+        said = [{"type": "message", "role": "user", "content": said}]
+    return [item for part in (before, said, answered) if isinstance(part, list) for item in part]
+
+
+async def _chat_frames(job: Job, path: str) -> AsyncGenerator[bytes]:
+    """The chunks of a chat completion; an error after the first is told in the stream."""
+    has_begun = False
+    try:
+        async with aclosing(job.events()) as events:
+            async for event in events:
+                has_begun = True
+                yield frame(event.event)
+        if job.status == "failed":
+            await job.result()  # raises what went wrong
+    except LocalFusionError as error:
+        if not has_begun:
+            raise
+        yield frame(told(error).body(path))
+        return
+    yield DONE
+
+
+async def _response_frames(job: Job, path: str, *, after: int = -1) -> AsyncGenerator[bytes]:
+    """The events of a response, numbered as they are kept."""
+    async with aclosing(job.events(after=after)) as events:
+        async for event in events:
+            said = event.event if isinstance(event.event, dict) else {}
+            yield frame(said | {"sequence_number": event.sequence})
+    if path.startswith("/api/"):
+        yield DONE
+
+
+async def _begun(job: Job) -> Json:
+    """What a client is told of a job that has begun: its body once its first event is there."""
+    async with aclosing(job.events()) as events:
+        await anext(events, None)
+    return _as_it_is(job)
+
+
+def _as_it_is(job: Job) -> Json:
+    if not isinstance(job.body, dict):
+        return {"id": job.id, "object": "response", "created_at": int(job.created), "status": job.status}
+    return job.body | {"status": job.status}
+
+
+def _depth(request: Request) -> int:
+    """How many deliberations the request comes from the inside of."""
+    text = request.headers.get(DEPTH_HEADER, "0")
+    if not (text.isascii() and text.isdigit() and len(text) < 4):
+        raise InvalidRequest(f"{DEPTH_HEADER} is a small whole number", param=DEPTH_HEADER)
+    return int(text)

@@ -1,0 +1,166 @@
+"""From an order to a reply: the work of a job, which takes the turns of the order and tells what comes of them.
+
+What is asked was understood before, and how a turn is told is the replies' business.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from pydantic import BaseModel
+
+from localfusion.errors import DeliberationFailed, LocalFusionError, RequestRefused
+from localfusion.events import RunStarted
+from localfusion.messages import Json
+from localfusion.outcome import Outcome
+from localfusion.outer import Turned, TurnItem, TurnRequest, take_turn
+from localfusion.server.errors import first_of
+from localfusion.server.jobs import JobStatus, Teller, Work
+from localfusion.server.limits import Place
+from localfusion.server.metrics import Metrics
+from localfusion.server.parts import Order, Parts
+from localfusion.session import Session
+
+Hear = Callable[[TurnItem, int], None]
+
+STATUSES: dict[str, JobStatus] = {"completed": "completed", "failed": "failed", "incomplete": "incomplete"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Makes the work of orders; `timeout_s` is how long one may take."""
+
+    session: Session
+    parts: Parts
+    metrics: Metrics
+    timeout_s: float
+
+    def chat(self, order: Order, place: Place) -> Work:
+        """The work of a chat completion. It raises what the client is told as an error."""
+        return partial(self._chat, order, place)
+
+    def responses(self, order: Order, place: Place) -> Work:
+        """The work of a response. Where somebody asked for its events, or nobody waits, a failure is told as events."""
+        return partial(self._responses, order, place)
+
+    async def _chat(self, order: Order, place: Place, teller: Teller, run_id: str | None) -> None:
+        reply = self.parts.chat_reply(teller.id, int(teller.created), order)
+
+        def hear(item: TurnItem, index: int) -> None:
+            chunks = reply.feed(item, index)
+            if order.is_streamed:
+                _tell(teller, chunks)
+
+        async with self._limited(place):
+            await self._turns(order, hear, teller, run_id)
+        if order.is_streamed:
+            _tell(teller, reply.end())
+        teller.update("completed", _json(reply.completion()))
+
+    async def _responses(self, order: Order, place: Place, teller: Teller, run_id: str | None) -> None:
+        reply = self.parts.responses_reply(teller.id, int(teller.created), order)
+        teller.update("in_progress", _json(reply.response()))
+        _tell(teller, reply.start())
+
+        def hear(item: TurnItem, _index: int) -> None:
+            _tell(teller, reply.feed(item))
+
+        try:
+            async with self._limited(place):
+                await self._turns(order, hear, teller, run_id, fails=False)
+        except LocalFusionError as error:
+            _tell(teller, reply.fail(error))
+            teller.update("failed", _json(reply.response()))
+            if order.is_streamed or order.is_background:
+                return
+            raise
+        except asyncio.CancelledError:
+            _tell(teller, reply.cancelled())
+            teller.update("cancelled", _json(reply.response()))
+            raise
+        body = _json(reply.response())
+        status = str(body.get("status")) if isinstance(body, dict) else "completed"
+        teller.update(STATUSES.get(status, "completed"), body)
+
+    async def _turns(self, order: Order, hear: Hear, teller: Teller, run_id: str | None, *, fails: bool = True) -> None:
+        """Take the turns of an order side by side; of errors that are raised together the first is."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in range(order.n):
+                    group.create_task(
+                        self._turn(_nth(order.turn, index), partial(_hear, hear, index, teller), run_id, fails=fails)
+                    )
+        except BaseExceptionGroup as group_error:
+            raise first_of(group_error) from None
+
+    async def _turn(
+        self, turn: TurnRequest, hear: Callable[[TurnItem], None], run_id: str | None, *, fails: bool
+    ) -> None:
+        async with aclosing(take_turn(self.session, turn, run_id=run_id)) as items:
+            async for item in items:
+                if isinstance(item, Turned):
+                    self._count(item)
+                    if fails and item.outcome is not None and item.outcome.status == "error":
+                        raise _failed(item.outcome)
+                hear(item)
+
+    def _count(self, turned: Turned) -> None:
+        self.metrics.used(turned.usage)
+        if turned.outcome is not None:
+            self.metrics.ran(turned.outcome.status)
+
+    @asynccontextmanager
+    async def _limited(self, place: Place) -> AsyncIterator[None]:
+        """Hold a place of the queue, and take no longer than may be."""
+        try:
+            async with asyncio.timeout(self.timeout_s) as limit:
+                yield
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise RequestRefused(
+                f"the answer took longer than {self.timeout_s:g} seconds",
+                refusal="timeout",
+                hint="raise `timeout_s` of config.yaml, or ask in the background",
+            ) from None
+        finally:
+            place.release()
+
+
+def _hear(hear: Hear, index: int, teller: Teller, item: TurnItem) -> None:
+    if isinstance(item, RunStarted):
+        teller.note_run(item.run_id)
+    hear(item, index)
+
+
+def _nth(turn: TurnRequest, index: int) -> TurnRequest:
+    """The same turn for the choice `index`: its own seed, its own conversation."""
+    if index == 0:
+        return turn
+    ask = turn.ask
+    sampling = replace(ask.sampling, seed=ask.sampling.seed + index)
+    fusion = turn.fusion
+    if fusion is not None:
+        fusion = replace(fusion, request=replace(fusion.request, seed=fusion.request.seed + index))
+    return replace(turn, ask=replace(ask, sampling=sampling, sequence=f"{ask.sequence}-{index}"), fusion=fusion)
+
+
+def _failed(outcome: Outcome) -> DeliberationFailed:
+    return DeliberationFailed(
+        outcome.error or "the deliberation failed",
+        failure_reason=outcome.failure_reason or "unexpected_error",
+        failed_models=tuple((failed.id, failed.error) for failed in outcome.failed_models),
+        hint=next((failed.hint for failed in outcome.failed_models if failed.hint), ""),
+    )
+
+
+def _tell(teller: Teller, events: Iterable[BaseModel]) -> None:
+    for event in events:
+        teller.tell(_json(event))
+
+
+def _json(value: BaseModel) -> Json:
+    found: Json = value.model_dump(mode="json", by_alias=True)
+    return found

@@ -1,0 +1,103 @@
+"""The server as an application: routes under /v1 and /api/v1, errors by the one table, guard and log around them.
+
+It opens and closes nothing.
+"""
+
+import logging
+import traceback
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+
+from localfusion import __version__
+from localfusion.errors import InvalidRequest, LocalFusionError, RequestRefused
+from localfusion.server.access import REQUEST_ID, Access
+from localfusion.server.answer_routes import AnswerRoutes
+from localfusion.server.errors import unexpected
+from localfusion.server.guard import Guard, Policy, refused
+from localfusion.server.hosts import hosts_of
+from localfusion.server.listing_routes import ListingRoutes
+from localfusion.server.openapi import describe
+from localfusion.server.parts import Wire
+from localfusion.server.served import Served
+
+LOG = logging.getLogger("localfusion.server")
+PREFIXES = ("/v1", "/api/v1")
+CLIENT_LEFT = 499
+"""No status of HTTP's: for the log alone, the client is not there to read it."""
+
+
+def create_app(served: Served) -> FastAPI:
+    """The application over an open session; whoever serves it closes the session."""
+    app = FastAPI(title="localfusion", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    listings = ListingRoutes(served)
+    for prefix in PREFIXES:
+        listings.add_to(app, prefix)
+    listings.add_open(app)
+    if served.parts is not None and served.jobs is not None:
+        _add_answers(app, AnswerRoutes(served, served.parts, served.jobs), served.parts.wire)
+    handle_errors(app)
+    settings = served.settings
+    policy = Policy(
+        hosts_of(settings.host, settings.allowed_hosts), int(settings.max_body_mib * 2**20), settings.cors_origins
+    )
+    app.add_middleware(Guard, policy=policy, keys=served.keys, rates=served.rates)
+    app.add_middleware(Access, metrics=served.metrics)
+    return app
+
+
+def _add_answers(app: FastAPI, routes: AnswerRoutes, wire: Wire) -> None:
+    for prefix in PREFIXES:
+        routes.add_to(app, prefix)
+    requests = (wire.chat_request, wire.responses_request, wire.embeddings_request)
+    describe(app, (*requests, wire.chat_chunk, wire.response_event))
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Let every error of a route leave by the table of `errors`."""
+    app.add_exception_handler(LocalFusionError, _known)
+    app.add_exception_handler(HTTPException, _of_routing)
+    app.add_exception_handler(RequestValidationError, _of_parameters)
+    app.add_exception_handler(ClientDisconnect, _left)
+    app.add_exception_handler(Exception, _unknown)
+
+
+async def _known(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LocalFusionError)
+    return refused(error, request.scope["path"])
+
+
+async def _of_routing(request: Request, error: Exception) -> Response:
+    """There is no such route, or not for this method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        refusal = RequestRefused("this route does not take this method", refusal="method_not_allowed")
+        reply = refused(refusal, request.scope["path"])
+        reply.headers.update(error.headers or {})
+        return reply
+    return refused(RequestRefused("there is nothing at this address", refusal="not_found"), request.scope["path"])
+
+
+async def _of_parameters(request: Request, error: Exception) -> Response:
+    """A parameter of the address is wrong; bodies are parsed by the routes themselves."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = str(first["loc"][-1])
+    return refused(InvalidRequest(f"{param}: {first['msg']}", param=param), request.scope["path"])
+
+
+async def _left(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_LEFT)
+
+
+async def _unknown(request: Request, error: Exception) -> Response:
+    """Log where it happened, and never what was said there: messages of foreign errors may quote what was asked."""
+    id = request.scope.get(REQUEST_ID, "-")
+    frames = traceback.extract_tb(error.__traceback__)[-6:]
+    places = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
+    LOG.error("%s failed: %s at %s", id, type(error).__name__, places)
+    answer = unexpected(id)
+    return JSONResponse(answer.body(request.scope["path"]), status_code=answer.row.status)

@@ -1,0 +1,118 @@
+"""A request's body as a checked value: bytes, then JSON that means the same to everybody, then a class of the wire."""
+
+import json
+import math
+import re
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from localfusion.errors import InvalidRequest, RequestRefused
+from localfusion.messages import Json
+
+T = TypeVar("T", bound=BaseModel)
+
+MAX_DIGITS = 19
+"""Digits of a whole number: what 64 bits hold."""
+MAX_DEPTH = 64
+MAX_ECHO = 200
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+async def read_json(request: Request) -> dict[str, Json]:
+    """The JSON object of a request. Raises InvalidRequest, RequestRefused."""
+    media_type = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise RequestRefused("the request is not application/json", refusal="unsupported_media_type")
+    try:
+        raw = await request.body()
+    except ClientDisconnect:
+        raise InvalidRequest("the request was not sent to its end", code="invalid_json") from None
+    return parse_object(raw)
+
+
+def parse_object(raw: bytes) -> dict[str, Json]:
+    """The JSON object of some bytes. Raises InvalidRequest: two parsers must not read two things in it."""
+    try:
+        value: Json = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_constant,
+        )
+    except UnicodeDecodeError:
+        raise _bad("the request is not UTF-8 text") from None
+    except json.JSONDecodeError as error:
+        raise _bad(f"the request is no JSON: {error.msg} at character {error.pos}") from None
+    except RecursionError:
+        raise _bad(f"the request is nested deeper than {MAX_DEPTH} levels") from None
+    if not isinstance(value, dict):
+        raise _bad("the request is not a JSON object")
+    _check_depth(value)
+    if _SURROGATE.search(raw):
+        _check_text(value)
+    return value
+
+
+def checked(kind: type[T], value: dict[str, Json]) -> T:
+    """The value of a wire class. Raises InvalidRequest that names the field."""
+    try:
+        return kind.model_validate_json(json.dumps(value, ensure_ascii=False))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        param = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{param}: {message}" if param else message, param=param or None) from None
+
+
+def _bad(message: str) -> InvalidRequest:
+    return InvalidRequest(message, code="invalid_json")
+
+
+def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _bad(f"the request has {twice[:MAX_ECHO]!a} twice in one object")
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text.lstrip("-")) > MAX_DIGITS:
+        raise _bad(f"the request has a number of more than {MAX_DIGITS} digits")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _bad("the request has a number that is too large")
+    return value
+
+
+def _constant(text: str) -> float:
+    raise _bad(f"the request has {text}, which is no JSON")
+
+
+def _check_depth(value: Json) -> None:
+    level: list[Json] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level for inner in _inner(one)]
+        if not level:
+            return
+    raise _bad(f"the request is nested deeper than {MAX_DEPTH} levels")
+
+
+def _inner(value: Json) -> list[Json]:
+    found = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [one for one in found if isinstance(one, dict | list)]
+
+
+def _check_text(value: dict[str, Json]) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        raise _bad("the request has half of a character (a lone surrogate)") from None

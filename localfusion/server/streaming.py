@@ -1,0 +1,107 @@
+"""Replies that come in pieces: heartbeats while nothing is said, and a client's leaving that is noticed at once.
+
+What the pieces say is not known here.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from typing import TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from localfusion.server.sse import HEARTBEAT
+
+T = TypeVar("T")
+
+STALLED_S = 60.0
+"""How long a client may leave what it is sent unread."""
+
+
+class EventStream(Response):
+    """A reply of server-sent events. The frames are closed when all are sent, or the client leaves."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncGenerator[bytes], *, heartbeat_s: float) -> None:
+        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._frames = frames
+        self._heartbeat_s = heartbeat_s
+        self._next: asyncio.Task[bytes | None] | None = None
+
+    async def begin(self) -> "EventStream":
+        """Wait for the first frame, no longer than a client does without a word; raises what was raised before it."""
+        try:
+            if await self._arrived():
+                self._pending().result()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope
+        gone = asyncio.create_task(_left(receive))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async with asyncio.timeout(None) as stalled:
+                await self._send_all(send, gone, stalled)
+        except TimeoutError:
+            return  # the reply is not ended, so the connection is
+        finally:
+            gone.cancel()
+            await self._close()
+
+    async def _send_all(self, send: Send, gone: "asyncio.Task[None]", stalled: asyncio.Timeout) -> None:
+        frame: bytes | None = b""
+        while frame is not None and not gone.done():
+            frame = HEARTBEAT
+            if await self._arrived(gone):
+                frame, self._next = self._pending().result(), None
+            if not gone.done():
+                stalled.reschedule(asyncio.get_running_loop().time() + STALLED_S)
+                await send({"type": "http.response.body", "body": frame or b"", "more_body": frame is not None})
+                stalled.reschedule(None)
+
+    async def _arrived(self, *others: "asyncio.Task[None]") -> bool:
+        """Whether there is a frame, or the end, before a heartbeat is due or another task is done."""
+        frame = self._pending()
+        await asyncio.wait({frame, *others}, timeout=self._heartbeat_s, return_when=asyncio.FIRST_COMPLETED)
+        return frame.done()
+
+    def _pending(self) -> "asyncio.Task[bytes | None]":
+        if self._next is None:
+            self._next = asyncio.create_task(_following(self._frames))
+        return self._next
+
+    async def _close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            await asyncio.wait({self._next})
+        await self._frames.aclose()
+
+
+async def unless_left(work: Coroutine[None, None, T], receive: Receive) -> T:
+    """What the work comes to; it is cancelled, and ClientDisconnect raised, where the client leaves before."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.wait({working, gone})
+
+
+async def _following(frames: AsyncGenerator[bytes]) -> bytes | None:
+    return await anext(frames, None)
+
+
+async def _left(receive: Receive) -> None:
+    """Wait until the client leaves."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
