@@ -1,6 +1,7 @@
 """What a deliberation is doing, for a chat reply: stages, not texts. How it is sent is `sse`'s."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from localfusion.events import (
     AnalysisCompleted,
@@ -55,10 +56,9 @@ def _of_seat(event: Event, index: int, models: Mapping[str, str]) -> ChatProgres
 
 def _of_run(event: Event, index: int) -> ChatProgress | None:
     match event:
-        case RunStarted(run_id=run_id):
-            return ChatProgress(index=index, stage="started", detail=run_id)
-        case RunResumed(run_id=run_id):
-            return ChatProgress(index=index, stage="resumed", detail=run_id)
+        case RunStarted(run_id=run_id) | RunResumed(run_id=run_id):
+            stage: Literal["started", "resumed"] = "started" if isinstance(event, RunStarted) else "resumed"
+            return ChatProgress(index=index, stage=stage, detail=run_id)
         case DocumentsRead(done=0, of=of):
             return ChatProgress(index=index, stage="reading_documents", detail=f"{of} files")
         case AnalysisStarted(model=model):

@@ -72,6 +72,10 @@ class IncompleteDetails(Part):
     reason: Literal["max_output_tokens"] = "max_output_tokens"
 
 
+def _plain_text() -> JsonValue:
+    return {"format": {"type": "text"}}
+
+
 class Response(Part):
     """A response as it is now. From `background` on: what was asked, repeated; defaults are the protocol's."""
 
@@ -98,7 +102,7 @@ class Response(Part):
     safety_identifier: str | None = None
     service_tier: str | None = None
     temperature: float | None = None
-    text: JsonValue = Field(default_factory=lambda: {"format": {"type": "text"}})
+    text: JsonValue = Field(default_factory=_plain_text)
     tool_choice: JsonValue = "auto"
     tools: list[JsonValue] = Field(default_factory=list)
     top_logprobs: int = 0
