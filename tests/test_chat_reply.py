@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from localfusion.events import Generated, RunEnded
 from localfusion.messages import Delta, Json, Usage
-from localfusion.outer import Turned, TurnItem
+from localfusion.outer import Turned, TurnEnd, TurnItem
 from localfusion.server.chat_reply import ChatEvent, ChatReply
 from localfusion.server.sse import DONE, HEARTBEAT, frame
 from localfusion.wire.chat_reply import ChatChunk, ChatProgress
@@ -197,7 +197,7 @@ def test_choices_are_told_apart_and_paid_together() -> None:
     ("ending", "reason"),
     [("stop", "stop"), ("length", "length"), ("tool_calls", "tool_calls"), ("cancelled", "length")],
 )
-def test_every_end_of_a_turn_has_a_reason_that_clients_know(ending: str, reason: str) -> None:
+def test_every_end_of_a_turn_has_a_reason_that_clients_know(ending: TurnEnd, reason: str) -> None:
     made = reply()
     last = PLAIN[-1]
     assert isinstance(last, Turned)
