@@ -119,6 +119,12 @@ def test_the_pieces_of_a_stream_are_the_whole(items: list[TurnItem]) -> None:
     }
 
 
+def test_thinking_that_is_not_wanted_is_not_told() -> None:
+    made = reply(Order(hides_thinking=True))
+    assert deltas(fed(made, PLAIN))[1:] == [{"content": "caf"}, {"content": "é"}, {}]
+    assert "reasoning" not in dumped(made.completion().choices[0].message)
+
+
 def test_the_usage_is_told_last_with_no_choices_and_is_null_before_and_only_if_asked_for() -> None:
     told = [dumped(chunk) for chunk in chunks(fed(reply(Order(includes_usage=True)), PLAIN))]
     assert [chunk["usage"] for chunk in told[:-1]] == [None] * (len(told) - 1)
@@ -272,7 +278,7 @@ def test_who_took_what_is_told_for_every_seat() -> None:
         ("panelist", "c", "far"): 9,
         ("judge", None, "judge-model"): 100,
         ("writer", None, "judge-model"): 130,
-        ("outer", None, "judge-model"): 7,
+        ("outer", None, "outer"): 7,
     }
     assert dumped(usage.server_tool_use_details) == {
         "tool_calls_requested": 3,

@@ -92,6 +92,12 @@ def test_a_plain_answer_is_told_from_the_thought_to_the_end() -> None:
     assert (message.content[0].text, len(message.content[0].logprobs)) == ("café", 3)
 
 
+def test_thinking_that_is_not_wanted_is_no_item() -> None:
+    made = reply(Order(hides_thinking=True))
+    fed(made, PLAIN)
+    assert [item.type for item in made.response().output] == ["message"]
+
+
 def test_calls_are_items_of_their_own() -> None:
     made = reply()
     told = types(fed(made, CALLING))

@@ -34,6 +34,7 @@ class Order:
     is_background: bool = False
     is_stored: bool = True
     echo: Mapping[str, Json] = field(default_factory=dict)
+    hides_thinking: bool = False
 
 
 TOKENS = (

@@ -52,13 +52,13 @@ class Bill:
     local_seconds: float = 0.0
 
 
-def bill(heard: Heard, turned: Turned) -> Bill:
-    """What a finished turn took."""
+def bill(heard: Heard, turned: Turned, *, outer_model: str) -> Bill:
+    """What a finished turn took; `outer_model` is the name of the model that was asked."""
     outcome = turned.outcome
     if outcome is None:
-        account = Account("outer", turned.model, turned.usage)
+        account = Account("outer", outer_model, turned.usage)
         return Bill(turned.usage, (account,), local_seconds=turned.usage.seconds)
-    seats = [*_seats(heard, outcome, turned), Account("outer", turned.model, turned.outer_usage)]
+    seats = [*_seats(heard, outcome), Account("outer", outer_model, turned.outer_usage)]
     rest = _less(turned.usage, _sum(seat.usage for seat in seats))
     accounts = tuple(seat for seat in (*seats, Account("other", "", rest)) if _is_something(seat.usage))
     elsewhere = _sum(use.usage for use in outcome.cloud)
@@ -103,16 +103,16 @@ def responses_usage(bills: Sequence[Bill], *, watts: float | None, elapsed_s: fl
     )
 
 
-def _seats(heard: Heard, outcome: Outcome, turned: Turned) -> list[Account]:
+def _seats(heard: Heard, outcome: Outcome) -> list[Account]:
     """The seats of a deliberation, in the order of the panel, then the judge and whoever wrote the answer."""
     told = {response.id: response.usage for response in outcome.responses} | {JUDGE: outcome.judge_usage}
     used = {**told, **heard.state.used} if heard.is_whole else told
     models = names(heard, outcome)
     panel = [Account("panelist", models[id], used[id], id) for id in models if id in used]
     judge = used.get(JUDGE, Usage())
-    others = [Account("writer", turned.model, used[id]) for id in used if id not in models and id != JUDGE]
+    others = [Account("writer", heard.writer, used[id]) for id in used if id not in models and id != JUDGE]
     if not others and _is_within(heard.written, judge):
-        judge, others = _less(judge, heard.written), [Account("writer", turned.model, heard.written)]
+        judge, others = _less(judge, heard.written), [Account("writer", heard.writer, heard.written)]
     return [*panel, Account("judge", outcome.judge_model, judge), *others]
 
 

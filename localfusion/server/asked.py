@@ -8,7 +8,10 @@ from localfusion.outer import TurnRequest
 
 
 class Asked(Protocol):
-    """A request as it was understood; `echo` are the fields that a response repeats."""
+    """A request as it was understood; `echo` are the fields that a response repeats.
+
+    `hides_thinking`: the reply has no reasoning of its own.
+    """
 
     @property
     def turn(self) -> TurnRequest: ...
@@ -27,3 +30,6 @@ class Asked(Protocol):
 
     @property
     def echo(self) -> Mapping[str, Json]: ...
+
+    @property
+    def hides_thinking(self) -> bool: ...

@@ -103,12 +103,12 @@ class ChatReply:
             id=self._id,
             created=self._created,
             model=self._model,
-            choices=[_choice(index, turned) for index, turned in turns],
+            choices=[_choice(index, turned, hides_thinking=self._order.hides_thinking) for index, turned in turns],
             usage=self._usage(),
         )
 
     def _write(self, choice: _Choice, index: int, item: Delta) -> list[ChatEvent]:
-        if not item.text and not item.logprobs:
+        if (not item.text and not item.logprobs) or self._hides(item):
             return []
         if item.kind == "thinking":
             delta = wire.ChatDelta(reasoning=item.text, reasoning_content=item.text)
@@ -116,6 +116,9 @@ class ChatReply:
             choice.written += item.text
             delta = wire.ChatDelta(content=item.text)
         return [*self._role(choice, index), self._piece(index, delta, logprobs=_logprobs(item.logprobs))]
+
+    def _hides(self, delta: Delta) -> bool:
+        return delta.kind == "thinking" and self._order.hides_thinking
 
     def _call(self, choice: _Choice, index: int, call: FunctionCall) -> list[ChatEvent]:
         function = wire.CalledFunction(name=call.name, arguments=call.arguments)
@@ -127,7 +130,7 @@ class ChatReply:
         """The end of a choice: what was not told yet, the citations, the reason why it ended."""
         choice.turned = turned
         self._model = turned.model
-        self._bills.append(bill(choice.heard, turned))
+        self._bills.append(bill(choice.heard, turned, outer_model=self._order.turn.model.name))
         if self.failure is not None:
             return []
         told = self._role(choice, index)
@@ -172,15 +175,16 @@ class ChatReply:
         return chat_usage(self._bills, watts=self._watts, elapsed_s=self._clock() - self._begun)
 
 
-def _choice(index: int, turned: Turned) -> wire.ChatChoice:
+def _choice(index: int, turned: Turned, *, hides_thinking: bool) -> wire.ChatChoice:
+    thinking = None if hides_thinking else turned.thinking or None
     calls = [
         wire.ChatToolCall(id=call.id, function=wire.CalledFunction(name=call.name, arguments=call.arguments))
         for call in turned.calls
     ]
     message = wire.ChatMessage(
         content=None if calls and not turned.content else turned.content,
-        reasoning=turned.thinking or None,
-        reasoning_content=turned.thinking or None,
+        reasoning=thinking,
+        reasoning_content=thinking,
         tool_calls=calls or None,
         annotations=_annotations(turned) or None,
     )

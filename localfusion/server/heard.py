@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from localfusion import run_state
 from localfusion.citations import renumber
-from localfusion.events import AnswerCompleted, Event, ToolCalled, ToolReturned
+from localfusion.events import AnswerCompleted, AnswerStarted, Event, ToolCalled, ToolReturned
 from localfusion.messages import Usage
 from localfusion.outcome import Outcome
 from localfusion.run_state import RunState
@@ -14,10 +14,11 @@ from localfusion.tools import WEB_SEARCH
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """`state` is the deliberation; `written` is what its final answer took, of what the state says in all."""
+    """`state` is the deliberation; `written` is what its final answer took, of all that the state says, by `writer`."""
 
     state: RunState = field(default_factory=RunState)
     written: Usage = field(default_factory=Usage)
+    writer: str = ""
     n_requested: int = 0
     n_executed: int = 0
     n_searches: int = 0
@@ -42,6 +43,8 @@ def hear(heard: Heard, event: Event) -> Heard:
         case ToolReturned(result=result):
             n_searches = heard.n_searches + (result.ok and result.call.name == WEB_SEARCH.name)
             return replace(heard, n_executed=heard.n_executed + result.ok, n_searches=n_searches)
+        case AnswerStarted(model=model):
+            return replace(heard, writer=model)
         case AnswerCompleted(usage=usage):
             return replace(heard, written=heard.written + usage)
         case _:

@@ -138,9 +138,9 @@ class ResponsesReply:
         return [*self._items, *([] if self._open is None else [self._open.item()])]
 
     def _write(self, delta: Delta) -> list[wire.ResponsesEvent]:
-        if not delta.text and not delta.logprobs:
-            return []
         is_thought = delta.kind == "thinking"
+        if (not delta.text and not delta.logprobs) or (is_thought and self._order.hides_thinking):
+            return []
         told: list[wire.ResponsesEvent] = []
         if self._open is None or self._open.is_thought != is_thought:
             told += self._close()
@@ -160,7 +160,8 @@ class ResponsesReply:
     def _turn(self, turned: Turned) -> list[wire.ResponsesEvent]:
         self._model = turned.model
         elapsed_s = self._clock() - self._begun
-        self._usage = responses_usage([bill(self._heard, turned)], watts=self._watts, elapsed_s=elapsed_s)
+        took = bill(self._heard, turned, outer_model=self._order.turn.model.name)
+        self._usage = responses_usage([took], watts=self._watts, elapsed_s=elapsed_s)
         told = [] if turned.outcome is None else self._conclude(turned.outcome)
         if turned.outcome is not None and turned.outcome.status == "error":
             return [*told, *self.fail(failure(turned.outcome))]
