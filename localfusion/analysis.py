@@ -135,9 +135,13 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class FailedModel:
-    """A panelist that gave no answer, why, and what to do about it; partial failure is data."""
+    """A panelist that gave no answer, why, and what to do about it; partial failure is data.
+
+    `status_code` is HTTP's, where a provider refused or failed.
+    """
 
     id: str
     model: str
     error: str
     hint: str = ""
+    status_code: int | None = None

@@ -76,6 +76,16 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A [n] and where it stands: `answer[start:end]`; `quote` is the quotation right before it, if there is one."""
+
+    number: int
+    start: int
+    end: int
+    quote: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredText:
     """What one source number stands for: its address, its title and the whole stored text.
 
@@ -107,6 +117,16 @@ def find_claims(answer: str) -> tuple[Claim, ...]:
             pending = text
             start = mark.end()
     return tuple(claims)
+
+
+def find_marks(answer: str) -> tuple[Mark, ...]:
+    """Every [n] of `answer` outside of quotations, in order."""
+    quotes = {found.end(): found.group("quote") for found in _QUOTED.finditer(answer)}
+    return tuple(
+        Mark(int(found.group("number")), found.start("number") - 1, found.end(), quotes.get(found.end()))
+        for found in _QUOTED_OR_MARK.finditer(answer)
+        if not found.group("quoted")
+    )
 
 
 def check(answer: str, sources: Mapping[int, StoredText]) -> tuple[Citation, ...]:

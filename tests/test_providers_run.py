@@ -34,7 +34,19 @@ from localfusion.tools import CountTokens, Toolbox
 from tests.asking import ENVIRON, remote
 from tests.harbour import HARBOUR, OPEN_QUESTION, micro_panel, request, surroundings
 from tests.obedient import Obedient, scheduler_of
-from tests.provider_server import ProviderServer, Reply, Sent, called, delta, events, http, provider, spoken, usage
+from tests.provider_server import (
+    ProviderServer,
+    Reply,
+    Sent,
+    called,
+    delta,
+    events,
+    http,
+    provider,
+    refused,
+    spoken,
+    usage,
+)
 
 QUESTION = "Who keeps Skerry?"
 INVENTED = "forty cats live in the tower"
@@ -151,6 +163,12 @@ def test_a_panelist_may_be_a_providers(harbour: LocalDocuments, is_tools: bool) 
     assert (use.id, use.model, use.remote_model, use.calls) == ("a", "far", "maker/far-1", 3)
     assert use.usage == mine.usage
     assert outcome.usage == sum_of(heard)
+
+
+def test_a_panelist_whose_provider_refused_says_with_what_status(harbour: LocalDocuments) -> None:
+    with provider(refused(402)) as server:
+        outcome, _ = run(harbour, server, who="a", is_tools=False)
+    assert [(failed.id, failed.status_code) for failed in outcome.failed_models] == [("a", 402)]
 
 
 @pytest.mark.parametrize("is_tools", [False, True], ids=["json_schema", "tools"])

@@ -10,7 +10,7 @@ from localfusion.deliberation.checking import checked_response
 from localfusion.deliberation.desk import count_tokens_of
 from localfusion.deliberation.holding import leased, with_fallbacks
 from localfusion.deliberation.run import Run
-from localfusion.errors import DeliberationFailed, ModelError
+from localfusion.errors import DeliberationFailed, ModelError, ProviderError
 from localfusion.events import PanelistCompleted, PanelistFailed
 
 
@@ -36,7 +36,8 @@ async def _answer_seat(run: Run, id: str) -> None:
     try:
         response = await with_fallbacks(run, id, partial(_answer, run, id))
     except ModelError as error:
-        run.say(PanelistFailed(FailedModel(id, run.panelist(id).model.name, error.message, error.hint)))
+        status = error.status if isinstance(error, ProviderError) else None
+        run.say(PanelistFailed(FailedModel(id, run.panelist(id).model.name, error.message, error.hint, status)))
     else:
         checked = await checked_response(run, response)
         run.say(PanelistCompleted(checked))

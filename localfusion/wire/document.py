@@ -162,7 +162,7 @@ def _run(outcome: Outcome) -> RunDocument:
         responses=[_response(response) for response in outcome.responses],
         failed_models=[FailedModelPart(id=f.id, model=f.model, error=f.error) for f in outcome.failed_models],
         failure_reason=outcome.failure_reason,
-        sources=_sources(outcome),
+        sources=sources(outcome),
         searched=list(outcome.searched),
         judge=JudgePart(
             model=outcome.judge_model, tool_calls=_tool_calls(outcome.judge_steps), usage=_usage(outcome.judge_usage)
@@ -245,7 +245,7 @@ def _usage(usage: Usage) -> UsagePart:
     )
 
 
-def _sources(outcome: Outcome) -> list[SourcePart]:
+def sources(outcome: Outcome) -> list[SourcePart]:
     """Every source that the run cites and that holds what is cited, once, the answer's first."""
     citations = [*outcome.citations, *(c for response in outcome.responses for c in response.citations)]
     titles: dict[str, str] = {}
