@@ -199,16 +199,16 @@ def kill_when_ready(id: str, file: str, *, times: int) -> Callable[[Event], None
     return listen
 
 
-def test_a_killed_worker_is_started_once_more(fresh: Path, outcome: Outcome) -> None:
-    (again,) = ask(fresh, request(), listen=kill_when_ready("a", "micro-a.gguf", times=1))
+def test_a_killed_worker_is_started_once_more(tmp_path: Path, outcome: Outcome) -> None:
+    (again,) = ask(tmp_path, request(), listen=kill_when_ready("a", "micro-a.gguf", times=1))
     assert again.failed_models == ()
     assert [response.content for response in again.responses] == [r.content for r in outcome.responses]
     assert again.answer == outcome.answer
     assert [warning for warning in again.warnings if "SIGKILL" in warning and "once more" in warning]
 
 
-def test_a_panelist_that_is_killed_again_costs_its_own_answer_alone(fresh: Path) -> None:
-    (outcome,) = ask(fresh, request(), listen=kill_when_ready("a", "micro-a.gguf", times=2))
+def test_a_panelist_that_is_killed_again_costs_its_own_answer_alone(tmp_path: Path) -> None:
+    (outcome,) = ask(tmp_path, request(), listen=kill_when_ready("a", "micro-a.gguf", times=2))
     assert outcome.status == "ok"
     (failed,) = outcome.failed_models
     assert failed.id == "a"
@@ -230,9 +230,9 @@ def test_when_all_are_killed_the_run_says_why(fresh: Path) -> None:
     assert "SIGKILL" in outcome.error
 
 
-def test_a_killed_judge_leaves_the_panels_answers(fresh: Path) -> None:
+def test_a_killed_judge_leaves_the_panels_answers(tmp_path: Path) -> None:
     listen = kill_when_ready("judge", "micro-judge.gguf", times=2)
-    (outcome,) = ask(fresh, request(), listen=listen)
+    (outcome,) = ask(tmp_path, request(), listen=listen)
     assert (outcome.status, outcome.failure_reason) == ("ok", "judge_upstream_error")
     assert outcome.analysis is None
     assert len(outcome.responses) == 3
