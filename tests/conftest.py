@@ -1,6 +1,7 @@
 """Settings of every test: no time is asserted, hypothesis's own limits included. And what needs a network."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from tests.real_models import UnreachableError, fetch_models
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+# Commands and workers that tests start read compiled modules; without them each compiles the whole package once more.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """What the tests of whole runs share: the harbour folder, the micro panel, a home of their own."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ HARBOUR = ROOT / "examples" / "harbour"
 OPEN_QUESTION = "What do the sources say about Skerry?"
 
 
+@functools.cache
 def micro_panel(*panel: str) -> PanelSpec:
     """The panel of the preset `micro`, or another one with its judge."""
     chosen = Choice(preset="micro") if not panel else Choice(preset="micro", panel=panel)

@@ -36,11 +36,12 @@ def test_a_new_environment_is_installed_from_a_bundle_alone(tmp_path: Path) -> N
     with tarfile.open(file) as archive:
         archive.extractall(tmp_path / "opened", filter="data")
     assert "models load room.tar" in (tmp_path / "opened" / "README.txt").read_text()
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
     python = str(tmp_path / "venv" / "bin" / "python")
-    wheels = ("--no-index", "--find-links", str(tmp_path / "opened" / "wheels"), "localfusion")
+    wheels = ("--no-index", "--no-compile", "--find-links", str(tmp_path / "opened" / "wheels"), "localfusion")
     without_settings = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
-    subprocess.run([python, "-m", "pip", "install", "-q", *wheels], check=True, env=without_settings, cwd=tmp_path)
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", *wheels]
+    subprocess.run(install, check=True, env=without_settings, cwd=tmp_path)
     home = {**without_settings, "LOCALFUSION_HOME": str(tmp_path / "home")}
     command = [python, "-m", "localfusion", "models", "load", str(file)]
     loaded = subprocess.run(command, env=home, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -32,7 +32,7 @@ from localfusion.events import (
 )
 from localfusion.messages import SourcesSpec, local_models
 from localfusion.outcome import Outcome
-from localfusion.session import open_session
+from localfusion.session import MEASUREMENTS_FOLDER, open_session
 from localfusion.store import RunRequest, Store
 from localfusion.wire.document import RunDocument, document
 from tests.harbour import HARBOUR, OPEN_QUESTION, micro_panel, request, start, surroundings
@@ -67,6 +67,14 @@ def outcome(home: Path, heard: list[Event]) -> Outcome:
     """One run on the open question, looked at by many tests."""
     (outcome,) = ask(home, request(), listen=heard.append)
     return outcome
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, home: Path, outcome: Outcome) -> Path:
+    """A home in which nobody asked yet; only what the models take is known there from the one that was asked in."""
+    assert outcome.status == "ok"
+    shutil.copytree(home / MEASUREMENTS_FOLDER, tmp_path / MEASUREMENTS_FOLDER)
+    return tmp_path
 
 
 def test_every_panelist_searches_and_answers(outcome: Outcome) -> None:
@@ -131,34 +139,34 @@ def test_the_document_is_the_run(outcome: Outcome, home: Path) -> None:
     RunDocument.model_validate_json(json.dumps(written))
 
 
-def test_the_same_question_gets_the_same_answer_from_lone_sequences(tmp_path: Path, outcome: Outcome) -> None:
-    (again,) = ask(tmp_path, request())
+def test_the_same_question_gets_the_same_answer_from_lone_sequences(fresh: Path, outcome: Outcome) -> None:
+    (again,) = ask(fresh, request())
     assert [response.content for response in again.responses] == [response.content for response in outcome.responses]
     assert again.answer == outcome.answer
 
 
-def test_two_runs_at_once(tmp_path: Path) -> None:
-    one, two = ask(tmp_path, request(), request("What is the height of Skerry?"))
+def test_two_runs_at_once(fresh: Path) -> None:
+    one, two = ask(fresh, request(), request("What is the height of Skerry?"))
     assert (one.status, two.status) == ("ok", "ok")
     assert one.run_id != two.run_id
     assert two.question == "What is the height of Skerry?"
 
 
-def test_seats_on_one_file_share_a_worker_and_are_told_apart(tmp_path: Path) -> None:
+def test_seats_on_one_file_share_a_worker_and_are_told_apart(fresh: Path) -> None:
     pids: set[int] = set()
 
     def count_workers(event: Event) -> None:
         if isinstance(event, ModelReady | ToolReturned):
             pids.update(child.pid for child in psutil.Process().children(recursive=True))
 
-    (outcome,) = ask(tmp_path, request(panel=micro_panel("micro-a", "micro-a", "micro-a")), listen=count_workers)
+    (outcome,) = ask(fresh, request(panel=micro_panel("micro-a", "micro-a", "micro-a")), listen=count_workers)
     assert [response.id for response in outcome.responses] == ["a", "b", "c"]
     assert {response.model for response in outcome.responses} == {"micro-a"}
     assert len(pids) == 2
 
 
-def test_without_documents_a_run_still_ends(tmp_path: Path) -> None:
-    (outcome,) = ask(tmp_path, RunRequest(OPEN_QUESTION, micro_panel(), SourcesSpec()))
+def test_without_documents_a_run_still_ends(fresh: Path) -> None:
+    (outcome,) = ask(fresh, RunRequest(OPEN_QUESTION, micro_panel(), SourcesSpec()))
     assert outcome.status == "ok"
     assert outcome.citations == ()
 
@@ -209,13 +217,13 @@ def test_a_panelist_that_is_killed_again_costs_its_own_answer_alone(tmp_path: Pa
     assert outcome.answer
 
 
-def test_when_all_are_killed_the_run_says_why(tmp_path: Path) -> None:
+def test_when_all_are_killed_the_run_says_why(fresh: Path) -> None:
     def listen(event: Event) -> None:
         if isinstance(event, ModelReady):
             for worker in psutil.Process().children(recursive=True):
                 worker.kill()
 
-    (outcome,) = ask(tmp_path, request(), listen=listen)
+    (outcome,) = ask(fresh, request(), listen=listen)
     assert (outcome.status, outcome.failure_reason) == ("error", "all_panels_failed")
     assert [failed.id for failed in outcome.failed_models] == ["a", "b", "c"]
     assert outcome.error is not None
@@ -230,42 +238,42 @@ def test_a_killed_judge_leaves_the_panels_answers(tmp_path: Path) -> None:
     assert len(outcome.responses) == 3
 
 
-def test_a_question_longer_than_the_context_is_refused_by_name(tmp_path: Path) -> None:
-    (outcome,) = ask(tmp_path, request("What is the height of Skerry? " * 400))
+def test_a_question_longer_than_the_context_is_refused_by_name(fresh: Path) -> None:
+    (outcome,) = ask(fresh, request("What is the height of Skerry? " * 400))
     assert outcome.status == "error"
     assert outcome.error is not None
     assert "2048" in outcome.error
 
 
-def test_an_answer_without_room_is_said_to_be_cut(tmp_path: Path) -> None:
+def test_an_answer_without_room_is_said_to_be_cut(fresh: Path) -> None:
     panel = micro_panel()
     first = replace(panel.panelists[0], max_tokens=12)
-    (outcome,) = ask(tmp_path, request("What is the height of Skerry?", replace(panel, panelists=(first,))))
+    (outcome,) = ask(fresh, request("What is the height of Skerry?", replace(panel, panelists=(first,))))
     assert [warning for warning in outcome.warnings if "cut short" in warning]
 
 
-def test_answers_that_do_not_fit_the_judge_are_shortened_and_said_to_be(tmp_path: Path) -> None:
+def test_answers_that_do_not_fit_the_judge_are_shortened_and_said_to_be(fresh: Path) -> None:
     panel = micro_panel()
     n_ctx = 768
     judge = replace(panel.judge, model=replace(panel.judge.model, n_ctx=n_ctx))
-    (outcome,) = ask(tmp_path, request(panel=replace(panel, judge=judge)))
+    (outcome,) = ask(fresh, request(panel=replace(panel, judge=judge)))
     (warning,) = [warning for warning in outcome.warnings if "shortened" in warning]
     assert any(
         f" {response.id}" in warning.removesuffix("were shortened to fit the judge's context")
         for response in outcome.responses
     )
-    (ended,) = [e for e in Store(tmp_path).events(outcome.run_id) if isinstance(e, AnalysisCompleted | AnalysisFailed)]
+    (ended,) = [e for e in Store(fresh).events(outcome.run_id) if isinstance(e, AnalysisCompleted | AnalysisFailed)]
     assert 0 < ended.usage.prompt_tokens <= n_ctx // 2
     assert (outcome.status, len(outcome.responses)) == ("ok", 3)
 
 
-def test_a_long_question_leaves_the_judge_room_and_blames_no_answer(tmp_path: Path) -> None:
+def test_a_long_question_leaves_the_judge_room_and_blames_no_answer(fresh: Path) -> None:
     question = "What is the height of Skerry? " * 150  # which no member was trained to answer: what it writes is noise
     panel = micro_panel()
     short = replace(panel, panelists=tuple(replace(seat, max_tokens=24) for seat in panel.panelists))
-    (outcome,) = ask(tmp_path, request(question, panel=short))
+    (outcome,) = ask(fresh, request(question, panel=short))
     assert [warning for warning in outcome.warnings if "shortened" in warning] == []
-    (ended,) = [e for e in Store(tmp_path).events(outcome.run_id) if isinstance(e, AnalysisCompleted | AnalysisFailed)]
+    (ended,) = [e for e in Store(fresh).events(outcome.run_id) if isinstance(e, AnalysisCompleted | AnalysisFailed)]
     assert ended.usage.prompt_tokens > 1024
     assert ended.usage.completion_tokens > 20
 
@@ -386,13 +394,13 @@ def test_a_run_that_is_cancelled_while_documents_are_read_is_stored_and_goes_on(
     assert any("is 7 metres" in citation.quote for response in resumed.responses for citation in response.citations)
 
 
-def test_a_document_that_changed_before_a_run_went_on_is_quoted_as_it_was_read(tmp_path: Path) -> None:
-    page = tmp_path / "skerry.md"
+def test_a_document_that_changed_before_a_run_went_on_is_quoted_as_it_was_read(fresh: Path) -> None:
+    page = fresh / "skerry.md"
     page.write_text("The height of Skerry is 40 metres.\n")
     asked = replace(request("What is the height of Skerry?"), sources=SourcesSpec(docs=(page,)))
-    run_id = cancel_at(tmp_path, lambda event: isinstance(event, ToolReturned), asked)
+    run_id = cancel_at(fresh, lambda event: isinstance(event, ToolReturned), asked)
     page.write_text("The height of Skerry is 41 metres.\n")
-    resumed, events = resume(tmp_path, run_id)
+    resumed, events = resume(fresh, run_id)
     read = {p.text for event in events if isinstance(event, ToolReturned) for p in event.result.passages}
     assert read == {"The height of Skerry is 40 metres.", "The height of Skerry is 41 metres."}
     quoted = [citation for response in resumed.responses for citation in response.citations]

@@ -31,7 +31,7 @@ def free_port() -> int:
         return port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def llama_server() -> Iterator[str]:
     """The address of a server of the micro judge, which says something to anything; it has started when it answers."""
     port = free_port()

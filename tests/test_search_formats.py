@@ -575,10 +575,25 @@ def test_a_pdf_of_too_many_pages_is_refused() -> None:
 
 def expanding_pdf() -> bytes:
     """A few kilobytes that are three gigabytes of a page."""
-    compressor = zlib.compressobj(9)
-    once = b"".join(compressor.compress(b" " * 2**24) for _ in range(192)) + compressor.flush()
+    once = spaces(n_blocks=192)
     twice = zlib.compress(once, 9)
     return PDF % (b"3 0 R", 1, len(twice), twice)
+
+
+def spaces(*, n_blocks: int) -> bytes:
+    """What zlib makes of so many times 16 MiB of spaces, each block flushed: all but the first are the same bytes."""
+    n = n_blocks << 24
+    compressor = zlib.compressobj(9)
+    content = b" " * 2**24
+    first = compressor.compress(content) + compressor.flush(zlib.Z_FULL_FLUSH)
+    block = compressor.compress(content) + compressor.flush(zlib.Z_FULL_FLUSH)
+    sums = ((n + 32 * n * (n + 1) // 2) % 65521, (1 + 32 * n) % 65521)  # Adler-32 of n spaces
+    end = b"\x01\x00\x00\xff\xff"  # an empty last block
+    return first + block * (n_blocks - 1) + end + b"".join(one.to_bytes(2, "big") for one in sums)
+
+
+def test_spaces_are_what_zlib_reads() -> None:
+    assert zlib.decompress(spaces(n_blocks=2)) == b" " * 2**25
 
 
 def test_hostile_files_cost_themselves_alone(tmp_path: Path) -> None:
