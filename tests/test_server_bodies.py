@@ -6,11 +6,10 @@ from contextlib import suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
 
 from localfusion.errors import InvalidRequest
 from localfusion.messages import Json
-from localfusion.server.bodies import MAX_DEPTH, checked, parse_object
+from localfusion.server.bodies import MAX_DEPTH, parse_object
 
 BAD: tuple[tuple[str, bytes, str], ...] = (
     ("nothing", b"", "is no JSON"),
@@ -70,19 +69,3 @@ def test_any_bytes_are_an_object_or_refused(raw: bytes) -> None:
     with suppress(InvalidRequest):
         found = parse_object(raw)
     assert isinstance(found, dict)
-
-
-class Asked(BaseModel):
-    """A request of the tests."""
-
-    temperature: float = Field(1, ge=0, le=2)
-    parts: list[dict[str, int]] = []
-
-
-@pytest.mark.parametrize(
-    ("value", "param"), [({"temperature": "hot"}, "temperature"), ({"parts": [{"a": 1}, {"b": "x"}]}, "parts.1.b")]
-)
-def test_a_wrong_field_is_named(value: dict[str, Json], param: str) -> None:
-    with pytest.raises(InvalidRequest, match=param) as caught:
-        checked(Asked, value)
-    assert caught.value.param == param

@@ -80,6 +80,7 @@ def serve(
         sources=sources,
         cloud=leave.leave(surroundings, offline=sources.offline),
         keys=KeyRing(home_directory(surroundings)),
+        is_stored=not no_store,
     )
     _check_keys(opening)
     log_to([_log_handler()])
@@ -88,7 +89,14 @@ def serve(
         with closing(bound_socket(opening.settings.host, opening.settings.port)) as listening:
             if sources.offline:  # what listens already may; nothing is reached from here
                 go_offline()
-            async with open_session(surroundings, stored=not no_store, memory_bytes=memory, vram_bytes=vram) as session:
+            async with open_session(
+                surroundings,
+                stored=not no_store,
+                memory_bytes=memory,
+                vram_bytes=vram,
+                parallel=opening.settings.parallel,
+                max_runs=opening.settings.max_queue,
+            ) as session:
                 _say_where(opening.settings.host, listening.getsockname()[1], has_keys=opening.keys.is_closed)
                 await run_server(opening, session, listening)
 

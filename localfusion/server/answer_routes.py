@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Literal, cast
 
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
@@ -13,64 +12,71 @@ from localfusion.errors import InvalidRequest, LocalFusionError, NoSuchResponse
 from localfusion.messages import Json
 from localfusion.server.access import LOG, REQUEST_ID
 from localfusion.server.answering import Answering
-from localfusion.server.bodies import checked, read_json
+from localfusion.server.bodies import read_json
 from localfusion.server.errors import told
 from localfusion.server.guard import caller_of
-from localfusion.server.jobs import Job, JobRequest, Work
-from localfusion.server.limits import Place
+from localfusion.server.jobs import Job, JobKind, JobRequest, Work
+from localfusion.server.limits import Place, Queue
 from localfusion.server.openapi import OF_ANY, OF_WORK, body_of, errors, streamed
-from localfusion.server.parts import EmbeddingsAsked, JobKeeper, Order, Parts
+from localfusion.server.orders import Order, OrderBook
 from localfusion.server.served import Served
 from localfusion.server.sse import DONE, frame
 from localfusion.server.streaming import EventStream, unless_left
+from localfusion.wire.asked import read
+from localfusion.wire.chat import ChatRequest
+from localfusion.wire.chat_reply import ChatChunk, ChatCompletion
+from localfusion.wire.embeddings import EmbeddingsRequest
 from localfusion.wire.listings import Deleted, EmbeddingList
+from localfusion.wire.responses import ResponsesRequest
+from localfusion.wire.responses_reply import Response as WireResponse
+from localfusion.wire.responses_reply import StreamedEvent
 
 DEPTH_HEADER = "x-openrouter-fusion-depth"
-MAX_TEXTS = 2048
 
 
 class AnswerRoutes:
     """The endpoints, over what the server stands on."""
 
-    def __init__(self, served: Served, parts: Parts, jobs: JobKeeper) -> None:
+    def __init__(self, served: Served) -> None:
         self._served = served
-        self._parts = parts
-        self._jobs = jobs
-        self._answering = answering_of(served, parts)
+        self._jobs = served.jobs
+        self._answering = served.answering
 
     def add_to(self, app: FastAPI, prefix: str) -> None:
         """Put the routes under a prefix."""
-        wire, work, kept = self._parts.wire, errors(prefix, OF_WORK), errors(prefix, OF_ANY | {404})
+        work, kept = errors(prefix, OF_WORK), errors(prefix, OF_ANY | {404})
         app.post(
             f"{prefix}/chat/completions",
-            response_model=wire.chat_completion,
-            openapi_extra=body_of(wire.chat_request),
-            responses=work | streamed(wire.chat_chunk),
+            response_model=ChatCompletion,
+            openapi_extra=body_of(ChatRequest),
+            responses=work | streamed(ChatChunk),
         )(self.chat)
         app.post(
             f"{prefix}/responses",
-            response_model=wire.response,
-            openapi_extra=body_of(wire.responses_request),
-            responses=work | streamed(wire.response_event),
+            response_model=WireResponse,
+            openapi_extra=body_of(ResponsesRequest),
+            responses=work | streamed(StreamedEvent),
         )(self.respond)
         path = f"{prefix}/responses/{{id}}"
-        app.get(path, response_model=wire.response, responses=work | streamed(wire.response_event))(self.get)
+        app.get(path, response_model=WireResponse, responses=work | streamed(StreamedEvent))(self.get)
         app.delete(path, response_model=Deleted, responses=kept)(self.delete)
-        app.post(f"{path}/cancel", response_model=wire.response, responses=kept)(self.cancel)
+        app.post(f"{path}/cancel", response_model=WireResponse, responses=kept)(self.cancel)
         app.post(
             f"{prefix}/embeddings",
             response_model=EmbeddingList,
-            openapi_extra=body_of(wire.embeddings_request),
+            openapi_extra=body_of(EmbeddingsRequest),
             responses=work,
         )(self.embed)
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation, whole or in pieces."""
         value = await self._read(request)
-        body = checked(self._parts.wire.chat_request, value)
-        order = await asyncio.to_thread(self._parts.orders.chat, body, depth=_depth(request))
+        body = read(ChatRequest, value)
+        order = await asyncio.to_thread(self._served.orders.chat, body, depth=_depth(request))
         place = self._place(request)
-        job = await self._start("chat", order, {"body": value}, self._answering.chat(order, place), request)
+        job = await self._start(
+            order, {"body": value}, self._answering.chat(order, place), place=place, kind="chat", request=request
+        )
         if order.is_streamed:
             return await self._stream(_chat_frames(job, request.scope["path"]))
         return JSONResponse(await unless_left(job.result(), request.receive))
@@ -78,13 +84,15 @@ class AnswerRoutes:
     async def respond(self, request: Request) -> Response:
         """Answer as the Responses API does: whole, in pieces, or in the background."""
         value = await self._read(request)
-        body = checked(self._parts.wire.responses_request, value)
+        body = read(ResponsesRequest, value)
         history = await self._history(value.get("previous_response_id"), request)
         depth = _depth(request)
-        order = await asyncio.to_thread(self._parts.orders.responses, body, depth=depth, history=history)
+        order = await asyncio.to_thread(self._served.orders.responses, body, depth=depth, history=history)
         place = self._place(request)
         asked: Json = {"body": value, "depth": depth, "history": list(history)}
-        job = await self._start("responses", order, asked, self._answering.responses(order, place), request)
+        job = await self._start(
+            order, asked, self._answering.responses(order, place), place=place, kind="responses", request=request
+        )
         if order.is_streamed:
             return await self._stream(_response_frames(job, request.scope["path"]))
         if order.is_background:
@@ -111,14 +119,11 @@ class AnswerRoutes:
 
     async def embed(self, request: Request) -> Response:
         """The vectors of texts."""
-        asked = cast("EmbeddingsAsked", checked(self._parts.wire.embeddings_request, await self._read(request)))
-        texts = [asked.input] if isinstance(asked.input, str) else list(asked.input)
-        if not 0 < len(texts) <= MAX_TEXTS:
-            raise InvalidRequest(f"input takes 1 to {MAX_TEXTS} texts", param="input")
+        asked = read(EmbeddingsRequest, await self._read(request))
         place = self._place(request)
         try:
             work = self._served.embedding.vectors(
-                asked.model, texts, encoding=asked.encoding_format, dimensions=asked.dimensions
+                asked.model, asked.texts, encoding=asked.encoding_format, dimensions=asked.dimensions
             )
             return JSONResponse((await unless_left(work, request.receive)).model_dump())
         finally:
@@ -136,7 +141,7 @@ class AnswerRoutes:
         return self._served.queue.take(caller.name, caller.max_queue)
 
     async def _start(
-        self, kind: Literal["chat", "responses"], order: Order, asked: Json, work: Work, request: Request
+        self, order: Order, asked: Json, work: Work, *, place: Place, kind: JobKind, request: Request
     ) -> Job:
         job_request = JobRequest(
             kind,
@@ -146,7 +151,13 @@ class AnswerRoutes:
             is_stored=order.is_stored,
             idempotency_key=request.headers.get("idempotency-key", ""),
         )
-        return await self._jobs.start(job_request, work)
+        job = None
+        try:
+            job = await self._jobs.start(job_request, work)
+        finally:
+            if job is None or job.request is not job_request:  # it was asked before: the work is not done again
+                place.release()
+        return job
 
     async def _stream(self, frames: AsyncGenerator[bytes]) -> Response:
         return await EventStream(frames, heartbeat_s=self._served.settings.heartbeat_s).begin()
@@ -169,20 +180,22 @@ class AnswerRoutes:
             ) from error
 
 
-def answering_of(served: Served, parts: Parts) -> Answering:
-    """How the orders of a server become answers."""
-    return Answering(served.session, parts, served.metrics, served.settings.timeout_s)
-
-
-def revive(served: Served, parts: Parts, request: JobRequest) -> Work:
+def revived(orders: OrderBook, answering: Answering, queue: Queue, request: JobRequest) -> Work:
     """The work of a job in the background that goes on after a restart. Raises InvalidRequest where it cannot."""
     asked = request.request if isinstance(request.request, dict) else {}
     body, history, depth = asked.get("body"), asked.get("history"), asked.get("depth")
-    value = checked(parts.wire.responses_request, body if isinstance(body, dict) else {})
-    order = parts.orders.responses(
-        value, depth=depth if isinstance(depth, int) else 0, history=history if isinstance(history, list) else ()
+    order = orders.responses(
+        read(ResponsesRequest, body),
+        depth=depth if isinstance(depth, int) else 0,
+        history=history if isinstance(history, list) else (),
     )
-    return answering_of(served, parts).responses(order, served.queue.join(request.owner))
+    return answering.responses(order, queue.join(request.owner))
+
+
+def stopped(_request: JobRequest, body: Json) -> Json:
+    """What is told of a job that ended with its server, by what it came to before."""
+    error: Json = {"code": "server_error", "message": "the server was stopped before the answer was written"}
+    return {**body, "status": "failed", "error": error} if isinstance(body, dict) else body
 
 
 def history_of(job: Job) -> list[Json]:
@@ -203,13 +216,13 @@ async def _chat_frames(job: Job, path: str) -> AsyncGenerator[bytes]:
         async with aclosing(job.events()) as events:
             async for event in events:
                 has_begun = True
-                yield frame(event.event)
+                yield frame(event.text)
         if job.status == "failed":
             await job.result()  # raises what went wrong
     except LocalFusionError as error:
         if not has_begun:
             raise
-        yield frame(told(error).body(path))
+        yield frame(json.dumps(told(error).body(path)))
         return
     yield DONE
 
@@ -218,8 +231,7 @@ async def _response_frames(job: Job, path: str, *, after: int = -1) -> AsyncGene
     """The events of a response, numbered as they are kept."""
     async with aclosing(job.events(after=after)) as events:
         async for event in events:
-            said = event.event if isinstance(event.event, dict) else {}
-            yield frame(said | {"sequence_number": event.sequence})
+            yield frame(event.text)
     if path.startswith("/api/"):
         yield DONE
 

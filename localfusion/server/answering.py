@@ -11,31 +11,38 @@ from functools import partial
 
 from pydantic import BaseModel
 
-from localfusion.errors import DeliberationFailed, LocalFusionError, RequestRefused
+from localfusion.errors import LocalFusionError, RequestRefused
 from localfusion.events import RunStarted
 from localfusion.messages import Json
-from localfusion.outcome import Outcome
 from localfusion.outer import Turned, TurnItem, TurnRequest, take_turn
+from localfusion.server.chat_reply import ChatReply
 from localfusion.server.errors import first_of
+from localfusion.server.fusion_events import failure
 from localfusion.server.jobs import JobStatus, Teller, Work
 from localfusion.server.limits import Place
 from localfusion.server.metrics import Metrics
-from localfusion.server.parts import Order, Parts
+from localfusion.server.orders import Order
+from localfusion.server.responses_reply import ResponsesReply
 from localfusion.session import Session
 
 Hear = Callable[[TurnItem, int], None]
 
-STATUSES: dict[str, JobStatus] = {"completed": "completed", "failed": "failed", "incomplete": "incomplete"}
+STATUSES: dict[str, JobStatus] = {
+    "completed": "completed",
+    "failed": "failed",
+    "incomplete": "incomplete",
+    "cancelled": "cancelled",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """Makes the work of orders; `timeout_s` is how long one may take."""
+    """Makes the work of orders; `timeout_s` is how long one may take, `watts` what the machine draws."""
 
     session: Session
-    parts: Parts
     metrics: Metrics
     timeout_s: float
+    watts: float | None = None
 
     def chat(self, order: Order, place: Place) -> Work:
         """The work of a chat completion. It raises what the client is told as an error."""
@@ -46,7 +53,7 @@ class Answering:
         return partial(self._responses, order, place)
 
     async def _chat(self, order: Order, place: Place, teller: Teller, run_id: str | None) -> None:
-        reply = self.parts.chat_reply(teller.id, int(teller.created), order)
+        reply = ChatReply(teller.id, int(teller.created), order, watts=self.watts)
 
         def hear(item: TurnItem, index: int) -> None:
             chunks = reply.feed(item, index)
@@ -60,7 +67,7 @@ class Answering:
         teller.update("completed", _json(reply.completion()))
 
     async def _responses(self, order: Order, place: Place, teller: Teller, run_id: str | None) -> None:
-        reply = self.parts.responses_reply(teller.id, int(teller.created), order)
+        reply = ResponsesReply(teller.id, int(teller.created), order, n_told=teller.n_told, watts=self.watts)
         teller.update("in_progress", _json(reply.response()))
         _tell(teller, reply.start())
 
@@ -103,7 +110,7 @@ class Answering:
                 if isinstance(item, Turned):
                     self._count(item)
                     if fails and item.outcome is not None and item.outcome.status == "error":
-                        raise _failed(item.outcome)
+                        raise failure(item.outcome)
                 hear(item)
 
     def _count(self, turned: Turned) -> None:
@@ -145,15 +152,6 @@ def _nth(turn: TurnRequest, index: int) -> TurnRequest:
     if fusion is not None:
         fusion = replace(fusion, request=replace(fusion.request, seed=fusion.request.seed + index))
     return replace(turn, ask=replace(ask, sampling=sampling, sequence=f"{ask.sequence}-{index}"), fusion=fusion)
-
-
-def _failed(outcome: Outcome) -> DeliberationFailed:
-    return DeliberationFailed(
-        outcome.error or "the deliberation failed",
-        failure_reason=outcome.failure_reason or "unexpected_error",
-        failed_models=tuple((failed.id, failed.error) for failed in outcome.failed_models),
-        hint=next((failed.hint for failed in outcome.failed_models if failed.hint), ""),
-    )
 
 
 def _tell(teller: Teller, events: Iterable[BaseModel]) -> None:

@@ -21,8 +21,12 @@ from localfusion.server.guard import Guard, Policy, refused
 from localfusion.server.hosts import hosts_of
 from localfusion.server.listing_routes import ListingRoutes
 from localfusion.server.openapi import describe
-from localfusion.server.parts import Wire
 from localfusion.server.served import Served
+from localfusion.wire.chat import ChatRequest
+from localfusion.wire.chat_reply import ChatChunk
+from localfusion.wire.embeddings import EmbeddingsRequest
+from localfusion.wire.responses import ResponsesRequest
+from localfusion.wire.responses_reply import StreamedEvent
 
 LOG = logging.getLogger("localfusion.server")
 PREFIXES = ("/v1", "/api/v1")
@@ -37,8 +41,10 @@ def create_app(served: Served) -> FastAPI:
     for prefix in PREFIXES:
         listings.add_to(app, prefix)
     listings.add_open(app)
-    if served.parts is not None and served.jobs is not None:
-        _add_answers(app, AnswerRoutes(served, served.parts, served.jobs), served.parts.wire)
+    answers = AnswerRoutes(served)
+    for prefix in PREFIXES:
+        answers.add_to(app, prefix)
+    describe(app, (ChatRequest, ResponsesRequest, EmbeddingsRequest, ChatChunk, StreamedEvent))
     handle_errors(app)
     settings = served.settings
     policy = Policy(
@@ -47,13 +53,6 @@ def create_app(served: Served) -> FastAPI:
     app.add_middleware(Guard, policy=policy, keys=served.keys, rates=served.rates)
     app.add_middleware(Access, metrics=served.metrics)
     return app
-
-
-def _add_answers(app: FastAPI, routes: AnswerRoutes, wire: Wire) -> None:
-    for prefix in PREFIXES:
-        routes.add_to(app, prefix)
-    requests = (wire.chat_request, wire.responses_request, wire.embeddings_request)
-    describe(app, (*requests, wire.chat_chunk, wire.response_event))
 
 
 def handle_errors(app: FastAPI) -> None:

@@ -1,17 +1,13 @@
-"""A request's body as a checked value: bytes, then JSON that means the same to everybody, then a class of the wire."""
+"""A request's body as a checked value: bytes, then JSON that means the same to everybody."""
 
 import json
 import math
 import re
-from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from localfusion.errors import InvalidRequest, RequestRefused
 from localfusion.messages import Json
-
-T = TypeVar("T", bound=BaseModel)
 
 MAX_DIGITS = 19
 """Digits of a whole number: what 64 bits hold."""
@@ -54,17 +50,6 @@ def parse_object(raw: bytes) -> dict[str, Json]:
     if _SURROGATE.search(raw):
         _check_text(value)
     return value
-
-
-def checked(kind: type[T], value: dict[str, Json]) -> T:
-    """The value of a wire class. Raises InvalidRequest that names the field."""
-    try:
-        return kind.model_validate_json(json.dumps(value, ensure_ascii=False))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        param = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"{param}: {message}" if param else message, param=param or None) from None
 
 
 def _bad(message: str) -> InvalidRequest:

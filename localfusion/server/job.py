@@ -32,6 +32,11 @@ class Teller(Protocol):
     """How work says what comes of it."""
 
     @property
+    def n_told(self) -> int:
+        """Events of the job so far: more than none where the work goes on after a restart."""
+        ...
+
+    @property
     def id(self) -> str:
         """The job's own."""
         ...

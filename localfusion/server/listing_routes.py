@@ -54,5 +54,4 @@ class ListingRoutes:
         return Response(page, media_type=CONTENT_TYPE)
 
     def _names(self) -> tuple[str, ...]:
-        orders = () if self._served.parts is None else self._served.parts.orders.names()
-        return tuple(dict.fromkeys((*orders, *self._served.embedding.names())))
+        return tuple(dict.fromkeys((*self._served.orders.names(), *self._served.embedding.names())))

@@ -85,6 +85,11 @@ class LiveJob:
 
     # What its work says.
 
+    @property
+    def n_told(self) -> int:
+        """See Teller."""
+        return self.log.end
+
     def tell(self, event: Json) -> None:
         """See Teller."""
         if self.log.is_over:

@@ -3,18 +3,24 @@
 import logging
 import socket
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from localfusion.catalog import locate
+from localfusion.catalog.installed import Installed
 from localfusion.config import ModelsFile
 from localfusion.config.settings import ServerSettings
 from localfusion.messages import CloudLeave, SourcesSpec
+from localfusion.server.answer_routes import revived, stopped
+from localfusion.server.answering import Answering
 from localfusion.server.app import create_app
 from localfusion.server.embedding import Embedding
+from localfusion.server.jobs import Jobs
 from localfusion.server.keys import KeyRing
 from localfusion.server.limits import Queue, Rates
 from localfusion.server.metrics import Metrics
+from localfusion.server.orders import OrderBook
 from localfusion.server.running import serve
 from localfusion.server.served import Served
 from localfusion.session import Session
@@ -30,28 +36,37 @@ class Opening:
     sources: SourcesSpec
     cloud: CloudLeave
     keys: KeyRing
+    is_stored: bool = True
 
 
 async def run_server(opening: Opening, session: Session, listening: socket.socket) -> None:
     """Serve until a signal ends it; whoever opened the session closes it."""
-    path_of = locate(opening.home)
-    served = Served(
-        session=session,
-        settings=opening.settings,
-        models=opening.models,
-        embedding=Embedding(session.scheduler, opening.models, path_of, opening.sources.embedding),
-        parts=None,
-        jobs=None,
-        keys=opening.keys,
-        queue=Queue(opening.settings.max_queue),
-        rates=Rates(),
-        metrics=Metrics(),
-    )
-    await serve(create_app(served), listening, stop_s=opening.settings.stop_s, on_stop=_nothing)
-
-
-async def _nothing() -> None:
-    """There are no jobs to wait for."""
+    settings, queue, metrics = opening.settings, Queue(opening.settings.max_queue), Metrics()
+    answering = Answering(session, metrics, settings.timeout_s, settings.watts)
+    with closing(Installed(opening.home if opening.home.exists() else None)) as installed:
+        orders = OrderBook(opening.models, installed.path_of, opening.sources, opening.cloud)
+        jobs = Jobs(
+            opening.home if opening.is_stored else None,
+            keep_days=settings.keep_days,
+            revive=partial(revived, orders, answering, queue),
+            stopped=stopped,
+        )
+        async with jobs:
+            served = Served(
+                session=session,
+                settings=settings,
+                models=opening.models,
+                embedding=Embedding(session.scheduler, opening.models, installed.path_of, opening.sources.embedding),
+                orders=orders,
+                answering=answering,
+                jobs=jobs,
+                keys=opening.keys,
+                queue=queue,
+                rates=Rates(),
+                metrics=metrics,
+            )
+            on_stop = partial(jobs.close, settings.stop_s)
+            await serve(create_app(served), listening, stop_s=settings.stop_s, on_stop=on_stop)
 
 
 def log_to(handlers: Sequence[logging.Handler]) -> None:

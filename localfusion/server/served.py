@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from localfusion.config import ModelsFile
 from localfusion.config.settings import ServerSettings
+from localfusion.server.answering import Answering
 from localfusion.server.embedding import Embedding
+from localfusion.server.jobs import Jobs
 from localfusion.server.keys import KeyRing
 from localfusion.server.limits import Queue, Rates
 from localfusion.server.metrics import Metrics
-from localfusion.server.parts import JobKeeper, Parts
+from localfusion.server.orders import OrderBook
 from localfusion.session import Session
 
 
@@ -20,8 +22,9 @@ class Served:
     settings: ServerSettings
     models: ModelsFile
     embedding: Embedding
-    parts: Parts | None
-    jobs: JobKeeper | None
+    orders: OrderBook
+    answering: Answering
+    jobs: Jobs
     keys: KeyRing
     queue: Queue
     rates: Rates

@@ -6,25 +6,22 @@ would not skip is an event of another name (`openai` reads the data of every eve
 choices. Whoever wants it reads the lines that begin with `localfusion:`; each is one ChatProgress.
 """
 
-import json
-
-from localfusion.messages import Json
+import re
 
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": waiting\n\n"
 """A comment, which every reader skips: it says that the server lives."""
 
-PROGRESS = "localfusion.progress"
-"""The `object` of what is sent as a field of its own."""
+_PROGRESS = re.compile(r'\{(?:"id":"[^"]*",)?"object":"localfusion\.progress"')
+_TYPE = re.compile(r'[{,]"type":"(response\.[a-z_.]+)"')
+_HEAD = 300
+"""Characters within which an event says its type: before anything that a model or a client wrote."""
 
 
-def frame(event: Json) -> bytes:
-    """The event's lines; an event that has a `type` is named by it, as the Responses protocol wants it."""
-    text = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-    if not isinstance(event, dict):
-        return f"data: {text}\n\n".encode()
-    if event.get("object") == PROGRESS:
+def frame(text: str) -> bytes:
+    """The lines of an event, given as its JSON; one of the Responses protocol is named by its type."""
+    if _PROGRESS.match(text):
         return f"localfusion: {text}\n\n".encode()
-    name = event.get("type")
-    head = f"event: {name}\n" if isinstance(name, str) else ""
+    named = _TYPE.search(text, 0, _HEAD)
+    head = f"event: {named[1]}\n" if named else ""
     return f"{head}data: {text}\n\n".encode()

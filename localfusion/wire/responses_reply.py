@@ -5,7 +5,7 @@ Requests are in `responses`, the deliberation's item and events in `fusion_reply
 
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, RootModel
 
 from localfusion.wire.annotations import ResponsesAnnotation
 from localfusion.wire.document import Part
@@ -236,3 +236,7 @@ ResponsesEvent = (
     | AnyFusionEvent
 )
 """Every event of a streamed response."""
+
+
+class StreamedEvent(RootModel[ResponsesEvent]):
+    """One event of a streamed response."""
