@@ -19,7 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"machine", "domains", "offline"}),
     frozenset({"database", "config", "events", "wire", "codec", "owner", "gguf_header"}),
     frozenset({"engine", "providers", "search", "catalog", "store", "run_state"}),
-    frozenset({"scheduler", "tools", "tool_calls", "citations", "usage"}),
+    frozenset({"scheduler", "tools", "tool_calls", "function_calls", "citations", "usage"}),
     frozenset({"panel", "judge", "synthesis", "assistant"}),
     frozenset({"deliberation"}),
     frozenset({"session"}),
