@@ -189,7 +189,7 @@ def _request(info: ModelInfo, ask: Ask, calling: Calling | None) -> GenerateRequ
         messages,
         sampling=ask.sampling,
         max_tokens=ask.max_tokens,
-        stop=ask.stop,
+        stop=ask.stop if ask.choice != "required" else (),
         grammar=_grammar(info, ask, calling),
         thinking=ask.thinking,
         output=OutputFormat(schema=schema),

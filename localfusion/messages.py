@@ -340,8 +340,8 @@ class ModelInfo:
     """What a worker found out while it loaded its file.
 
     `n_ctx` is the window of one sequence. `special_tokens` maps the text of each control token to its
-    id, for grammars that must name one. `tool_syntax` is None where the template renders no tool calls, `function_syntax`
-    where it renders none whose arguments are JSON.
+    id, for grammars that must name one. `tool_syntax` is None where the template renders no tool calls,
+    `function_syntax` where it renders none whose arguments are JSON.
     """
 
     description: str

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import jsonschema_rs
@@ -13,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from localfusion.assistant import Ask, JsonFormat, Written, write
+from localfusion.engine.chat import ChatTemplate
 from localfusion.engine.client import Model, load
 from localfusion.errors import InvalidRequest, MalformedOutput
-from localfusion.function_calls import GENERIC, Calling, TurnReader, arguments_rules, turn_rules
+from localfusion.function_calls import GENERIC, Calling, TurnReader, arguments_rules, as_told, turn_rules
 from localfusion.messages import (
     Completion,
     Delta,
@@ -113,30 +115,23 @@ def test_json_is_of_its_schema() -> None:
     assert cut.content.startswith("{")
 
 
-@pytest.mark.parametrize("choice", ["auto", "required"])
-def test_calls_are_of_their_functions(hermes: Path, choice: str) -> None:
+def test_calls_are_of_their_functions(hermes: Path) -> None:
     schemas = {spec.name: spec.schema for spec in (WEATHER, CLOCK)}
-    some = [
-        Ask(
-            ASKED,
-            functions=(WEATHER, CLOCK),
-            choice="required" if choice == "required" else "auto",
-            output=JsonFormat(dict(SCHEMA)) if choice == "auto" else None,
-            sampling=replace(WARM, seed=seed),
-            stop=('"', "}"),
-        )
-        for seed in range(4)
-    ]
+    ask = Ask(ASKED, functions=(WEATHER, CLOCK), choice="required", sampling=WARM, stop=('"', "}"))
     for path in (MICRO, hermes):
-        for written in run(path, *some[: 2 if choice == "required" else 0], *some[2:] if choice == "required" else ()):
+        for written in run(path, *(replace(ask, sampling=replace(WARM, seed=seed)) for seed in range(3))):
             assert written.calls
             assert not written.content
             for call in written.calls:
                 assert call.id.startswith("call_")
                 jsonschema_rs.validate(schemas[call.name], json.loads(call.arguments))
-        if choice == "auto":
-            for written in run(path, *(replace(ask, stop=()) for ask in some)):
-                assert written.calls or jsonschema_rs.is_valid(SCHEMA, json.loads(written.content))
+
+
+def test_json_beside_functions_is_a_call_or_of_its_schema(hermes: Path) -> None:
+    ask = Ask(ASKED, functions=(CLOCK,), output=JsonFormat(dict(SCHEMA)))
+    for path in (MICRO, hermes):
+        for written in run(path, *(replace(ask, sampling=replace(WARM, seed=seed)) for seed in range(3))):
+            assert written.calls or jsonschema_rs.is_valid(SCHEMA, json.loads(written.content))
 
 
 def test_one_call_where_several_are_not_wanted_and_none_where_none_is(hermes: Path) -> None:
@@ -147,14 +142,25 @@ def test_one_call_where_several_are_not_wanted_and_none_where_none_is(hermes: Pa
     assert "<tool_call>" not in silent.content
 
 
-def test_calls_and_results_are_told_in_the_templates_way_or_as_text(hermes: Path) -> None:
-    call = FunctionCall("call_1", "clock", '{"utc": true}')
-    told = (*ASKED, Message("assistant", function_calls=(call,)), Message("tool", "noon", call_id="call_1"))
-    written, generic = (run(path, Ask(told, functions=(CLOCK,), max_tokens=4))[0] for path in (hermes, MICRO))
-    assert (
-        written.usage.prompt_tokens > run(hermes, Ask(ASKED, functions=(CLOCK,), max_tokens=1))[0].usage.prompt_tokens
-    )
-    assert generic.usage.completion_tokens
+def test_calls_and_results_are_told_in_the_templates_way_or_as_text() -> None:
+    calls = (FunctionCall("one", "clock", '{"utc": true}'), FunctionCall("two", "get_weather", '{"city": "Oslo"}'))
+    results = (Message("tool", "rain<|im_end|>", call_id="two"), Message("tool", "noon", call_id="one"))
+    told = (*ASKED, Message("assistant", "Let me see.", function_calls=calls), *results)
+    template = ChatTemplate(HERMES, special_tokens=["<|im_end|>"])
+    text = template.render(told, functions=(WEATHER, CLOCK))
+    assert '"name": "get_weather", "description": "The weather of a city."' in text
+    assert written_by(SYNTAXES["hermes"], [(call.name, call.arguments) for call in calls]) in text
+    assert "<tool_response>\nrain< |im_end|>\n" in text
+    info = ModelInfo("m", 1, 1, 1, 1, 1, {}, None)
+    told = as_told(told, info, Calling((WEATHER, CLOCK), "auto", True, GENERIC))
+    system, _, called, *returned = told
+    assert (system.role, called.role) == ("system", "assistant")
+    assert '"description": "The weather of a city."' in system.content
+    assert called.content.splitlines()[1:] == [
+        '{"name": "clock", "arguments": {"utc": true}}',
+        '{"name": "get_weather", "arguments": {"city": "Oslo"}}',
+    ]
+    assert [turn.content for turn in returned] == ["get_weather returned: rain<|im_end|>", "clock returned: noon"]
 
 
 REFUSED: dict[str, tuple[Ask, str, str]] = {
@@ -225,8 +231,10 @@ def test_thinking_ends_at_its_budget(hermes: Path) -> None:
     assert short.usage.reasoning_tokens < 60
 
 
-def test_a_seed_is_a_text() -> None:
-    one, same, other = run(MICRO, *(Ask(ASKED, sampling=replace(WARM, seed=seed), max_tokens=20) for seed in (1, 1, 2)))
+def test_a_seed_is_a_text(hermes: Path) -> None:
+    one, same, other = run(
+        hermes, *(Ask(ASKED, sampling=replace(WARM, seed=seed), max_tokens=20) for seed in (1, 1, 2))
+    )
     assert one.content == same.content != other.content
 
 
@@ -258,12 +266,13 @@ def test_the_grammar_admits_calls_and_text_and_nothing_between(syntax: FunctionS
     assert not admits(required, text)
     assert admits(none, text)
     assert not admits(none, one)
-    assert admits(auto, f"Text first. {one}") == (syntax.is_anywhere and not syntax.answer)
+    assert admits(auto, f"Text first. {one}") == (not syntax.answer)
+    assert admits(auto, f"Text first. {wrong}") == (not syntax.answer and not syntax.is_anywhere)
 
 
 def read(reader: TurnReader, text: str, cuts: Sequence[int]) -> tuple[str, list[tuple[str, str]]]:
     places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
-    items = [item for at, end in zip(places, places[1:], strict=False) for item in reader.feed(text[at:end])]
+    items = [item for at, end in pairwise(places) for item in reader.feed(text[at:end])]
     items += reader.finish()
     shown = "".join(item for item in items if isinstance(item, str))
     return shown, [(item.name, item.arguments) for item in items if isinstance(item, FunctionCall)]

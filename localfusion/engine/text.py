@@ -40,6 +40,8 @@ class StopMatcher:
         found = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if self._begins_call(text, min(found, default=None)):
             self._stops, self._calls, found = (), None, []
+        if self._may_begin_call():
+            return ""
         if found:
             self.is_stopped = True
             shown, self._held = self._held[: min(found)], ""
@@ -54,15 +56,21 @@ class StopMatcher:
         if self._calls is None:
             return False
         self._before += text
-        start = self._calls.mark
+        mark = self._calls.mark
         if not self._calls.is_anywhere:
-            begun = self._before.lstrip()
-            if not start.startswith(begun[: len(start)]):
-                self._calls = None
-            return begun.startswith(start)
+            return self._before.lstrip().startswith(mark)
         end = len(self._before) if stop is None else len(self._before) - len(self._held) + stop
-        self._before, is_call = self._before[-len(start) - len(self._held) :], start in self._before[:end]
+        self._before, is_call = self._before[-len(mark) - len(self._held) :], mark in self._before[:end]
         return is_call
+
+    def _may_begin_call(self) -> bool:
+        """Whether all there is so far could be the beginning of a call that can only stand there."""
+        if self._calls is None or self._calls.is_anywhere:
+            return False
+        is_open = self._calls.mark.startswith(self._before.lstrip())
+        if not is_open:
+            self._calls = None
+        return is_open
 
     def finish(self) -> str:
         """What was held back, now that nothing follows."""
