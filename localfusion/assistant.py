@@ -3,11 +3,25 @@
 What is constrained is always valid. Nothing is carried out, searched or cited here, and no panel is asked.
 """
 
-from collections.abc import AsyncGenerator
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal
 
+from localfusion.engine import grammar
 from localfusion.engine.interface import Model
+from localfusion.errors import GrammarRefused, InvalidRequest
+from localfusion.function_calls import (
+    GENERIC,
+    Calling,
+    Choice,
+    TurnReader,
+    arguments_rules,
+    as_told,
+    check_functions,
+    turn_rules,
+    with_instruction,
+)
 from localfusion.messages import (
     Completion,
     Delta,
@@ -17,13 +31,16 @@ from localfusion.messages import (
     GenerateRequest,
     Json,
     Message,
+    ModelInfo,
+    OutputFormat,
     Progress,
     Sampling,
     TokenLogprobs,
     Usage,
 )
 
-Choice = Literal["auto", "none", "required"]
+SCHEMA_TOLD = "Answer with JSON of this JSON Schema and nothing else:\n{schema}"
+OBJECT_TOLD = "Answer with one JSON object and nothing else."
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +91,141 @@ async def write(model: Model, ask: Ask) -> AsyncGenerator[Progress | Delta | Fun
     Raises ModelError: ContextOverflow, WorkerDied, MalformedOutput for a call that breaks off; InvalidRequest for a
     schema that cannot be followed.
     """
-    request = GenerateRequest(ask.sequence, ask.messages)
-    async for item in model.generate(request):
-        if isinstance(item, Completion):
-            yield Written(item.content, item.thinking, (), item.finish_reason, item.usage, item.logprobs)
-        else:
-            yield item
+    calling = _calling(model, ask)
+    request = _request(model.info, ask, calling)
+    reader = TurnReader(calling, is_json=ask.output is not None, model=model.info.description)
+    turn = _Turn(reader)
+    try:
+        async with aclosing(model.generate(request)) as items:
+            async for item in items:
+                if isinstance(item, Completion):
+                    for told in turn.finish():
+                        yield told
+                    yield turn.written(item)
+                elif isinstance(item, Delta) and item.kind == "content":
+                    for told in turn.feed(item):
+                        yield told
+                else:
+                    yield item
+    except GrammarRefused as error:
+        raise _as_invalid(error, ask) from error
+
+
+class _Turn:
+    """What was told of a turn so far. Tokens with their logprobs are told with the text that they end."""
+
+    def __init__(self, reader: TurnReader) -> None:
+        self._reader = reader
+        self._texts: list[str] = []
+        self._calls: list[FunctionCall] = []
+        self._waiting: list[TokenLogprobs] = []
+        self._told: list[TokenLogprobs] = []
+        self._n_bytes = self._n_shown = 0
+
+    def feed(self, delta: Delta) -> list[Delta | FunctionCall]:
+        """What is told of the next piece of the content."""
+        self._waiting += delta.logprobs
+        return self._tell(self._reader.feed(delta.text))
+
+    def finish(self) -> list[Delta | FunctionCall]:
+        """What is left at the end of the content; raises MalformedOutput."""
+        return self._tell(self._reader.finish(), is_last=True)
+
+    def written(self, done: Completion) -> Written:
+        return Written(
+            "".join(self._texts), done.thinking, tuple(self._calls), done.finish_reason, done.usage, tuple(self._told)
+        )
+
+    def _tell(self, items: Sequence[str | FunctionCall], *, is_last: bool = False) -> list[Delta | FunctionCall]:
+        told: list[Delta | FunctionCall] = []
+        for item in items:
+            if isinstance(item, FunctionCall):
+                self._calls.append(item)
+                told.append(item)
+            else:
+                self._texts.append(item)
+                self._n_shown += len(item.encode())
+                told.append(Delta("content", item, self._take_tokens()))
+        if is_last and not self._calls and self._waiting:
+            self._n_shown = self._n_bytes + sum(len(token.chosen.token) for token in self._waiting)
+            told.append(Delta("content", "", self._take_tokens()))
+        return told
+
+    def _take_tokens(self) -> tuple[TokenLogprobs, ...]:
+        """The tokens that end in what is shown by now, without those of the template's own before an answer."""
+        hidden, tokens = self._reader.n_hidden, []
+        while self._waiting and self._n_bytes + len(self._waiting[0].chosen.token) <= hidden + self._n_shown:
+            token = self._waiting.pop(0)
+            self._n_bytes += len(token.chosen.token)
+            if self._n_bytes > hidden:
+                tokens.append(token)
+        self._told += tokens
+        return tuple(tokens)
+
+
+def _calling(model: Model, ask: Ask) -> Calling | None:
+    """How functions are called in this turn, None where it has none; raises InvalidRequest."""
+    is_local = model.info.n_vocab > 0
+    if not is_local and ask.n_logprobs is not None:
+        raise InvalidRequest("a provider's model is not asked for logprobs", param="logprobs")
+    if not ask.functions:
+        if ask.choice == "required":
+            raise InvalidRequest("a function must be called and there is none", param="tool_choice")
+        return None
+    if not is_local:
+        raise InvalidRequest("a provider's model is not asked to call functions", param="tools")
+    check_functions(ask.functions)
+    return Calling(ask.functions, ask.choice, ask.is_parallel, model.info.function_syntax or GENERIC)
+
+
+def _request(info: ModelInfo, ask: Ask, calling: Calling | None) -> GenerateRequest:
+    messages = as_told(ask.messages, info, calling)
+    schema = _schema(ask.output)
+    if ask.output is not None:
+        told = json.dumps(schema, ensure_ascii=False)
+        messages = with_instruction(messages, SCHEMA_TOLD.format(schema=told) if ask.output.schema else OBJECT_TOLD)
+    return GenerateRequest(
+        ask.sequence,
+        messages,
+        sampling=ask.sampling,
+        max_tokens=ask.max_tokens,
+        stop=ask.stop if ask.choice != "required" else (),
+        grammar=_grammar(info, ask, calling),
+        thinking=ask.thinking,
+        output=OutputFormat(schema=schema),
+        functions=ask.functions if info.function_syntax is not None else (),
+        max_thinking_tokens=ask.max_thinking_tokens,
+        n_logprobs=ask.n_logprobs,
+        calls=calling.syntax if calling is not None and calling.choice != "none" else None,
+    )
+
+
+def _schema(output: JsonFormat | None) -> Json:
+    """The schema of the text, None for text that is no JSON; raises InvalidRequest."""
+    if output is None:
+        return None
+    schema: Json = {"type": "object"} if output.schema in (None, True) else output.schema
+    if not isinstance(schema, dict):
+        raise InvalidRequest("the schema is no JSON Schema", param="response_format", hint="a JSON Schema is an object")
+    return schema
+
+
+def _grammar(info: ModelInfo, ask: Ask, calling: Calling | None) -> str | None:
+    """The grammar of the turn, None where it is any text. Schemas have the first lines, see `_as_invalid`."""
+    schema = _schema(ask.output)
+    output = [grammar.json_value("output", schema)] if isinstance(schema, dict) else []
+    if calling is not None:
+        rules = turn_rules(calling, info, output="output" if output else None)
+        return "".join([*output, *arguments_rules(calling), *rules])
+    return "".join([*output, "start: output\n"]) if output else None
+
+
+def _as_invalid(error: GrammarRefused, ask: Ask) -> InvalidRequest:
+    """Whose schema it is that the engine refused, by the line of the grammar that it stands in."""
+    place = (error.line or 0) - 1 - (ask.output is not None)
+    is_output = place == -1 if error.line else not ask.functions
+    what, param = ("the schema of the answer", "response_format") if is_output else ("a function's schema", "tools")
+    if 0 <= place < len(ask.functions):
+        what = f"the schema of {ask.functions[place].name}"
+    hint = "leave out of it what is not supported"
+    return InvalidRequest(f"{what} cannot be followed: {error.reason}", param=param, code="invalid_schema", hint=hint)

@@ -9,6 +9,7 @@ LocalFusionError                     one sentence; `hint` says what to do
 │   ├── OutOfMemory(need_bytes, have_bytes)
 │   ├── ContextOverflow(tokens, n_ctx)
 │   ├── MalformedOutput(text)
+│   ├── GrammarRefused(line)         what a model should write cannot be put as a constraint
 │   ├── WorkerDied(exit_code)
 │   ├── TimedOut(timeout_s)
 │   └── ProviderError(status)
@@ -132,6 +133,15 @@ class MalformedOutput(ModelError):
     def __init__(self, model: str, message: str, *, text: str) -> None:
         super().__init__(model, message)
         self.text = text
+
+
+class GrammarRefused(ModelError):
+    """A grammar that cannot be compiled or followed; `line` is the line of it that is at fault, where that is known."""
+
+    def __init__(self, model: str, message: str, *, reason: str, line: int | None = None) -> None:
+        super().__init__(model, message)
+        self.reason = reason
+        self.line = line
 
 
 class WorkerDied(ModelError):

@@ -94,6 +94,31 @@ class OutputFormat:
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionSyntax:
+    """How a turn that calls functions is written: `before` NAME `between` ARGUMENTS `after`, the arguments as JSON.
+
+    `joint` stands between the arguments of one call and the name of the next, None where a turn has one call. `answer`
+    is what the template writes before an answer where it might have been a call, "" for most.
+    """
+
+    before: str
+    between: str
+    after: str
+    joint: str | None = None
+    answer: str = ""
+
+    @property
+    def is_anywhere(self) -> bool:
+        """Where text has the `mark` a call begins; where that looks like any JSON, only at the start of a turn."""
+        return not self.mark.startswith(("{", "[{"))
+
+    @property
+    def mark(self) -> str:
+        """What tells a call from text: the first word of `before`."""
+        return self.before.split()[0]
+
+
+@dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """What one sequence of a loaded model is asked to write next.
 
@@ -103,7 +128,9 @@ class GenerateRequest:
     `functions` are the caller's own, shown to the model as its template shows tools.
     `max_tokens` None means: up to the end of the context. `max_thinking_tokens` bounds the thinking, which is closed
     there; None: half of the room. `n_logprobs` asks for the logarithms of probabilities of each token of the content,
-    and of so many others at its place; None for none.
+    and of so many others at its place; None for none. A grammar then forces no token unseen: each is chosen, of those
+    that it admits, and the text may differ from what is written without.
+    `calls` says how calls are written that may stand in the content: `stop` strings are not looked for in these.
     `drafts` lets the worker guess ahead where a text repeats what was read: faster, the choices are the same.
     `add_generation_prompt` and the rest of the rendering are the chat template's business.
     """
@@ -121,6 +148,7 @@ class GenerateRequest:
     functions: tuple[FunctionSpec, ...] = ()
     max_thinking_tokens: int | None = None
     n_logprobs: int | None = None
+    calls: FunctionSyntax | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +340,8 @@ class ModelInfo:
     """What a worker found out while it loaded its file.
 
     `n_ctx` is the window of one sequence. `special_tokens` maps the text of each control token to its
-    id, for grammars that must name one. `tool_syntax` is None where the template renders no tool calls.
+    id, for grammars that must name one. `tool_syntax` is None where the template renders no tool calls,
+    `function_syntax` where it renders none whose arguments are JSON.
     """
 
     description: str
@@ -323,6 +352,7 @@ class ModelInfo:
     size_bytes: int
     special_tokens: Mapping[str, int]
     tool_syntax: ToolSyntax | None
+    function_syntax: FunctionSyntax | None = None
 
 
 @dataclass(frozen=True, slots=True)

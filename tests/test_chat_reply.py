@@ -249,7 +249,7 @@ def test_progress_is_in_stages_and_tells_twins_apart() -> None:
 
 def test_both_clients_skip_progress_and_heartbeats_and_read_the_rest() -> None:
     told = fed(reply(), FUSED)
-    stream = b"".join([HEARTBEAT, *(frame(dumped(event)) for event in told), DONE])
+    stream = b"".join([HEARTBEAT, *(frame(json.dumps(dumped(event), separators=(",", ":"))) for event in told), DONE])
     wanted = [dumped(chunk) for chunk in chunks(told)]
     assert len(wanted) < len(told)
     read = [sse.data for sse in SSEDecoder().iter_bytes(iter([stream]))]
@@ -262,7 +262,7 @@ def test_both_clients_skip_progress_and_heartbeats_and_read_the_rest() -> None:
 def test_a_text_with_line_ends_stays_one_event() -> None:
     made = reply()
     told = made.feed(Delta("content", "a\n\ndata: x\r\n\u2028:"))
-    stream = b"".join(frame(dumped(event)) for event in told)
+    stream = b"".join(frame(json.dumps(dumped(event), separators=(",", ":"))) for event in told)
     read = [json.loads(sse.data) for sse in SSEDecoder().iter_bytes(iter([stream]))]
     assert read[-1]["choices"][0]["delta"]["content"] == "a\n\ndata: x\r\n\u2028:"
 

@@ -8,8 +8,8 @@ import pytest
 
 from localfusion.engine.chat import ChatTemplate
 from localfusion.engine.template_sandbox import TemplateError, fixed_time
-from localfusion.engine.tool_syntax import adapt_to_tools
-from localfusion.messages import Message, ToolCall, ToolSpec
+from localfusion.engine.tool_syntax import adapt_to_tools, derive_function_syntax
+from localfusion.messages import FunctionSyntax, Message, ToolCall, ToolSpec
 
 TOOLS = {"web_search": "query", "web_fetch": "url"}
 SPECS = tuple(ToolSpec(name, f"does {name}", argument, "text") for name, argument in TOOLS.items())
@@ -190,6 +190,28 @@ def test_a_conversation_with_tools_only_grows(case: Case) -> None:
     assert called in after
     assert "40 metres" in after
     assert len(after) > len(before)
+
+
+FUNCTION_SYNTAXES: dict[str, FunctionSyntax | None] = {
+    HERMES: FunctionSyntax(
+        '<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", '}\n</tool_call>\n<tool_call>\n{"name": "'
+    ),
+    LLAMA3: FunctionSyntax('{"name": "', '", "parameters": ', "}"),
+    MISTRAL: FunctionSyntax(
+        '[TOOL_CALLS] [{"name": "', '", "arguments": ', ', "id": "call00001"}]', ', "id": "call00001"}{"name": "'
+    ),
+    ARGUMENTS_AS_TEXT: FunctionSyntax("CALL ", " ", "", "CALL "),
+    QWEN_XML: None,
+    PYTHONIC: None,
+    GEMMA: None,
+}
+
+
+@pytest.mark.parametrize("source", FUNCTION_SYNTAXES)
+def test_function_syntax(source: str) -> None:
+    template = make(source)
+    adapt_to_tools(template, TOOLS, ends=ENDS)
+    assert derive_function_syntax(template, ends=ENDS) == FUNCTION_SYNTAXES[source]
 
 
 @pytest.mark.parametrize("source", [GEMMA, None], ids=["gemma", "no template"])

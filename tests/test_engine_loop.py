@@ -16,7 +16,7 @@ from localfusion.engine.constrain import Grammars
 from localfusion.engine.llama import send_log_to
 from localfusion.engine.loop import Loop
 from localfusion.engine.pace import Pace
-from localfusion.engine.protocol import Failed, Generate, Output, Overflowed, Reply
+from localfusion.engine.protocol import Failed, Generate, Output, Overflowed, Refused, Reply
 from localfusion.engine.sampling import Sampler
 from localfusion.engine.sequences import common_prefix
 from localfusion.messages import (
@@ -67,7 +67,7 @@ def run_all(loop: Loop, *requests: GenerateRequest) -> list[Completion]:
     while not loop.is_idle:
         replies += loop.step()
     done = {r.id: r.item for r in replies if isinstance(r, Output) and isinstance(r.item, Completion)}
-    assert not [r for r in replies if isinstance(r, Failed | Overflowed)]
+    assert not [r for r in replies if isinstance(r, Failed | Refused | Overflowed)]
     return [done[i] for i in range(len(requests))]
 
 
@@ -405,7 +405,7 @@ def test_a_broken_grammar_fails_its_request_only(loop: Loop) -> None:
     for id, text in enumerate(("start: nothing", '{"type": "nonsense"}', "{not JSON")):
         assert not loop.submit(Generate(id, GenerateRequest("s", user("x"), grammar=text)))
         (reply,) = loop.step()
-        assert isinstance(reply, Failed)
+        assert isinstance(reply, Refused)
         assert "the grammar is not valid" in reply.message
         assert loop.is_idle
     assert run_all(loop, GenerateRequest("s", user("x"), max_tokens=3))

@@ -170,7 +170,7 @@ def test_the_openai_client_reads_the_text_past_what_it_does_not_know(items: list
     assert parsed.output_text == last.content
     assert parsed.usage is not None
     assert parsed.usage.total_tokens == last.usage.prompt_tokens + last.usage.completion_tokens
-    stream = b"".join(frame(dumped(event)) for event in told)
+    stream = b"".join(frame(json.dumps(dumped(event), separators=(",", ":"))) for event in told)
     read = list(SSEDecoder().iter_bytes(iter([stream])))
     assert [sse.event for sse in read] == [event.type for event in told]
     assert [json.loads(sse.data) for sse in read] == [dumped(event) for event in told]

@@ -15,13 +15,12 @@ from localfusion.catalog import locate
 from localfusion.config import ModelsFile, load_models_file
 from localfusion.config.settings import ServerSettings
 from localfusion.errors import InvalidRequest
-from localfusion.messages import ModelSpec
+from localfusion.messages import CloudLeave, ModelSpec, SourcesSpec
 from localfusion.server.app import create_app
 from localfusion.server.cards import card, model_list
 from localfusion.server.embedding import Embedding
 from localfusion.server.keys import KeyRing
-from localfusion.server.limits import Queue, Rates
-from localfusion.server.metrics import Metrics
+from localfusion.server.opening import Opening, put_together
 from localfusion.server.served import Served
 from localfusion.session import open_session
 from localfusion.wire.listings import EmbeddingList
@@ -49,20 +48,18 @@ def models(tmp_path: Path) -> ModelsFile:
 
 @asynccontextmanager
 async def standing(home: Path, models: ModelsFile) -> AsyncIterator[Served]:
-    """A server's ground in a home of its own, with nobody to answer chats."""
+    """A server's ground in a home of its own."""
     async with open_session(surroundings(home)) as session:
-        yield Served(
-            session=session,
+        opening = Opening(
             settings=ServerSettings.model_validate({}),
             models=models,
-            embedding=Embedding(session.scheduler, models, locate(home)),
-            parts=None,
-            jobs=None,
+            home=home,
+            sources=SourcesSpec(),
+            cloud=CloudLeave(),
             keys=KeyRing(home),
-            queue=Queue(4),
-            rates=Rates(),
-            metrics=Metrics(),
         )
+        async with put_together(opening, session) as ground:
+            yield ground
 
 
 def test_the_application_tells_of_itself(tmp_path: Path, models: ModelsFile) -> None:
@@ -71,7 +68,12 @@ def test_the_application_tells_of_itself(tmp_path: Path, models: ModelsFile) -> 
             await ground.embedding.vectors("vectors", ["a"], encoding="float")
             async with served(create_app(ground)) as url, httpx.AsyncClient(base_url=url) as client:
                 listed = (await client.get("/api/v1/models")).json()
-                assert [one["id"] for one in listed["data"]] == ["vectors", "embed"]
+                assert [one["id"] for one in listed["data"]] == [
+                    "localfusion/fusion",
+                    "openrouter/fusion",
+                    "vectors",
+                    "embed",
+                ]
                 one = (await client.get("/v1/models/embed")).json()
                 assert (one["id"], one["canonical_slug"], one["owned_by"]) == ("embed", "vectors", "tiny")
                 gone = await client.get("/v1/models/none/such")

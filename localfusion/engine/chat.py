@@ -6,7 +6,7 @@ ChatML is used. Not here: running the template (template_sandbox), tokens, how c
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -19,7 +19,7 @@ from localfusion.engine.template_sandbox import (
     run_template,
 )
 from localfusion.engine.thinking import ThinkingTags, find_tags
-from localfusion.messages import Json, Message, ToolSpec
+from localfusion.messages import FunctionSpec, Json, Message, ToolSpec
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -128,32 +128,42 @@ class ChatTemplate:
         messages: Sequence[Message],
         *,
         tools: Sequence[ToolSpec] = (),
+        functions: Sequence[FunctionSpec] = (),
         thinking: bool = False,
         add_generation_prompt: bool = True,
     ) -> str:
         """The prompt text; raises TemplateError. Text of control tokens in what users and tools say is broken up."""
-        functions: list[Json] = [to_function(tool) for tool in tools] if self.abilities.tool_turns else []
-        if functions and not self.abilities.lists_tools:
-            messages = tell_tools(messages, functions)
+        shown: list[Json] = (
+            [*map(to_function, tools), *map(as_function, functions)] if self.abilities.tool_turns else []
+        )
+        if shown and not self.abilities.lists_tools:
+            messages = tell_tools(messages, shown)
         variables: dict[str, object] = {
             "messages": to_turns(messages, self.abilities, break_up=self._break_up),
             "add_generation_prompt": add_generation_prompt,
-            "functions": json.dumps(functions, ensure_ascii=False) if functions else "",
+            "functions": json.dumps(shown, ensure_ascii=False) if shown else "",
             "datetime": self._now().strftime("%Y-%m-%d"),
             **_thinking_switches(thinking),
             **self._tokens,
         }
-        if functions:
-            variables["tools"] = functions
+        if shown:
+            variables["tools"] = shown
         return run_template(self._template, variables, limit_s=self._limit_s)
 
-    def render_prompt(self, messages: Sequence[Message], *, tools: Sequence[ToolSpec], thinking: bool) -> Prompt:
+    def render_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[ToolSpec],
+        functions: Sequence[FunctionSpec] = (),
+        thinking: bool,
+    ) -> Prompt:
         """The text to generate from, thinking opened or closed as asked; raises TemplateError.
 
-        Without tools an answer is all that can follow, so its start is there already.
+        Without tools and functions an answer is all that can follow, so its start is there already.
         """
-        text = self.render(messages, tools=tools, thinking=thinking)
-        start = "" if tools else self.answer_start
+        text = self.render(messages, tools=tools, functions=functions, thinking=thinking)
+        start = "" if tools or functions else self.answer_start
         if self.tags is None:
             return Prompt(f"{text}{start}", inside=False, tags=None)
         tags = replace(self.tags, gap=f"{self.tags.gap}{start}")
@@ -163,15 +173,17 @@ class ChatTemplate:
             return Prompt(closed, inside=False, tags=tags)
         return Prompt(text if opened else f"{self.without_thought(text)}{tags.open}", inside=True, tags=tags)
 
-    def try_written(self, message: Message, *, tools: Sequence[ToolSpec] = ()) -> str | None:
+    def try_written(
+        self, message: Message, *, tools: Sequence[ToolSpec] = (), functions: Sequence[FunctionSpec] = ()
+    ) -> str | None:
         """What the assistant wrote after the prompt to make this turn, without thinking, and what follows it.
 
         None where the template refuses it or its rendering of the turn does not extend the prompt. White space
         in front is left out, but for one space that belongs to the first word.
         """
         try:
-            prompt = self.render([USER], tools=tools)
-            whole = self.render([USER, message], tools=tools, add_generation_prompt=False)
+            prompt = self.render([USER], tools=tools, functions=functions)
+            whole = self.render([USER, message], tools=tools, functions=functions, add_generation_prompt=False)
         except TemplateBoundsError:
             raise
         except TemplateError:
@@ -219,6 +231,12 @@ def to_function(tool: ToolSpec) -> Turn:
     }
 
 
+def as_function(function: FunctionSpec) -> Turn:
+    """A function of the caller's own in OpenAI's form."""
+    told: Turn = {"name": function.name, "description": function.description, "parameters": dict(function.schema)}
+    return {"type": "function", "function": told}
+
+
 def tell_tools(messages: Sequence[Message], functions: Sequence[Json]) -> list[Message]:
     """The messages with the tools in the system turn, for a template that knows calls but shows no tools."""
     told = TOOLS_TOLD.format(tools="\n".join(json.dumps(function, ensure_ascii=False) for function in functions))
@@ -231,24 +249,43 @@ def to_turns(messages: Sequence[Message], abilities: Abilities, *, break_up: Cal
     """Messages as the template wants them: calls numbered, what it cannot take folded into what it can."""
     turns: list[Turn] = []
     n_calls = 0
+    called: dict[str, Turn] = {}
     for message in messages:
         turn = _to_turn(message, break_up)
-        if message.tool_calls:
-            calls: list[Json] = []
-            for call in message.tool_calls:
-                n_calls += 1
-                arguments: Json = {name: break_up(value) for name, value in call.arguments.items()}
-                if abilities.arguments_as_text:
-                    arguments = json.dumps(arguments, ensure_ascii=False)
-                function: Json = {"name": call.name, "arguments": arguments}
-                calls.append({"id": f"call{n_calls:05d}", "type": "function", "function": function})
+        calls: list[Json] = []
+        for name, arguments, id in _calls_of(message):
+            n_calls += 1
+            shown = _in_texts(arguments, break_up)
+            if abilities.arguments_as_text:
+                shown = json.dumps(shown, ensure_ascii=False)
+            number = f"call{n_calls:05d}"
+            called[id] = {"tool_call_id": number, "name": name}
+            calls.append({"id": number, "type": "function", "function": {"name": name, "arguments": shown}})
+        if calls:
             turn["tool_calls"] = calls
             if abilities.no_content and not message.content:
                 turn["content"] = None
         if message.role == "tool" and abilities.tool_turns:
-            turn["tool_call_id"] = f"call{n_calls:05d}"
+            turn |= called.get(message.call_id) or {"tool_call_id": f"call{n_calls:05d}"}
         turns.append(turn)
     return _fold(turns, abilities)
+
+
+def _calls_of(message: Message) -> Iterator[tuple[str, Json, str]]:
+    """Name, arguments and id of each call of a turn, of our tools (the id is their number's alone) or of functions."""
+    for tool_call in message.tool_calls:
+        yield tool_call.name, dict(tool_call.arguments), ""
+    for call in message.function_calls:
+        yield call.name, _as_json(call.arguments), call.id
+
+
+def _as_json(arguments: str) -> Json:
+    """The arguments of an earlier call, which its caller gave: no object where they are none."""
+    try:
+        value: Json = json.loads(arguments)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _to_turn(message: Message, break_up: Callable[[str], str]) -> Turn:

@@ -56,12 +56,13 @@ from localfusion.engine.protocol import (
     Measured,
     Output,
     Overflowed,
+    Refused,
     Reply,
     SetThreads,
     to_frame,
     to_reply,
 )
-from localfusion.errors import ContextOverflow, ModelError, ModelLoadError, WorkerDied
+from localfusion.errors import ContextOverflow, GrammarRefused, ModelError, ModelLoadError, WorkerDied
 from localfusion.gguf_header import FileIdentity, Header, identity, part_paths, read_header
 from localfusion.messages import (
     Completion,
@@ -263,7 +264,7 @@ class Model:
         """What the model writes, as it is written; the last item is the Completion.
 
         Closing the iterator or cancelling the task ends the generation in the worker. Raises
-        ContextOverflow, WorkerDied, or ModelError where the template or the grammar refuses.
+        ContextOverflow, WorkerDied, GrammarRefused, or ModelError where the template refuses.
         """
         number = next(self._ids)
         queue = self._worker.open_queue(number)
@@ -345,6 +346,8 @@ class Model:
                 return item
             case Overflowed(_, tokens, n_ctx):
                 raise ContextOverflow(self.spec.name, tokens=tokens, n_ctx=n_ctx)
+            case Refused(_, message, reason, line):
+                raise GrammarRefused(self.spec.name, f"{self.spec.name}: {message}", reason=reason, line=line)
             case Failed(_, message, hint):
                 raise ModelError(self.spec.name, f"{self.spec.name}: {message}", hint=hint)
             case None:

@@ -6,6 +6,7 @@ What takes long, the tables of a vocabulary (once) and the compilation of a gram
 its own, while the prompt is being read: a Constraint can be made at once and is waited for when it is used.
 """
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -26,8 +27,22 @@ What our grammars leave free excludes quotation marks, so llguidance's own slice
 """
 
 
+_PLACE = re.compile(r"\s*at (?P<line>\d+)\(\d+\): ")
+"""How llguidance says where a grammar is wrong."""
+
+
 class GrammarError(Exception):
-    """llguidance refused the grammar or gave up on it; the message is a sentence that ends in its own words."""
+    """llguidance refused the grammar or gave up on it; the message is a sentence that ends in its own words, `reason`.
+
+    `line` is the line of the grammar that it refused, where it names one.
+    """
+
+    def __init__(self, message: str, complaint: str) -> None:
+        at = _PLACE.match(complaint)
+        self.line = int(at["line"]) if at else None
+        first, *others = complaint[at.end() if at else 0 :].strip().split("\n")
+        self.reason = f"{first} {others[-1].strip()}" if first.endswith(":") and others else first
+        super().__init__(f"{message}: {self.reason}")
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
@@ -50,7 +65,7 @@ def build_tokenizer(vocabulary: Vocabulary) -> LLTokenizer:
             slices=SLICES,
         )
     except ValueError as error:
-        raise GrammarError(f"no grammar can be followed with this vocabulary: {error}") from error
+        raise GrammarError("no grammar can be followed with this vocabulary", str(error)) from error
     return tokenizer
 
 
@@ -77,12 +92,12 @@ def compile_grammar(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
         try:
             source = LLMatcher.grammar_from_json_schema(grammar, defaults={"whitespace_flexible": False})
         except ValueError as error:
-            raise GrammarError(f"the grammar is not valid: {error}") from error
+            raise GrammarError("the grammar is not valid", str(error)) from error
     else:
         source = LLMatcher.grammar_from_lark(grammar)
     matcher = LLMatcher(tokenizer, source, log_level=0, limits=LIMITS)
     if matcher.is_error():
-        raise GrammarError(f"the grammar is not valid: {_first_line(matcher)}")
+        raise GrammarError("the grammar is not valid", matcher.get_error())
     return matcher
 
 
@@ -107,7 +122,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise GrammarError(f"the grammar cannot be followed: {_first_line(self._matcher)}")
+            raise GrammarError("the grammar cannot be followed", self._matcher.get_error())
 
     @property
     def is_stopped(self) -> bool:
@@ -135,7 +150,3 @@ class Constraint:
         if forced:
             self.consume(forced)
         return forced
-
-
-def _first_line(matcher: LLMatcher) -> str:
-    return matcher.get_error().strip().split("\n")[0]

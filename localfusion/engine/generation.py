@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from localfusion.engine.chat import Prompt
 from localfusion.engine.constrain import Constraint
 from localfusion.engine.drafting import Lookup
+from localfusion.engine.likelihood import ShownTokens, logprobs_of
 from localfusion.engine.llama import Vocabulary
 from localfusion.engine.sampling import Sampler
 from localfusion.engine.sequences import Slot, common_prefix
 from localfusion.engine.text import CharacterDecoder, StopMatcher
 from localfusion.engine.thinking import Kind, ThinkingSplitter
-from localfusion.messages import Completion, Delta, FinishReason, GenerateRequest, Usage
+from localfusion.messages import Completion, Delta, FinishReason, GenerateRequest, TokenLogprobs, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,15 @@ class Generation:
         tags = writing.prompt.tags if writing.prompt.inside or self._constraint is None else None
         self._splitter = ThinkingSplitter(tags, inside=writing.prompt.inside)
         self._characters = CharacterDecoder()
-        self._stops = StopMatcher(request.stop)
+        self._stops = StopMatcher(request.stop, request.calls)
+        self._shown = ShownTokens()
+        budget = request.max_thinking_tokens
+        self._max_thinking = self._n_max // 2 if budget is None else budget
         self._raw, self._n_thought = bytearray(), 0
         self._lookup = Lookup() if request.drafts else None
         self._texts: dict[Kind, list[str]] = {"content": [], "thinking": []}
         self._deltas: list[Delta] = []
+        self._logprobs_told: list[TokenLogprobs] = []
         if self._n_max <= 0:
             self.finish_reason = "length"
 
@@ -127,10 +132,10 @@ class Generation:
         assert self._writing.prompt.tags is not None
         tags = self._writing.prompt.tags
         token = self._sampler.choose(logits)
-        if self.n_written >= self._n_max // 2 or token in self._vocabulary.eog:
+        if self.n_written >= self._max_thinking or token in self._vocabulary.eog:
             self._append(self._vocabulary.tokenize(f"\n{tags.close}{tags.gap}", parse_special=True))
         else:
-            self._append([token])
+            self._append([token], self._logprobs(logits, token))
             if not self._splitter.is_thinking and self._constraint is not None:
                 self._append(self._vocabulary.tokenize(tags.gap, parse_special=True))
         if not self._splitter.is_thinking:
@@ -145,19 +150,24 @@ class Generation:
         if token in self._vocabulary.eog:
             self.finish("stop")
             return
-        self._append([token])
+        self._append([token], self._logprobs(logits, token))
         if self._constraint is not None:
             self._constraint.consume([token])
             self._append_forced(self._constraint)
 
     def _append_forced(self, constraint: Constraint) -> None:
-        if self.finish_reason is None:
+        if self.finish_reason is None and self.request.n_logprobs is None:
             self._append([token for token in constraint.take_forced() if token not in self._vocabulary.eog])
         if self.finish_reason is None and constraint.is_stopped:
             self.finish("stop")
 
-    def _append(self, tokens: list[int]) -> None:
-        """Let tokens stand in the text, up to a stop string or the limit.
+    def _logprobs(self, logits: NDArray[np.float32], token: int) -> TokenLogprobs | None:
+        """What was asked for of a token chosen from these logits."""
+        n_top = self.request.n_logprobs
+        return None if n_top is None else logprobs_of(logits, token, n_top=n_top, vocabulary=self._vocabulary)
+
+    def _append(self, tokens: list[int], logprobs: TokenLogprobs | None = None) -> None:
+        """Let tokens stand in the text, up to a stop string or the limit; `logprobs` are of one that was chosen alone.
 
         What a token that closes thinking says beyond that is not shown where a grammar rules the content.
         """
@@ -168,11 +178,16 @@ class Generation:
             self.slot.ids.append(token)
             self._sampler.accept([token])
             self._raw += piece
-            was_thinking = self._splitter.is_thinking
+            was_thinking, was_content = self._splitter.is_thinking, self._splitter.is_content
             self._n_thought += was_thinking
-            for kind, text in self._splitter.feed(self._characters.feed(piece)):
-                if not (was_thinking and kind == "content" and self._constraint is not None):
-                    self._show(kind, text)
+            texts = self._splitter.feed(self._characters.feed(piece))
+            if was_thinking and self._constraint is not None:
+                texts = [(kind, text) for kind, text in texts if kind == "thinking"]
+            if logprobs is not None and self._splitter.is_content:
+                content = "".join(text for kind, text in texts if kind == "content")
+                self._shown.write(logprobs, content) if was_content else self._shown.begin(content, logprobs)
+            for kind, text in texts:
+                self._show(kind, text)
             if self._stops.is_stopped:
                 self.finish("stop")
             elif self.n_written >= self._n_max:
@@ -181,8 +196,13 @@ class Generation:
     def _show(self, kind: Kind, text: str) -> None:
         shown = self._stops.feed(text) if kind == "content" else text
         if shown:
-            self._texts[kind].append(shown)
-            self._deltas.append(Delta(kind, shown))
+            self._tell(kind, shown)
+
+    def _tell(self, kind: Kind, text: str, *, is_last: bool = False) -> None:
+        logprobs = self._shown.show(text, is_last=is_last) if kind == "content" else ()
+        self._texts[kind].append(text)
+        self._logprobs_told += logprobs
+        self._deltas.append(Delta(kind, text, logprobs))
 
     def finish(self, reason: FinishReason) -> None:
         """Nothing more is chosen; what was held back is shown."""
@@ -190,9 +210,7 @@ class Generation:
         for kind, text in self._splitter.finish():
             self._show(kind, text)
         rest = self._stops.finish()
-        if rest:
-            self._texts["content"].append(rest)
-            self._deltas.append(Delta("content", rest))
+        self._tell("content", rest, is_last=True)
 
     def take_deltas(self) -> list[Delta]:
         """What was shown since the last call, neighbours of one kind joined."""
@@ -200,8 +218,8 @@ class Generation:
         joined: list[Delta] = []
         for delta in deltas:
             if joined and joined[-1].kind == delta.kind:
-                joined[-1] = Delta(delta.kind, joined[-1].text + delta.text)
-            else:
+                joined[-1] = Delta(delta.kind, joined[-1].text + delta.text, joined[-1].logprobs + delta.logprobs)
+            elif delta.text or delta.logprobs:
                 joined.append(delta)
         return joined
 
@@ -216,7 +234,13 @@ class Generation:
             seconds=monotonic() - self._writing.started,
         )
         content, thinking = "".join(self._texts["content"]), "".join(self._texts["thinking"])
-        return Completion(content=content, thinking=thinking.strip(), finish_reason=self.finish_reason, usage=usage)
+        return Completion(
+            content=content,
+            thinking=thinking.strip(),
+            finish_reason=self.finish_reason,
+            usage=usage,
+            logprobs=tuple(self._logprobs_told),
+        )
 
     def kept_text(self) -> str | None:
         """What all ids of the slot say, or None where they end inside a character."""

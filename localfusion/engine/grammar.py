@@ -1,4 +1,4 @@
-"""Grammars (llguidance's Lark dialect) as plain text: quotes that cannot be invented, tool calls, JSON strings.
+"""Grammars (llguidance's Lark dialect) as plain text: quotes that cannot be invented, tool calls, JSON.
 
 Pure strings: no tokenizer, no llguidance here, so that the parent process can compose them. What a piece
 of prose may hold: any text, in which a “quotation” is a run of whole words of one source and is followed
@@ -12,6 +12,14 @@ The dialect: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from localfusion.messages import Json
+
+JSON_STYLE: dict[str, Json] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_COMPOSING = frozenset(
+    {"$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "patternProperties"}
+    | {"dependentSchemas", "unevaluatedProperties", "minProperties", "propertyNames"}
+)
 
 OPEN_QUOTE = "\u201c"
 CLOSE_QUOTE = "\u201d"
@@ -59,6 +67,48 @@ def json_prose(name: str, quotable: Quotable) -> str:
     return f'{inner}{name}: "\\"" {name}_inner "\\""\n'
 
 
+def any_text(name: str) -> str:
+    """The terminal `name`: any text but none. Control tokens are no text."""
+    return f"{name}: /(?s:.+)/\n"
+
+
+def text_without(name: str, mark: str, *, is_anywhere: bool) -> str:
+    """The terminal `name`: any text but none, that does not hold `mark`, or only does not begin with it."""
+    before = "(?s:.*)" if is_anywhere else r"\s*"
+    return f"{name}: /(?s:.+)/ & ~/{before}{_as_pattern(mark)}(?s:.*)/\n"
+
+
+def text_up_to(name: str, mark: str) -> str:
+    """The rule `name`: any text that ends with the first `mark` in it."""
+    return f"{name}[lazy]: /(?s:.*){_as_pattern(mark)}/\n"
+
+
+def json_value(name: str, schema: Mapping[str, Json]) -> str:
+    """The rule `name`, one line: JSON of a JSON Schema, written as Python writes it on one line.
+
+    White space is where it must be and nowhere else, so that a weak model cannot write blanks without end.
+    """
+    return f"{name}: %json {json.dumps({**closed(schema), 'x-guidance': JSON_STYLE})}\n"
+
+
+def closed(schema: Mapping[str, Json]) -> dict[str, Json]:
+    """The schema with all objects closed that name their properties and do not say whether there may be others.
+
+    JSON of it is JSON of the schema: a model is only kept from making up names. Left as they are: schemas that are put
+    together, where closing a part could leave nothing.
+    """
+    properties, required = schema.get("properties"), schema.get("required", [])
+    items = schema.get("items")
+    inner: dict[str, Json] = {"items": closed(items)} if isinstance(items, dict) else {}
+    if _COMPOSING & set(schema):
+        return dict(schema)
+    if isinstance(properties, dict) and properties and isinstance(required, list):
+        inner["properties"] = {k: closed(v) if isinstance(v, dict) else v for k, v in properties.items()}
+        if "additionalProperties" not in schema and all(key in properties for key in required):
+            inner["additionalProperties"] = False
+    return {**schema, **inner}
+
+
 def line_of_text(name: str, *, barred: str, max_tokens: int) -> str:
     """The rule `name`: one line of text with a word in it, without the ASCII characters `barred`, `"` and a backslash.
 
@@ -97,6 +147,10 @@ def _prose(name: str, quotable: Quotable, *, free: str, begins: str, to_chunks: 
         f"{name}: {terminal}_ALONE | {name}_quoting\n",
     ]
     return "".join(lines)
+
+
+def _as_pattern(text: str) -> str:
+    return re.escape(text).replace("/", r"\/")
 
 
 def _as_class(characters: str) -> str:

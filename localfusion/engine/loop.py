@@ -16,12 +16,12 @@ from localfusion.engine.drafting import LONGEST
 from localfusion.engine.generation import Generation, Writing
 from localfusion.engine.llama import Context, DecodeError, Weights, build_name
 from localfusion.engine.pace import Pace, ThreadPace
-from localfusion.engine.protocol import Counted, CountPrompt, Failed, Generate, Output, Overflowed, Reply
+from localfusion.engine.protocol import Counted, CountPrompt, Failed, Generate, Output, Overflowed, Refused, Reply
 from localfusion.engine.sampling import LogitsError
 from localfusion.engine.sequences import Slot, Slots, prompt_ids
 from localfusion.engine.state_cache import StateCache, content_key
 from localfusion.engine.template_sandbox import TemplateError, fixed_time, local_time
-from localfusion.engine.tool_syntax import adapt_to_tools
+from localfusion.engine.tool_syntax import adapt_to_tools, derive_function_syntax
 from localfusion.messages import Completion, GenerateRequest, ModelInfo, ModelSpec, Progress, Usage
 
 NO_SLOT = 1
@@ -92,6 +92,9 @@ class Loop:
         syntax = adapt_to_tools(self.template, tools, ends=ends)
         if syntax is not None:
             self.vocabulary.go_on_after("".join(syntax.before.values()))
+        function_syntax = derive_function_syntax(self.template, ends=ends)
+        if function_syntax is not None:
+            self.vocabulary.go_on_after(f"{function_syntax.before}{function_syntax.between}")
         facts = self._weights.facts
         self.info = ModelInfo(
             description=facts.description,
@@ -102,6 +105,7 @@ class Loop:
             size_bytes=facts.size_bytes,
             special_tokens=self.vocabulary.special_tokens(),
             tool_syntax=syntax,
+            function_syntax=function_syntax,
         )
         self._waiting: list[Waiting] = []
         self._active: list[Generation] = []
@@ -123,9 +127,11 @@ class Loop:
         """Render the prompt and queue the request; a Failed where that cannot be done."""
         request, started = command.request, monotonic()
         try:
-            prompt = self.template.render_prompt(request.messages, tools=request.tools, thinking=request.thinking)
+            prompt = self.template.render_prompt(
+                request.messages, tools=request.tools, functions=request.functions, thinking=request.thinking
+            )
         except TemplateError as error:
-            return [_refused(command.id, error)]
+            return [_untold(command.id, error)]
         constraint = None if request.grammar is None else self._grammars.constraint(request.grammar)
         writing = Writing(prompt, constraint, started)
         self._waiting.append(Waiting(command.id, request, writing))
@@ -136,7 +142,7 @@ class Loop:
         try:
             prompt = self.template.render_prompt(command.messages, tools=command.tools, thinking=False)
         except TemplateError as error:
-            return _refused(command.id, error)
+            return _untold(command.id, error)
         return Counted(command.id, (len(prompt_ids(self.vocabulary, prompt.text, None)),))
 
     def cancel(self, id: int) -> list[Reply]:
@@ -249,7 +255,7 @@ class Loop:
                 try:
                     generation.begin()
                 except GrammarError as error:
-                    replies.append(self._fail(generation, str(error)))
+                    replies.append(self._refuse(generation, error))
         return replies + self._retire()
 
     def _is_held(self, generation: Generation) -> bool:
@@ -322,7 +328,7 @@ class Loop:
             try:
                 n_same = generation.advance_over(share.draft, lambda n: self.context.logits(share.rows[n]))
             except GrammarError as error:
-                return [self._fail(generation, str(error))]
+                return [self._refuse(generation, error)]
             except LogitsError as error:
                 return [
                     self._fail(generation, str(error), "its file is damaged, or its numbers overflow; fetch it again")
@@ -341,9 +347,16 @@ class Loop:
         return replies
 
     def _fail(self, generation: Generation, message: str, hint: str = "") -> Reply:
+        self._drop(generation)
+        return Failed(generation.id, message, hint)
+
+    def _refuse(self, generation: Generation, error: GrammarError) -> Reply:
+        self._drop(generation)
+        return Refused(generation.id, str(error), error.reason, error.line)
+
+    def _drop(self, generation: Generation) -> None:
         self._active.remove(generation)
         self._slots.drop(generation.slot)
-        return Failed(generation.id, message, hint)
 
     def _give_up(self, error: DecodeError, shares: Sequence[Share]) -> list[Reply]:
         """A batch could not be evaluated: free kept conversations and try again, else fail those in the batch."""
@@ -365,5 +378,5 @@ def open_states(folder: Path | None, spec: ModelSpec) -> StateCache | None:
         return None
 
 
-def _refused(id: int, error: TemplateError) -> Failed:
+def _untold(id: int, error: TemplateError) -> Failed:
     return Failed(id, str(error), "the chat template of the file does not take this conversation")

@@ -62,7 +62,7 @@ class Describe:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Answered by any number of Progress and Delta, then one Completion, Overflowed or Failed."""
+    """Answered by any number of Progress and Delta, then one Completion, Overflowed, Refused or Failed."""
 
     id: int
     request: GenerateRequest
@@ -186,6 +186,16 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The grammar of this request cannot be compiled or followed; `line` of it is at fault, where that is known."""
+
+    id: int
+    message: str
+    reason: str
+    line: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Counted:
     id: int
     counts: tuple[int, ...]
@@ -196,7 +206,10 @@ class Done:
     id: int
 
 
-Reply = Loaded | Measured | Described | LoadFailed | Log | Output | Embedded | Overflowed | Failed | Counted | Done
+Answer = Output | Embedded | Overflowed | Failed | Refused | Counted | Done
+"""What answers a command of a number."""
+
+Reply = Loaded | Measured | Described | LoadFailed | Log | Answer
 
 
 def to_frame(message: Command | Reply) -> bytes:

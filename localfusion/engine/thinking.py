@@ -76,6 +76,11 @@ class ThinkingSplitter:
         """The next text is thinking, as far as is known."""
         return self._state == "inside"
 
+    @property
+    def is_content(self) -> bool:
+        """What is fed now is content, or may turn out to be."""
+        return self._state in ("start", "content")
+
     def feed(self, text: str) -> list[tuple[Kind, str]]:
         """What can be said for sure now that `text` has arrived."""
         self._held += text

@@ -1,18 +1,33 @@
 """Derives how a model writes a tool call from its chat template, by rendering a call with a marked argument.
 
-Works for any template whose rendering of a call extends its rendering of the question; None otherwise.
+Works for any template whose rendering of a call extends its rendering of the question; None otherwise. So are calls
+of functions derived, whose arguments are any JSON object.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
 from localfusion.engine.chat import MARK, USER, ChatTemplate
-from localfusion.messages import Json, Message, ToolCall, ToolSpec, ToolSyntax
+from localfusion.messages import (
+    FunctionCall,
+    FunctionSpec,
+    FunctionSyntax,
+    Json,
+    Message,
+    ToolCall,
+    ToolSpec,
+    ToolSyntax,
+)
 
 PLAIN_MARK = "QzArgumentQz"
 QUOTED_MARK = 'Qz"ArgumentQz'
 ESCAPED_MARK = QUOTED_MARK.replace('"', '\\"')
+FUNCTIONS = (FunctionSpec("QzFirstQz"), FunctionSpec("QzSecondQz"))
+KEY = "QzKeyQz"
+ARGUMENTS: Json = {KEY: {"list": [1, True, None, 'a "quotation"'], "empty": {}}}
+"""Arguments that nobody writes alike who does not write JSON."""
 
 
 def adapt_to_tools(template: ChatTemplate, tools: Mapping[str, str], *, ends: Iterable[str]) -> ToolSyntax | None:
@@ -80,6 +95,61 @@ def _find_frame(template: ChatTemplate, tool: ToolSpec, ends: Sequence[str]) -> 
 def _written_call(template: ChatTemplate, tool: ToolSpec, mark: str) -> str | None:
     call = Message("assistant", tool_calls=(ToolCall(tool.name, {tool.parameter: mark}),))
     return template.try_written(call, tools=[tool])
+
+
+def derive_function_syntax(template: ChatTemplate, *, ends: Iterable[str]) -> FunctionSyntax | None:
+    """The template's own syntax for calls whose arguments are JSON; None where it has none, or shows no results.
+
+    The template's abilities are those that `adapt_to_tools` found.
+    """
+    ends = tuple(ends)
+    one = _written_calls(template, FUNCTIONS[:1]) if template.abilities.tool_turns else None
+    if one is None or not one[0].strip() or not _shows_function_results(template):
+        return None
+    before, between, after = one
+    two = _written_calls(template, FUNCTIONS)
+    joint = None
+    if (
+        two is not None
+        and two[:2] == one[:2]
+        and two[3] == between
+        and _cut_at_end(two[2], ends) == two[2].rstrip("\n")
+    ):
+        joint = two[2]
+    return FunctionSyntax(before, between, _cut_at_end(after, ends), joint, template.answer_start)
+
+
+def _written_calls(template: ChatTemplate, functions: Sequence[FunctionSpec]) -> list[str] | None:
+    """What the template writes before, between and behind names and arguments of a turn that calls all `functions`."""
+    written = template.try_written(_calling(functions), functions=functions)
+    if written is None:
+        return None
+    pieces: list[str] = []
+    for function in functions:
+        before, found, rest = written.partition(function.name)
+        start = rest.rfind("{", 0, max(rest.find(KEY), 0))
+        if not found or start < 0:
+            return None
+        try:
+            arguments, end = json.JSONDecoder().raw_decode(rest, start)
+        except ValueError:
+            return None
+        if arguments != ARGUMENTS:
+            return None
+        pieces += [before, rest[:start]]
+        written = rest[end:]
+    is_repeated = any(mark in written for mark in (KEY, *(function.name for function in functions)))
+    return None if is_repeated else [*pieces, written]
+
+
+def _calling(functions: Sequence[FunctionSpec]) -> Message:
+    arguments = json.dumps(ARGUMENTS)
+    return Message("assistant", function_calls=tuple(FunctionCall(f.name, f.name, arguments) for f in functions))
+
+
+def _shows_function_results(template: ChatTemplate) -> bool:
+    turns = [USER, _calling(FUNCTIONS[:1]), Message("tool", MARK, call_id=FUNCTIONS[0].name)]
+    return bool(template.try_render(turns, MARK))
 
 
 def _cut_at_end(after: str, ends: Sequence[str]) -> str:

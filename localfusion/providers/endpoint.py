@@ -104,6 +104,11 @@ class Endpoint:
 
         Raises ProviderError, LimitReached, ContextOverflow, MalformedOutput.
         """
+        if request.n_logprobs is not None or request.functions:
+            what = "functions of the caller's own" if request.functions else "logprobs"
+            raise ProviderError(
+                self._model.name, f"{self._model.name} is not asked for {what}", hint="name a local model"
+            )
         reply = await self._line.persist(partial(self._send, request))
         reading = Reading(request, self._model)
         counted = reply.counted

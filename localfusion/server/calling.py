@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from localfusion.assistant import Choice
 from localfusion.errors import InvalidRequest
+from localfusion.function_calls import Choice
 from localfusion.messages import FunctionSpec
 from localfusion.outer import FUSION, KEEP_ANSWER
 from localfusion.wire import chat, responses

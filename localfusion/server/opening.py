@@ -2,8 +2,8 @@
 
 import logging
 import socket
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,20 +39,17 @@ class Opening:
     is_stored: bool = True
 
 
-async def run_server(opening: Opening, session: Session, listening: socket.socket) -> None:
-    """Serve until a signal ends it; whoever opened the session closes it."""
+@asynccontextmanager
+async def put_together(opening: Opening, session: Session) -> AsyncIterator[Served]:
+    """What a server over an open session stands on; its jobs end with it."""
     settings, queue, metrics = opening.settings, Queue(opening.settings.max_queue), Metrics()
     answering = Answering(session, metrics, settings.timeout_s, settings.watts)
+    home = opening.home if opening.is_stored else None
     with closing(Installed(opening.home if opening.home.exists() else None)) as installed:
         orders = OrderBook(opening.models, installed.path_of, opening.sources, opening.cloud)
-        jobs = Jobs(
-            opening.home if opening.is_stored else None,
-            keep_days=settings.keep_days,
-            revive=partial(revived, orders, answering, queue),
-            stopped=stopped,
-        )
-        async with jobs:
-            served = Served(
+        revive = partial(revived, orders, answering, queue)
+        async with Jobs(home, keep_days=settings.keep_days, revive=revive, stopped=stopped) as jobs:
+            yield Served(
                 session=session,
                 settings=settings,
                 models=opening.models,
@@ -65,8 +62,13 @@ async def run_server(opening: Opening, session: Session, listening: socket.socke
                 rates=Rates(),
                 metrics=metrics,
             )
-            on_stop = partial(jobs.close, settings.stop_s)
-            await serve(create_app(served), listening, stop_s=settings.stop_s, on_stop=on_stop)
+
+
+async def run_server(opening: Opening, session: Session, listening: socket.socket) -> None:
+    """Serve until a signal ends it; whoever opened the session closes it."""
+    stop_s = opening.settings.stop_s
+    async with put_together(opening, session) as served:
+        await serve(create_app(served), listening, stop_s=stop_s, on_stop=partial(served.jobs.close, stop_s))
 
 
 def log_to(handlers: Sequence[logging.Handler]) -> None:
