@@ -124,7 +124,7 @@ def test_calls_are_of_their_functions(hermes: Path) -> None:
             assert not written.content
             for call in written.calls:
                 assert call.id.startswith("call_")
-                jsonschema_rs.validate(schemas[call.name], json.loads(call.arguments))
+                jsonschema_rs.validate(dict(schemas[call.name]), json.loads(call.arguments))
 
 
 def test_json_beside_functions_is_a_call_or_of_its_schema(hermes: Path) -> None:
@@ -152,8 +152,7 @@ def test_calls_and_results_are_told_in_the_templates_way_or_as_text() -> None:
     assert written_by(SYNTAXES["hermes"], [(call.name, call.arguments) for call in calls]) in text
     assert "<tool_response>\nrain< |im_end|>\n" in text
     info = ModelInfo("m", 1, 1, 1, 1, 1, {}, None)
-    told = as_told(told, info, Calling((WEATHER, CLOCK), "auto", True, GENERIC))
-    system, _, called, *returned = told
+    system, _, called, *returned = as_told(told, info, Calling((WEATHER, CLOCK), "auto", True, GENERIC))
     assert (system.role, called.role) == ("system", "assistant")
     assert '"description": "The weather of a city."' in system.content
     assert called.content.splitlines()[1:] == [
