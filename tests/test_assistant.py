@@ -33,7 +33,7 @@ from localfusion.messages import (
     Sampling,
     TokenLogprobs,
 )
-from tests.byte_tokenizer import admits
+from tests.byte_tokenizer import SPECIAL_TOKENS, admits
 from tests.harbour import SHIPPED
 from tests.test_engine_chat import HERMES
 from tests.tiny_gguf import TinyModel, write_tiny_gguf
@@ -327,3 +327,19 @@ def test_stop_strings_end_text_and_no_call(hermes: Path) -> None:
             return await model.complete(request)
 
     assert asyncio.run(both()).content == 'ab <tool_call>\n{"name": "a b'
+
+
+def test_a_control_token_begins_a_call_anywhere() -> None:
+    name = next(iter(SPECIAL_TOKENS))
+    syntax = FunctionSyntax(f"{name}[", ":", "]", "; ")
+    calling = Calling((WEATHER, CLOCK), "auto", True, syntax)
+    info = ModelInfo("m", 1, 1, 1, 1, 1, SPECIAL_TOKENS, None, syntax)
+    lark = "".join([*arguments_rules(calling), *turn_rules(calling, info, output=None)])
+    several = written_by(syntax, CALLS)
+    for text in ("", "Text.", several, f"Text first.\n{several}"):
+        assert admits(lark, text)
+        assert read(TurnReader(calling, is_json=False, model="m"), text, range(0, 200, 3))[1] == CALLS * (
+            several in text
+        )
+    for text in (f"{several}Text.", name, f"{name}[clock:1]", f"{several}{several}"):
+        assert not admits(lark, text)
