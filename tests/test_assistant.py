@@ -33,7 +33,7 @@ from localfusion.messages import (
     Sampling,
     TokenLogprobs,
 )
-from tests.byte_tokenizer import admits
+from tests.byte_tokenizer import SPECIAL_TOKENS, admits
 from tests.harbour import SHIPPED
 from tests.test_engine_chat import HERMES
 from tests.tiny_gguf import TinyModel, write_tiny_gguf
@@ -124,7 +124,7 @@ def test_calls_are_of_their_functions(hermes: Path) -> None:
             assert not written.content
             for call in written.calls:
                 assert call.id.startswith("call_")
-                jsonschema_rs.validate(schemas[call.name], json.loads(call.arguments))
+                jsonschema_rs.validate(dict(schemas[call.name]), json.loads(call.arguments))
 
 
 def test_json_beside_functions_is_a_call_or_of_its_schema(hermes: Path) -> None:
@@ -152,8 +152,7 @@ def test_calls_and_results_are_told_in_the_templates_way_or_as_text() -> None:
     assert written_by(SYNTAXES["hermes"], [(call.name, call.arguments) for call in calls]) in text
     assert "<tool_response>\nrain< |im_end|>\n" in text
     info = ModelInfo("m", 1, 1, 1, 1, 1, {}, None)
-    told = as_told(told, info, Calling((WEATHER, CLOCK), "auto", True, GENERIC))
-    system, _, called, *returned = told
+    system, _, called, *returned = as_told(told, info, Calling((WEATHER, CLOCK), "auto", True, GENERIC))
     assert (system.role, called.role) == ("system", "assistant")
     assert '"description": "The weather of a city."' in system.content
     assert called.content.splitlines()[1:] == [
@@ -328,3 +327,19 @@ def test_stop_strings_end_text_and_no_call(hermes: Path) -> None:
             return await model.complete(request)
 
     assert asyncio.run(both()).content == 'ab <tool_call>\n{"name": "a b'
+
+
+def test_a_control_token_begins_a_call_anywhere() -> None:
+    name = next(iter(SPECIAL_TOKENS))
+    syntax = FunctionSyntax(f"{name}[", ":", "]", "; ")
+    calling = Calling((WEATHER, CLOCK), "auto", True, syntax)
+    info = ModelInfo("m", 1, 1, 1, 1, 1, SPECIAL_TOKENS, None, syntax)
+    lark = "".join([*arguments_rules(calling), *turn_rules(calling, info, output=None)])
+    several = written_by(syntax, CALLS)
+    for text in ("", "Text.", several, f"Text first.\n{several}"):
+        assert admits(lark, text)
+        assert read(TurnReader(calling, is_json=False, model="m"), text, range(0, 200, 3))[1] == CALLS * (
+            several in text
+        )
+    for text in (f"{several}Text.", name, f"{name}[clock:1]", f"{several}{several}"):
+        assert not admits(lark, text)

@@ -15,17 +15,19 @@ from keyring.backend import KeyringBackend
 from keyring.backends.fail import Keyring as NoKeyring
 from keyring.errors import KeyringLocked
 
+from localfusion.assistant import Ask, write
 from localfusion.engine.interface import Model
 from localfusion.errors import (
     ConfigError,
     ContextOverflow,
+    InvalidRequest,
     LimitReached,
     LocalFusionError,
     MalformedOutput,
     ProviderError,
 )
 from localfusion.events import CloudCharged
-from localfusion.messages import CloudLeave, Json, Message, Prices, RemoteModel, ToolCall, Usage
+from localfusion.messages import CloudLeave, FunctionSpec, Json, Message, Prices, RemoteModel, ToolCall, Usage
 from localfusion.providers import Spending, open_endpoint
 from localfusion.providers.turns import framed_call
 from tests.asking import ALLOWED, ENVIRON, KEY, QUESTION, Heard, answer_of, ask, plain, remote, stepwise
@@ -760,6 +762,16 @@ def test_an_endpoint_is_a_model_that_makes_no_vectors() -> None:
             assert bare < await as_model.count_prompt(request.messages, request.tools)
             with pytest.raises(ProviderError, match="makes no vectors"):
                 await as_model.embed([TEXT], kind="query")
+            for asked in (replace(request, n_logprobs=0), replace(request, functions=(FunctionSpec("f"),))):
+                with pytest.raises(ProviderError, match="is not asked for"):
+                    await anext(as_model.generate(asked))
+            for turn, param in (
+                (Ask(request.messages, n_logprobs=0), "logprobs"),
+                (Ask(request.messages, functions=(FunctionSpec("f"),)), "tools"),
+            ):
+                with pytest.raises(InvalidRequest, match="a provider's model") as refused:
+                    await anext(write(as_model, turn))
+                assert refused.value.param == param
 
     asyncio.run(scenario())
 

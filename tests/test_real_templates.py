@@ -13,8 +13,17 @@ import pytest
 from localfusion import panel
 from localfusion.analysis import Passage, ToolStep
 from localfusion.engine.chat import ChatTemplate
-from localfusion.engine.tool_syntax import adapt_to_tools
-from localfusion.messages import Message, ModelInfo, ToolCall, ToolSpec, ToolSyntax
+from localfusion.engine.tool_syntax import adapt_to_tools, derive_function_syntax
+from localfusion.messages import (
+    FunctionCall,
+    FunctionSpec,
+    Json,
+    Message,
+    ModelInfo,
+    ToolCall,
+    ToolSpec,
+    ToolSyntax,
+)
 from tests.byte_tokenizer import admits
 
 SPECS = (
@@ -301,3 +310,57 @@ class Told:
 
     def restore(self, steps: Sequence[ToolStep]) -> None:
         raise NotImplementedError(steps)
+
+
+WITHOUT_JSON = {
+    "ByteDance-Seed-OSS",
+    "GLM-4.6",
+    "GLM-4.7-Flash",
+    "Kimi-K3",
+    "LFM2.5-8B-A1B",
+    "MiniMax-M2",
+    "MiniMax-M3",
+    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+    "Qwen3-Coder",
+    "Qwen3.5-4B",
+    "Spark2.5",
+    "StepFun3.5-Flash",
+    "deepseek-ai-DeepSeek-V3.2",
+    "deepseek-ai-DeepSeek-V4-Flash-0731",
+    "deepseek-ai-DeepSeek-V4",
+    "google-gemma-4-31B-it-interleaved",
+    "google-gemma-4-31B-it",
+    "inclusionai-ling-3.0-flash",
+    "meetkai-functionary-medium-v3.2",
+    "muse-glimmer",
+    "openbmb-MiniCPM5-1B",
+    "poolside-Laguna-S-2.1",
+    "poolside-Laguna-XS-2.1",
+    "poolside-Laguna-XS.2",
+    "tencent-Hy3",
+}
+"""Templates that write the arguments of a call in tags, or as code: functions are told in text."""
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_functions_of_a_caller(real_models: Path, name: str) -> None:
+    template, _ = load(real_models, name)
+    syntax = derive_function_syntax(template, ends=[template.turn_end.strip()[:12] or "</s>"])
+    assert (syntax is None) == (name in WITHOUT_JSON or name in GENERIC)
+    if syntax is None:
+        return
+    schema: dict[str, Json] = {"type": "object", "properties": {"a": {"type": "array"}}}
+    functions = (FunctionSpec("first_one", "does the first", schema), FunctionSpec("second_one", "does the second"))
+    arguments = '{"a": [1, {"b": "c"}]}'
+    call = FunctionCall("call_abc", "first_one", arguments)
+    turns = [
+        SYSTEM,
+        QUESTION,
+        Message("assistant", function_calls=(call,)),
+        Message("tool", "41 metres", call_id=call.id),
+    ]
+    text = template.render_prompt(turns, tools=(), functions=functions, thinking=False).text
+    assert f"{syntax.before}first_one{syntax.between}{arguments}" in text or '"a": [' in text
+    places = [text.find(part) for part in ("is it?", "41 metres")]
+    assert -1 not in places
+    assert all(function.name in text and function.description in text for function in functions)
