@@ -88,8 +88,9 @@ class Written:
 async def write(model: Model, ask: Ask) -> AsyncGenerator[Progress | Delta | FunctionCall | Written]:
     """Write the turn; deltas are of text only, a call is told when it is whole, the Written is the last.
 
-    Raises ModelError: ContextOverflow, WorkerDied, MalformedOutput for a call that breaks off; InvalidRequest for a
-    schema that cannot be followed.
+    A call that `max_tokens` cuts is not told: the turn has the finish reason "length". Raises ModelError:
+    ContextOverflow, WorkerDied, MalformedOutput for a call that breaks off; InvalidRequest for a schema that cannot be
+    followed.
     """
     calling = _calling(model, ask)
     request = _request(model.info, ask, calling)
@@ -99,7 +100,7 @@ async def write(model: Model, ask: Ask) -> AsyncGenerator[Progress | Delta | Fun
         async with aclosing(model.generate(request)) as items:
             async for item in items:
                 if isinstance(item, Completion):
-                    for told in turn.finish():
+                    for told in turn.finish(is_cut=item.finish_reason != "stop"):
                         yield told
                     yield turn.written(item)
                 elif isinstance(item, Delta) and item.kind == "content":
@@ -127,9 +128,9 @@ class _Turn:
         self._waiting += delta.logprobs
         return self._tell(self._reader.feed(delta.text))
 
-    def finish(self) -> list[Delta | FunctionCall]:
-        """What is left at the end of the content; raises MalformedOutput."""
-        return self._tell(self._reader.finish(), is_last=True)
+    def finish(self, *, is_cut: bool) -> list[Delta | FunctionCall]:
+        """What is left at the end of the content, without a call that was cut; raises MalformedOutput."""
+        return self._tell(self._reader.finish(is_cut=is_cut), is_last=True)
 
     def written(self, done: Completion) -> Written:
         return Written(

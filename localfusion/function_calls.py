@@ -188,14 +188,19 @@ class TurnReader:
         shown = self._take_text()
         return [shown] if shown else []
 
-    def finish(self) -> list[str | FunctionCall]:
-        """What is left, now that nothing follows; raises MalformedOutput for a call that breaks off."""
+    def finish(self, *, is_cut: bool = False) -> list[str | FunctionCall]:
+        """What is left, now that nothing follows; raises MalformedOutput for a call that breaks off.
+
+        Where the turn was cut (`is_cut`), such a call is left out: nobody could carry it out.
+        """
         whole = self._held
         if self._state == "calls":
             assert self._calling is not None
             calls: list[str | FunctionCall] = list(self._take_calls())
             is_exact = self._held.strip() == self._calling.syntax.after.strip()
             if self._is_behind_call and (is_exact or not self._is_json):
+                return calls
+            if not self._is_json and is_cut:
                 return calls
             if not self._is_json:
                 raise MalformedOutput(self._model, f"{self._model} wrote a call that breaks off", text=whole)

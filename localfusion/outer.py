@@ -6,6 +6,7 @@ request names models and how a turn is told to a client is not known here.
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -110,7 +111,9 @@ class _Turn:
 
     def __init__(self, session: Session, request: TurnRequest) -> None:
         self._session = session
-        self._request = request
+        ask = request.ask
+        sequence = f"{ask.sequence}-{secrets.token_hex(8)}"  # nobody else's: two turns of one sequence would wait
+        self._request = replace(request, ask=replace(ask, sequence=sequence))
         self._texts: dict[str, list[str]] = {"content": [], "thinking": []}
         self._calls: list[FunctionCall] = []
         self._outer_usage = Usage()

@@ -305,6 +305,7 @@ def test_a_call_that_breaks_off_is_none(syntax: FunctionSyntax) -> None:
         assert not reader.feed(whole[:end])
         with pytest.raises(MalformedOutput, match="breaks off"):
             reader.finish()
+        assert not reader.finish(is_cut=True)
 
 
 def test_json_that_looks_like_a_call_is_told_apart_at_its_end() -> None:
