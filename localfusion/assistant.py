@@ -45,9 +45,13 @@ OBJECT_TOLD = "Answer with one JSON object and nothing else."
 
 @dataclass(frozen=True, slots=True)
 class JsonFormat:
-    """The text is one JSON value: of `schema` (JSON Schema), or any object where that is None."""
+    """The text is one JSON value: of `schema` (JSON Schema), or any object where that is None.
+
+    `is_told`: the model is told so in the system turn; else the messages say it themselves.
+    """
 
     schema: Json = None
+    is_told: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +186,7 @@ def _calling(model: Model, ask: Ask) -> Calling | None:
 def _request(info: ModelInfo, ask: Ask, calling: Calling | None) -> GenerateRequest:
     messages = as_told(ask.messages, info, calling)
     schema = _schema(ask.output)
-    if ask.output is not None:
+    if ask.output is not None and ask.output.is_told:
         told = json.dumps(schema, ensure_ascii=False)
         messages = with_instruction(messages, SCHEMA_TOLD.format(schema=told) if ask.output.schema else OBJECT_TOLD)
     return GenerateRequest(

@@ -12,9 +12,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from localfusion.assistant import Ask, Written, write
+from localfusion.assistant import Ask, JsonFormat, Written, write
 from localfusion.events import AnswerCompleted, AnswerStarted, Event, TextWritten
 from localfusion.messages import (
+    GREEDY,
     Delta,
     FunctionCall,
     FunctionSpec,
@@ -30,13 +31,11 @@ from localfusion.store import RunRequest
 
 TurnEnd = Literal["stop", "length", "tool_calls", "cancelled"]
 
-FUSION = FunctionSpec(
-    "openrouter_fusion",
-    "Have a panel of models research the user's request, with search, and compare what they find. Call it for research"
-    " questions, critique, comparisons, and wherever being wrong is expensive. Answer simple requests yourself.",
-    {"type": "object", "properties": {}, "additionalProperties": False},
-)
-"""The one thing that the outer model can call beside the caller's functions."""
+DECIDE = """\
+Do not answer yet. Decide how the request above is to be answered. Write "deliberate" if a panel of models should \
+research it, with search, and compare what they find: for research questions, critique, comparisons, and wherever \
+being wrong is expensive. Write "answer" if it is simple and you are sure of the answer yourself."""
+DELIBERATE, ANSWER = "deliberate", "answer"
 
 KEEP_ANSWER = FunctionSpec(
     "give_answer",
@@ -117,21 +116,17 @@ class _Turn:
         self._texts: dict[str, list[str]] = {"content": [], "thinking": []}
         self._calls: list[FunctionCall] = []
         self._outer_usage = Usage()
-        self._is_called = False
         self._ended = Turned(request.model.name)
 
     async def take(self, run_id: str | None) -> AsyncGenerator[TurnItem]:
         fusion = self._request.fusion
-        if fusion is None:
-            async for item in self._own(self._request.ask):
-                yield item
+        if fusion is not None and (fusion.is_forced or run_id is not None or await self._calls_for_panel()):
+            items = self._deliberated(fusion, run_id)
         else:
-            if not fusion.is_forced and run_id is None:
-                async for item in self._own(_deciding(self._request.ask)):
-                    yield item
-            if fusion.is_forced or run_id is not None or self._is_called:
-                async for item in self._deliberated(fusion, run_id):
-                    yield item
+            items = self._own(self._request.ask)
+        async with aclosing(items):
+            async for item in items:
+                yield item
         yield self._whole()
 
     def _whole(self) -> Turned:
@@ -146,8 +141,17 @@ class _Turn:
             outer_usage=self._outer_usage,
         )
 
+    async def _calls_for_panel(self) -> bool:
+        """Whether the outer model wants the panel asked: one word, which nobody is told."""
+        ask = _deciding(self._request.ask)
+        holding = self._session.holding(self._request.model, conversation=ask.sequence)
+        async with holding as model, aclosing(write(model, ask)) as items:
+            written = [item async for item in items if isinstance(item, Written)]
+        self._outer_usage += written[-1].usage
+        return DELIBERATE in written[-1].content
+
     async def _own(self, ask: Ask) -> AsyncGenerator[TurnItem]:
-        """What the outer model writes itself; that it called for the panel, or kept its answer, is not told."""
+        """What the outer model writes itself; that it kept its answer is not told."""
         holding = self._session.holding(self._request.model, conversation=ask.sequence)
         async with holding as model, aclosing(write(model, ask)) as items:
             async for item in items:
@@ -155,7 +159,8 @@ class _Turn:
                     self._note_end(item)
                 elif not isinstance(item, FunctionCall):
                     yield self._noted(item)
-                elif self._takes(item):
+                elif item.name != KEEP_ANSWER.name:
+                    self._calls.append(item)
                     yield item
 
     def _note_end(self, written: Written) -> None:
@@ -166,15 +171,6 @@ class _Turn:
             finish_reason=written.finish_reason,
             logprobs=written.logprobs,
         )
-
-    def _takes(self, call: FunctionCall) -> bool:
-        """Whether a call is the caller's to carry out."""
-        if call.name == FUSION.name:
-            self._is_called = True
-        elif call.name != KEEP_ANSWER.name:
-            self._calls.append(call)
-            return True
-        return False
 
     def _noted(self, item: Progress | Delta) -> Progress | Delta:
         if isinstance(item, Delta):
@@ -236,8 +232,18 @@ def _as_item(event: Event, *, is_writing: bool) -> Event | Delta:
 
 
 def _deciding(ask: Ask) -> Ask:
-    """The ask where the model may also call for the panel; one call is one decision."""
-    return replace(ask, functions=(*ask.functions, FUSION), is_parallel=False)
+    """The decision, asked behind all that the answer is asked of, so that nothing of it is read twice."""
+    return replace(
+        ask,
+        messages=(*ask.messages, Message("user", DECIDE)),
+        choice="none",
+        output=JsonFormat({"enum": [DELIBERATE, ANSWER]}, is_told=False),
+        sampling=GREEDY,
+        max_tokens=16,
+        stop=(),
+        thinking=False,
+        n_logprobs=None,
+    )
 
 
 def _after(ask: Ask, outcome: Outcome) -> Ask:

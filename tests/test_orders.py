@@ -246,11 +246,29 @@ CHOICES: list[tuple[Json, tuple[int, str, bool | None]]] = [
 @pytest.mark.parametrize(("choice", "wanted"), CHOICES, ids=str)
 def test_a_choice_says_what_may_be_called(choice: Json, wanted: tuple[int, str, bool | None]) -> None:
     """How many functions, which choice among them, and whether the deliberation is forced (None: there is none)."""
-    turn = chat({"tools": [LOOK, FUSION], "tool_choice": choice}).turn
+    named: Json = {**FUSION, "parameters": {"analysis_models": ["micro-a"]}}
+    turn = chat({"tools": [LOOK, named], "tool_choice": choice}).turn
     forced = turn.fusion.is_forced if turn.fusion else None
     assert (len(turn.ask.functions), turn.ask.choice, forced) == wanted
     look = FunctionSpec("look", "", {"type": "object", "properties": {"at": {}}})
     assert all(function == look for function in turn.ask.functions)
+
+
+def test_a_preset_may_have_its_panel_asked_of_every_question_of_a_user() -> None:
+    asked: Fields = {"model": "localfusion/micro", "tools": [LOOK]}
+    fusion = chat(asked).turn.fusion
+    assert fusion is not None
+    assert fusion.is_forced
+    assert chat({**asked, "tool_choice": "none"}).turn.fusion is None
+    call: Json = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages: Json = [
+        {"role": "user", "content": "Who?"},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "Nobody."},
+    ]
+    fusion = chat({**asked, "messages": messages}).turn.fusion
+    assert fusion is not None
+    assert not fusion.is_forced
 
 
 MICRO = ["micro-a", "micro-b", "micro-c", "micro-judge"]

@@ -11,7 +11,7 @@ import pytest
 from localfusion.assistant import Ask
 from localfusion.events import AnswerStarted, Event, PanelistCompleted, RunStarted
 from localfusion.messages import Delta, Message, ModelSpec, WriterSpec
-from localfusion.outer import Fusion, Turned, TurnItem, TurnRequest, take_turn
+from localfusion.outer import DECIDE, Fusion, Turned, TurnItem, TurnRequest, take_turn
 from localfusion.session import Session, open_session
 from tests.harbour import OPEN_QUESTION, micro_panel, request, surroundings
 
@@ -102,3 +102,21 @@ def test_a_turn_that_nobody_listens_to_keeps_what_was_finished(tmp_path: Path) -
             assert again.content == again.outcome.answer != ""
 
     asyncio.run(scenario())
+
+
+def test_the_outer_model_decides_in_one_word_that_nobody_is_told(tmp_path: Path) -> None:
+    """Which word it is, is the model's own business: whatever it decides is what is done."""
+
+    async def scenario() -> list[TurnItem]:
+        async with opened(tmp_path) as session:
+            return await taken(session, TurnRequest(judge_model(), ASK, Fusion(request())))
+
+    items = asyncio.run(scenario())
+    turned = ended(items)
+    assert turned.outer_usage.completion_tokens > 0
+    assert not any(word in turned.content for word in (DECIDE, '"deliberate"', '"answer"'))
+    if turned.outcome is None:
+        assert not any(isinstance(item, RunStarted) for item in items)
+        assert turned.outer_usage.completion_tokens > ASK.max_tokens  # type: ignore[operator]
+    else:
+        assert turned.content == turned.outcome.answer

@@ -278,6 +278,11 @@ class PresetEntry(Entry):
         description="The judge: a model's name, or a mapping as below."
     )
     max_tool_calls: int = Field(4, ge=1, le=16, description="Tool calls of each panelist before it must answer.")
+    deliberate: Literal["auto", "always"] = Field(
+        "auto",
+        description="For the server: `auto` lets the outer model answer what needs no panel, `always` asks the panel of"
+        " every question, for models that are too small to tell.",
+    )
 
 
 class Contents(Entry):

@@ -6,14 +6,12 @@ from dataclasses import dataclass, replace
 from localfusion.errors import InvalidRequest
 from localfusion.function_calls import Choice
 from localfusion.messages import FunctionSpec
-from localfusion.outer import FUSION, KEEP_ANSWER
+from localfusion.outer import KEEP_ANSWER
 from localfusion.wire import chat, responses
 from localfusion.wire.fusion import FUSION_TOOL, FusionChoice
 from localfusion.wire.request import AllowedTool
 
 AnyChoice = chat.ToolChoice | responses.ToolChoice
-RESERVED = frozenset({FUSION.name, KEEP_ANSWER.name})
-"""What the outer model itself may call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ def functions_of(tools: Sequence[chat.FunctionDefinition | responses.FunctionToo
     for tool in tools:
         if tool.name in found:
             raise InvalidRequest(f"two functions are called {tool.name}", param="tools", hint="rename one of them")
-        if tool.name in RESERVED:
+        if tool.name == KEEP_ANSWER.name:
             raise InvalidRequest(
                 f"{tool.name} is a name of localfusion's own", param="tools", hint="rename the function"
             )

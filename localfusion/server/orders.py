@@ -25,7 +25,7 @@ from localfusion.outer import Fusion, TurnRequest
 from localfusion.server.calling import AnyChoice, Calling, calling, functions_of
 from localfusion.server.conversations import Conversation, of_items, of_messages
 from localfusion.server.naming import Names
-from localfusion.server.panels import Wanted, is_enabled, panel_of, wanted
+from localfusion.server.panels import Wanted, is_always_asked, is_enabled, panel_of, wanted
 from localfusion.server.thinking import Thinking, thinking
 from localfusion.store import RunRequest
 from localfusion.wire import chat, responses
@@ -190,7 +190,9 @@ class OrderBook:
         if not found.may_deliberate:
             return TurnRequest(outer, ask)
         _check_writable(request, ask)
-        return TurnRequest(outer, ask, self._fusion(part, ask, panel, outer, is_forced=found.must_deliberate))
+        is_asked = part.conversation.messages[-1].role == "user"
+        is_forced = found.must_deliberate or (is_asked and is_always_asked(self._names, asked))
+        return TurnRequest(outer, ask, self._fusion(part, ask, panel, outer, is_forced=is_forced))
 
     def _outer(self, model: str, asked: Wanted, judge: AnyModel) -> ModelSpec:
         """The model that reads the request: the judge where the name only asks for a deliberation."""

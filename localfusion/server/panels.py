@@ -106,6 +106,14 @@ def panel_of(names: Names, asked: Wanted, outer: str, *, seed: int) -> PanelSpec
     )
 
 
+def is_always_asked(names: Names, asked: Wanted) -> bool:
+    """Whether the preset in force has its panel asked of every question."""
+    name = asked.preset or DEFAULT
+    preset = names.models.presets.get(names.models.aliases.get(name, name))
+    is_named = bool(asked.settings.analysis_models) and not (asked.preset or asked.is_alias)
+    return preset is not None and preset.deliberate == "always" and not is_named
+
+
 def _judge_name(asked: Wanted, outer: str) -> str | None:
     """The judge's name; None is the preset's. A tool's is the outer model where it names none."""
     if asked.settings.model is None and isinstance(asked.settings, FusionParameters) and not asked.is_alias:
