@@ -49,16 +49,16 @@ class AnswerRoutes:
             f"{prefix}/chat/completions",
             response_model=ChatCompletion,
             openapi_extra=body_of(ChatRequest),
-            responses=work | streamed(ChatChunk),
+            responses=work | streamed(prefix, ChatChunk),
         )(self.chat)
         app.post(
             f"{prefix}/responses",
             response_model=WireResponse,
             openapi_extra=body_of(ResponsesRequest),
-            responses=work | streamed(StreamedEvent),
+            responses=work | streamed(prefix, StreamedEvent),
         )(self.respond)
         path = f"{prefix}/responses/{{id}}"
-        app.get(path, response_model=WireResponse, responses=work | streamed(StreamedEvent))(self.get)
+        app.get(path, response_model=WireResponse, responses=work | streamed(prefix, StreamedEvent))(self.get)
         app.delete(path, response_model=Deleted, responses=kept)(self.delete)
         app.post(f"{path}/cancel", response_model=WireResponse, responses=kept)(self.cancel)
         app.post(

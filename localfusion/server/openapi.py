@@ -25,14 +25,20 @@ def body_of(kind: type[BaseModel]) -> dict[str, Json]:
 
 def errors(prefix: str, statuses: Iterable[int]) -> dict[int | str, dict[str, object]]:
     """Every error of a route, in the shape of its prefix."""
-    shape = RouterErrorBody if f"{prefix}/".startswith(ROUTER_PREFIX) else ErrorBody
-    return {status: {"model": shape, "description": HTTPStatus(status).phrase} for status in sorted(statuses)}
+    return {status: {"model": _shape(prefix), "description": HTTPStatus(status).phrase} for status in sorted(statuses)}
 
 
-def streamed(event: type[BaseModel]) -> dict[int | str, dict[str, object]]:
-    """A reply that is a stream of events where the request asks for one."""
-    schema = {"type": "string", "description": f"Server-sent events; each `data` is a {event.__name__}."}
-    return {200: {"content": {"text/event-stream": {"schema": schema, "itemSchema": _reference(event)}}}}
+def streamed(prefix: str, event: type[BaseModel]) -> dict[int | str, dict[str, object]]:
+    """A reply that is a stream of events where the request asks for one; what goes wrong later is told in it."""
+    told: Json = {"anyOf": [_reference(event), _reference(_shape(prefix))]}
+    data: Json = {
+        "anyOf": [
+            {"const": "[DONE]"},
+            {"type": "string", "contentMediaType": "application/json", "contentSchema": told},
+        ]
+    }
+    item: Json = {"type": "object", "properties": {"event": {"type": "string"}, "data": data}, "required": ["data"]}
+    return {200: {"content": {"text/event-stream": {"itemSchema": item}}}}
 
 
 def describe(app: FastAPI, kinds: Iterable[type[BaseModel]]) -> None:
@@ -50,6 +56,10 @@ def describe(app: FastAPI, kinds: Iterable[type[BaseModel]]) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _shape(prefix: str) -> type[BaseModel]:
+    return RouterErrorBody if f"{prefix}/".startswith(ROUTER_PREFIX) else ErrorBody
 
 
 def _reference(kind: type[BaseModel]) -> dict[str, Json]:
