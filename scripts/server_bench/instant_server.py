@@ -42,6 +42,7 @@ from localfusion.store import Store
 
 NAME = "instant"
 WORDS = "The mill stands on the north shore and is forty metres high, as both of the old surveys say."
+INFO = ModelInfo(NAME, 8192, 8192, 1000, 1, 1, {}, None)
 MAX_QUEUE = 4096
 
 
@@ -49,7 +50,7 @@ MAX_QUEUE = 4096
 class Instant:
     """A resident model that says the same words each time, a word a token."""
 
-    info: ModelInfo = ModelInfo(NAME, 8192, 8192, 1000, 1, 1, {}, None)
+    info: ModelInfo = INFO
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Progress | Delta | Completion]:
         del request

@@ -30,6 +30,7 @@ model_list:
   - model_name: {NAME}
     litellm_params: {{model: openai/{NAME}, api_key: none, mock_response: "{WORDS}"}}
 litellm_settings: {{telemetry: false}}
+general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
 """
 
 
@@ -78,7 +79,7 @@ def litellm(executable: Path) -> Iterator[Server]:
         command = [str(executable), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
         environ = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
         with _running(command, environ=environ, stderr=Path(folder) / "log") as process:
-            _wait_for(port, process)
+            _wait_for(port, process, Path(folder) / "log")
             yield Server(port, process.pid)
 
 
@@ -114,15 +115,19 @@ def _said_port(log: Path, process: "subprocess.Popen[str]") -> int:
     for _ in _waiting(process):
         if found := re.search(r"serving on http://127\.0\.0\.1:(\d+)", log.read_text(encoding="utf-8")):
             return int(found[1])
-    raise RuntimeError("the server did not start")
+    raise RuntimeError(f"the server did not start: {_last_line(log)}")
 
 
-def _wait_for(port: int, process: "subprocess.Popen[str]") -> None:
+def _wait_for(port: int, process: "subprocess.Popen[str]", log: Path) -> None:
     for _ in _waiting(process):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
-    raise RuntimeError("the server did not start")
+    raise RuntimeError(f"the server did not start: {_last_line(log)}")
+
+
+def _last_line(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
 
 
 def _waiting(process: "subprocess.Popen[str]") -> Iterator[None]:
