@@ -126,5 +126,10 @@ def test_a_file_is_loaded_once_by_whichever_of_its_names_it_is_asked(tmp_path: P
             await scheduler.close()
         return n_loaded
 
-    asked: tuple[tuple[Path, int | Literal["auto"]], ...] = ((file, "auto"), (link, "auto"), (file, "auto"), (link, 512))
+    asked: tuple[tuple[Path, int | Literal["auto"]], ...] = (
+        (file, "auto"),
+        (link, "auto"),
+        (file, "auto"),
+        (link, 512),
+    )
     assert asyncio.run(scenario()) == [1, 1, 1, 2]

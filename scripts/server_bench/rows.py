@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.engine_bench.figures import Figure, Row
@@ -23,6 +24,17 @@ GROWTH = 1.1
 ROUNDS = 3
 WAYS = {"whole": False, "streamed": True}
 Body = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A load that a server had, and its processor time for a request, which other programs change little."""
+
+    loaded: Loaded
+    cpu_ms: float
+
+    def whole_ms(self, share: float) -> float:
+        return quantile(self.loaded.whole_ms, share)
 
 
 def peer(setting: Setting) -> Iterator[Figure]:
@@ -50,11 +62,12 @@ def answering(setting: Setting) -> Iterator[Figure]:
                 found = _asked(server, setting.pick(200, 3000), n_clients=n_clients, is_streamed=is_streamed)
                 limit = ADDED_MS if n_clients == 1 and not is_streamed and not setting.quick else None
                 name = f"{way}, {_clients(n_clients)}"
-                yield Figure(f"{name}: p50", quantile(found.whole_ms, 0.5), "ms", None, limit, is_limit=True)
-                yield Figure(f"{name}: p99", quantile(found.whole_ms, 0.99), "ms")
+                yield Figure(f"{name}: p50", found.whole_ms(0.5), "ms", None, limit, is_limit=True)
+                yield Figure(f"{name}: p99", found.whole_ms(0.99), "ms")
                 if is_streamed:
-                    yield Figure(f"{name}: p50 to the first piece", quantile(found.first_ms, 0.5), "ms")
-                yield Figure(f"{name}: requests", found.per_second, "1/s")
+                    yield Figure(f"{name}: p50 to the first piece", quantile(found.loaded.first_ms, 0.5), "ms")
+                yield Figure(f"{name}: requests", found.loaded.per_second, "1/s")
+                yield Figure(f"{name}: processor time a request", found.cpu_ms, "ms")
 
 
 def memory(setting: Setting) -> Iterator[Figure]:
@@ -93,8 +106,8 @@ ROWS: Mapping[str, Row[Setting]] = {"peer": peer, "answering": answering, "memor
 
 def _in_turns(
     setting: Setting, servers: Mapping[str, Server], *, is_streamed: bool, n_clients: int
-) -> Mapping[str, Sequence[Loaded]]:
-    found: dict[str, list[Loaded]] = {name: [] for name in servers}
+) -> Mapping[str, Sequence[Asked]]:
+    found: dict[str, list[Asked]] = {name: [] for name in servers}
     for server in servers.values():
         _warm_up(server, is_streamed=is_streamed)
     for _ in range(setting.pick(1, ROUNDS)):
@@ -104,21 +117,26 @@ def _in_turns(
     return found
 
 
-def _compared(name: str, found: Mapping[str, Sequence[Loaded]], *, is_judged: bool) -> Iterable[Figure]:
-    rate = {who: max(one.per_second for one in rounds) for who, rounds in found.items()}
-    middle = {who: min(quantile(one.whole_ms, 0.5) for one in rounds) for who, rounds in found.items()}
+def _compared(name: str, found: Mapping[str, Sequence[Asked]], *, is_judged: bool) -> Iterable[Figure]:
+    rate = {who: max(one.loaded.per_second for one in rounds) for who, rounds in found.items()}
+    middle = {who: min(one.whole_ms(0.5) for one in rounds) for who, rounds in found.items()}
+    cpu_ms = {who: min(one.cpu_ms for one in rounds) for who, rounds in found.items()}
     wanted = 1.0 if is_judged else None
     ours, theirs = found
     yield Figure(f"{name}: requests a second", rate[ours] / rate[theirs], "times", theirs, wanted)
     yield Figure(f"{name}: p50", middle[ours] / middle[theirs], "times", theirs, wanted, is_limit=True)
+    yield Figure(f"{name}: processor time", cpu_ms[ours] / cpu_ms[theirs], "times", theirs, wanted, is_limit=True)
     for who in found:
         yield Figure(f"{name}: requests, {who}", rate[who], "1/s")
         yield Figure(f"{name}: p50, {who}", middle[who], "ms")
-        yield Figure(f"{name}: pieces of an answer, {who}", quantile(found[who][0].pieces, 0.5), "")
+        yield Figure(f"{name}: processor time a request, {who}", cpu_ms[who], "ms")
+        yield Figure(f"{name}: pieces of an answer, {who}", quantile(found[who][0].loaded.pieces, 0.5), "")
 
 
-def _asked(server: Server, n_requests: int, *, n_clients: int, is_streamed: bool) -> Loaded:
-    return put(Load(server.port, [_body(is_streamed=is_streamed)], n_requests, n_clients))
+def _asked(server: Server, n_requests: int, *, n_clients: int, is_streamed: bool) -> Asked:
+    before = server.cpu_seconds()
+    loaded = put(Load(server.port, [_body(is_streamed=is_streamed)], n_requests, n_clients))
+    return Asked(loaded, 1000 * (server.cpu_seconds() - before) / n_requests)
 
 
 def _warm_up(server: Server, *, is_streamed: bool) -> None:

@@ -46,6 +46,11 @@ class Server:
         found: int = psutil.Process(self.pid).memory_info().rss
         return found
 
+    def cpu_seconds(self) -> float:
+        """The processor time that it has taken until now."""
+        times = psutil.Process(self.pid).cpu_times()
+        return float(times.user + times.system)
+
 
 @contextmanager
 def instant() -> Iterator[Server]:
