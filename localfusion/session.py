@@ -205,12 +205,16 @@ class Session:
 
     def _as_loaded(self, spec: ModelSpec) -> ModelSpec | None:
         """How a file is loaded now, if it is, and if its window is what `spec` names."""
-        path = spec.path.resolve()
-        for loaded in self.scheduler.loaded():
-            is_same = loaded.path.resolve() == path and not loaded.embeddings and not loaded.deterministic
-            if is_same and spec.n_ctx in ("auto", loaded.n_ctx):
-                return loaded
-        return None
+        usable = [
+            loaded
+            for loaded in self.scheduler.loaded()
+            if not loaded.embeddings and not loaded.deterministic and spec.n_ctx in ("auto", loaded.n_ctx)
+        ]
+        found = [loaded for loaded in usable if loaded.path == spec.path]
+        if usable and not found:  # asking the disk takes longer than all else here
+            path = spec.path.resolve()
+            found = [loaded for loaded in usable if loaded.path.resolve() == path]
+        return found[0] if found else None
 
     async def call_tool(self, sources: SourcesSpec, options: ToolOptions, call: ToolCall, *, question: str) -> ToolStep:
         """One tool call as a panelist would make it who was asked `question`; the step holds what it would be told."""

@@ -102,6 +102,14 @@ def test_the_clients_know_every_chunk_and_every_completion(items: list[TurnItem]
 
 
 @EACH
+def test_a_completion_needs_no_deltas(items: list[TurnItem]) -> None:
+    whole, bare = reply(), reply()
+    fed(whole, items)
+    fed(bare, [item for item in items if not isinstance(item, Delta)])
+    assert dumped(bare.completion()) == dumped(whole.completion())
+
+
+@EACH
 def test_the_pieces_of_a_stream_are_the_whole(items: list[TurnItem]) -> None:
     made = reply(Order(includes_usage=True))
     told = chunks(fed(made, items))

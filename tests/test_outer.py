@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -12,8 +13,12 @@ from localfusion.assistant import Ask
 from localfusion.events import AnswerStarted, Event, PanelistCompleted, RunStarted
 from localfusion.messages import Delta, Message, ModelSpec, WriterSpec
 from localfusion.outer import DECIDE, Fusion, Turned, TurnItem, TurnRequest, take_turn
+from localfusion.search.documents import DocumentIndex
+from localfusion.search.opening import Sources
 from localfusion.session import Session, open_session
+from localfusion.store import Store
 from tests.harbour import OPEN_QUESTION, micro_panel, request, surroundings
+from tests.obedient import Obedient, scheduler_of
 
 ASK = Ask((Message("user", OPEN_QUESTION),), max_tokens=24)
 
@@ -120,3 +125,29 @@ def test_the_outer_model_decides_in_one_word_that_nobody_is_told(tmp_path: Path)
         assert turned.outer_usage.completion_tokens > ASK.max_tokens  # type: ignore[operator]
     else:
         assert turned.content == turned.outcome.answer
+
+
+def test_a_file_is_loaded_once_by_whichever_of_its_names_it_is_asked(tmp_path: Path) -> None:
+    file, link = tmp_path / "model.gguf", tmp_path / "link.gguf"
+    file.write_bytes(b"weights")
+    link.symlink_to(file)
+
+    async def scenario() -> list[int]:
+        scheduler = scheduler_of(Obedient())
+        n_loaded = []
+        with closing(Store(None)) as store, closing(DocumentIndex(None)) as documents:
+            async with aclosing(Sources(documents, None, keep_pages_s=0)) as sources:
+                session = Session(store, documents, sources, scheduler)
+                for path, n_ctx in asked:
+                    async with session.holding(ModelSpec(path.stem, path, n_ctx=n_ctx)):
+                        n_loaded.append(len(scheduler.loaded()))
+            await scheduler.close()
+        return n_loaded
+
+    asked: tuple[tuple[Path, int | Literal["auto"]], ...] = (
+        (file, "auto"),
+        (link, "auto"),
+        (file, "auto"),
+        (link, 512),
+    )
+    assert asyncio.run(scenario()) == [1, 1, 1, 2]

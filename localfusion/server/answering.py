@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from localfusion.errors import LocalFusionError, RequestRefused
 from localfusion.events import RunStarted
-from localfusion.messages import Json
+from localfusion.messages import Delta, Json
 from localfusion.outer import Turned, TurnItem, TurnRequest, take_turn
 from localfusion.server.chat_reply import ChatReply
 from localfusion.server.errors import first_of
@@ -56,9 +56,10 @@ class Answering:
         reply = ChatReply(teller.id, int(teller.created), order, watts=self.watts)
 
         def hear(item: TurnItem, index: int) -> None:
-            chunks = reply.feed(item, index)
             if order.is_streamed:
-                _tell(teller, chunks)
+                _tell(teller, reply.feed(item, index))
+            elif not isinstance(item, Delta):
+                reply.feed(item, index)
 
         async with self._limited(place):
             await self._turns(order, hear, teller, run_id)

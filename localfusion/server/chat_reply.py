@@ -49,6 +49,7 @@ class _Choice:
 class ChatReply:
     """The reply to one chat request; every choice is fed the items of its own turn, in order.
 
+    Where only the completion is wanted, it need not be fed deltas: the end of a turn has the whole text.
     `watts` is what the machine draws; with it the energy is estimated.
     """
 

@@ -29,6 +29,7 @@ class JobLog:
         self._max_bytes = max_bytes
         self._texts: deque[str] = deque()
         self._waiting: set[asyncio.Future[None]] = set()
+        self._closed = asyncio.Event()
 
     def append(self, text: str) -> None:
         """Add the next event; never waits for anybody."""
@@ -41,6 +42,7 @@ class JobLog:
     def close(self) -> None:
         """Nothing comes any more."""
         self.is_over = True
+        self._closed.set()
         self._wake()
 
     def written(self, end: int) -> None:
@@ -63,6 +65,10 @@ class JobLog:
             await waiting
         finally:
             self._waiting.discard(waiting)
+
+    async def over(self) -> None:
+        """Wait until nothing comes any more, without a look at what comes."""
+        await self._closed.wait()
 
     def _wake(self) -> None:
         for waiting in self._waiting:

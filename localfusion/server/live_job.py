@@ -19,6 +19,7 @@ _PAGE_EVENTS = 256
 UNWIND_S = 5.0
 """What work that was stopped may take to end; then nobody waits for it any more."""
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 _LOG = logging.getLogger("localfusion.server")
 
 
@@ -176,8 +177,7 @@ class LiveJob:
     async def result(self) -> Json:
         """See Job."""
         with self._listening():
-            while not self.log.is_over:
-                await self.log.more()
+            await self.log.over()
         if self.error is not None:
             raise self.error
         if self.body is None and self.status != "completed":
@@ -267,4 +267,4 @@ class LiveJob:
 
 def as_text(value: Json) -> str:
     """JSON in one line, all ASCII: also half a surrogate pair, which JSON may carry, can be stored and sent."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(value)

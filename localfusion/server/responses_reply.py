@@ -5,13 +5,13 @@ a deliberation is told whole before the message that is written of it begins.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
 
 from localfusion.errors import ContextOverflow, InvalidRequest, LocalFusionError, QueueFull
 from localfusion.events import AnswerStarted, Event, RunResumed, RunStarted
-from localfusion.messages import Delta, FunctionCall, Progress
+from localfusion.messages import Delta, FunctionCall, Json, Progress
 from localfusion.outcome import Outcome
 from localfusion.outer import Turned, TurnItem
 from localfusion.server.accounts import bill, responses_usage
@@ -63,6 +63,7 @@ class ResponsesReply:
         self._id = id
         self._created_at = created_at
         self._order = order
+        self._echo = _echoed(order.echo)
         self._is_new = n_told == 0
         self._watts = watts
         self._clock = clock
@@ -114,11 +115,6 @@ class ResponsesReply:
 
     def response(self) -> wire.Response:
         """The response as it is now."""
-        echo = {
-            key: value
-            for key, value in self._order.echo.items()
-            if key in wire.Response.model_fields and key not in OWN and value is not None
-        }
         own = {
             "id": self._id,
             "created_at": self._created_at,
@@ -132,7 +128,7 @@ class ResponsesReply:
             "background": self._order.is_background,
             "store": self._order.is_stored,
         }
-        return wire.Response.model_validate({**echo, **own})
+        return wire.Response.model_validate({**self._echo, **own})
 
     def _output(self) -> list[wire.OutputItem]:
         return [*self._items, *([] if self._open is None else [self._open.item()])]
@@ -244,6 +240,12 @@ class ResponsesReply:
 
     def _item_id(self, kind: str, index: int) -> str:
         return f"{kind}_{self._id.removeprefix('resp_')}_{index}"
+
+
+def _echoed(echo: Mapping[str, Json]) -> Mapping[str, Json]:
+    """What a response repeats of its request."""
+    fields = wire.Response.model_fields
+    return {key: value for key, value in echo.items() if key in fields and key not in OWN and value is not None}
 
 
 def _stopped(outcome: Outcome, status: wire.ResponseStatus) -> Outcome:
