@@ -8,7 +8,7 @@ from contextlib import aclosing
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from localfusion.errors import InvalidRequest, LocalFusionError, NoSuchResponse
+from localfusion.errors import InvalidRequest, LocalFusionError, NoSuchResponse, RunInterrupted
 from localfusion.messages import Json
 from localfusion.server.access import LOG, REQUEST_ID
 from localfusion.server.answering import Answering
@@ -217,6 +217,8 @@ async def _chat_frames(job: Job, path: str) -> AsyncGenerator[bytes]:
             async for event in events:
                 has_begun = True
                 yield frame(event.text)
+        if job.status == "cancelled":  # somebody listens, so it was the end of the server
+            raise RunInterrupted("the server ended before the answer was written", hint="ask again")
         if job.status == "failed":
             await job.result()  # raises what went wrong
     except LocalFusionError as error:

@@ -15,9 +15,6 @@ from localfusion.server.sse import HEARTBEAT
 
 T = TypeVar("T")
 
-STALLED_S = 60.0
-"""How long a client may leave what it is sent unread."""
-
 
 class EventStream(Response):
     """A reply of server-sent events. The frames are closed when all are sent, or the client leaves."""
@@ -46,24 +43,19 @@ class EventStream(Response):
         gone = asyncio.create_task(_left(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async with asyncio.timeout(None) as stalled:
-                await self._send_all(send, gone, stalled)
-        except TimeoutError:
-            return  # the reply is not ended, so the connection is
+            await self._send_all(send, gone)
         finally:
             gone.cancel()
             await self._close()
 
-    async def _send_all(self, send: Send, gone: "asyncio.Task[None]", stalled: asyncio.Timeout) -> None:
+    async def _send_all(self, send: Send, gone: "asyncio.Task[None]") -> None:
         frame: bytes | None = b""
         while frame is not None and not gone.done():
             frame = HEARTBEAT
             if await self._arrived(gone):
                 frame, self._next = self._pending().result(), None
             if not gone.done():
-                stalled.reschedule(asyncio.get_running_loop().time() + STALLED_S)
                 await send({"type": "http.response.body", "body": frame or b"", "more_body": frame is not None})
-                stalled.reschedule(None)
 
     async def _arrived(self, *others: "asyncio.Task[None]") -> bool:
         """Whether there is a frame, or the end, before a heartbeat is due or another task is done."""
