@@ -32,8 +32,8 @@ MAX_REFUSED = 64
 OTHER_FILES = 512
 """What else a server and what it starts hold open beside connections."""
 BACKLOG = 1024
-MOMENT_S = 2.0
-"""What replies have to be sent to their end, once what they tell of was stopped."""
+MOMENT_S = 8.0
+"""What stopping work may take, and sending replies to their end after that."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 LOGGING = {
     "version": 1,

@@ -4,28 +4,35 @@ What the pieces say is not known here.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from localfusion.errors import LocalFusionError
 from localfusion.server.sse import HEARTBEAT
 
 T = TypeVar("T")
 
 
 class EventStream(Response):
-    """A reply of server-sent events. The frames are closed when all are sent, or the client leaves."""
+    """A reply of server-sent events. The frames are closed when all are sent, or the client leaves.
+
+    Once the reply has begun an error has no status any more: it is told as the last frame, which `failed` makes.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes], *, heartbeat_s: float) -> None:
+    def __init__(
+        self, frames: AsyncGenerator[bytes], *, heartbeat_s: float, failed: Callable[[LocalFusionError], bytes]
+    ) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._frames = frames
         self._heartbeat_s = heartbeat_s
+        self._failed = failed
         self._next: asyncio.Task[bytes | None] | None = None
 
     async def begin(self) -> "EventStream":
@@ -43,7 +50,10 @@ class EventStream(Response):
         gone = asyncio.create_task(_left(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await self._send_all(send, gone)
+            try:
+                await self._send_all(send, gone)
+            except LocalFusionError as error:
+                await send({"type": "http.response.body", "body": self._failed(error), "more_body": False})
         finally:
             gone.cancel()
             await self._close()
