@@ -19,6 +19,13 @@ BAD: tuple[tuple[str, bytes, str], ...] = (
     ("not UTF-8", b'{"a": "\xff"}', "is not UTF-8"),
     ("UTF-16", '{"a": 1}'.encode("utf-16"), "is not UTF-8"),
     ("a key twice", b'{"a": 1, "b": {"c": 1, "c": 2}}', "has 'c' twice"),
+    (
+        "the last of many keys twice",
+        b"{" + b"".join(b'"%d":1,' % n for n in range(100_000)) + b'"x":1,"x":2}',
+        "'x' twice",
+    ),
+    ("many values", b'{"a":[' + b"0," * 250_000 + b"0]}", "more than 250000 values"),
+    ("many lists", b'{"a":[' + b"[]," * 300_000 + b"[]]}", "more than 250000 values"),
     ("a huge whole number", b'{"a": ' + b"9" * 5000 + b"}", "more than 19 digits"),
     ("a huge number", b'{"a": 1e999}', "too large"),
     ("no number", b'{"a": NaN}', "has NaN"),

@@ -67,7 +67,7 @@ def application(home: Path, policy: Policy = POLICY, *, left: Left | None = None
         return Response()
 
     async def stream(n: int) -> Response:
-        return await EventStream(left.frames(n), heartbeat_s=0.05).begin()
+        return await EventStream(left.frames(n), heartbeat_s=0.05, failed=lambda error: error.message.encode()).begin()
 
     async def slow() -> Response:
         await asyncio.sleep(0.3)

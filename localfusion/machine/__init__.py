@@ -125,6 +125,19 @@ def confine(n_bytes: int, *, mapped_bytes: int = 0) -> None:
             process.rlimit(resource, (min([limit, *known]),) * 2)
 
 
+def allow_open_files(wanted: int) -> int:
+    """Let this process open so many files and connections, as far as it may; returns how many it may now."""
+    process = psutil.Process()
+    if not hasattr(process, "rlimit"):
+        return wanted
+    soft, hard = process.rlimit(psutil.RLIMIT_NOFILE)
+    if soft == psutil.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    allowed = wanted if hard == psutil.RLIM_INFINITY else min(wanted, hard)
+    process.rlimit(psutil.RLIMIT_NOFILE, (allowed, hard))
+    return allowed
+
+
 def use_of(pid: int) -> tuple[int, float]:
     """The resident memory of a process in bytes, and the seconds that it had a core; zeros where it is gone."""
     try:

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from localfusion.errors import InvalidRequest, LocalFusionError, NoSuchResponse
+from localfusion.errors import InvalidRequest, LocalFusionError, NoSuchResponse, RunInterrupted
 from localfusion.messages import Json
 from localfusion.server.access import LOG, REQUEST_ID
 from localfusion.server.answering import Answering
@@ -78,7 +78,7 @@ class AnswerRoutes:
             order, {"body": value}, self._answering.chat(order, place), place=place, kind="chat", request=request
         )
         if order.is_streamed:
-            return await self._stream(_chat_frames(job, request.scope["path"]))
+            return await self._stream(_chat_frames(job), request)
         return JSONResponse(await unless_left(job.result(), request.receive))
 
     async def respond(self, request: Request) -> Response:
@@ -94,7 +94,7 @@ class AnswerRoutes:
             order, asked, self._answering.responses(order, place), place=place, kind="responses", request=request
         )
         if order.is_streamed:
-            return await self._stream(_response_frames(job, request.scope["path"]))
+            return await self._stream(_response_frames(job, request.scope["path"]), request)
         if order.is_background:
             return JSONResponse(await _begun(job))
         return JSONResponse(await unless_left(job.result(), request.receive))
@@ -103,7 +103,7 @@ class AnswerRoutes:
         """A response as it is now, or its events behind `starting_after`."""
         job = await self._kept(id, request)
         if stream:
-            return await self._stream(_response_frames(job, request.scope["path"], after=starting_after))
+            return await self._stream(_response_frames(job, request.scope["path"], after=starting_after), request)
         return JSONResponse(_as_it_is(job))
 
     async def delete(self, request: Request, id: str) -> Response:
@@ -159,8 +159,11 @@ class AnswerRoutes:
                 place.release()
         return job
 
-    async def _stream(self, frames: AsyncGenerator[bytes]) -> Response:
-        return await EventStream(frames, heartbeat_s=self._served.settings.heartbeat_s).begin()
+    async def _stream(self, frames: AsyncGenerator[bytes], request: Request) -> Response:
+        def failed(error: LocalFusionError) -> bytes:
+            return frame(json.dumps(told(error).body(request.scope["path"])))
+
+        return await EventStream(frames, heartbeat_s=self._served.settings.heartbeat_s, failed=failed).begin()
 
     async def _kept(self, id: str, request: Request) -> Job:
         job = await self._jobs.get(id, caller_of(request.scope).name)
@@ -209,21 +212,15 @@ def history_of(job: Job) -> list[Json]:
     return [item for part in (before, said, answered) if isinstance(part, list) for item in part]
 
 
-async def _chat_frames(job: Job, path: str) -> AsyncGenerator[bytes]:
-    """The chunks of a chat completion; an error after the first is told in the stream."""
-    has_begun = False
-    try:
-        async with aclosing(job.events()) as events:
-            async for event in events:
-                has_begun = True
-                yield frame(event.text)
-        if job.status == "failed":
-            await job.result()  # raises what went wrong
-    except LocalFusionError as error:
-        if not has_begun:
-            raise
-        yield frame(json.dumps(told(error).body(path)))
-        return
+async def _chat_frames(job: Job) -> AsyncGenerator[bytes]:
+    """The chunks of a chat completion. Raises what went wrong."""
+    async with aclosing(job.events()) as events:
+        async for event in events:
+            yield frame(event.text)
+    if job.status == "cancelled":  # somebody listens, so it was the end of the server
+        raise RunInterrupted("the server ended before the answer was written", hint="ask again")
+    if job.status == "failed":
+        await job.result()
     yield DONE
 
 

@@ -1,8 +1,10 @@
 """A request's body as a checked value: bytes, then JSON that means the same to everybody."""
 
+import asyncio
 import json
 import math
 import re
+from collections import Counter
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -12,6 +14,10 @@ from localfusion.messages import Json
 MAX_DIGITS = 19
 """Digits of a whole number: what 64 bits hold."""
 MAX_DEPTH = 64
+MAX_VALUES = 250_000
+"""Members of all lists and objects together: some bytes of JSON can take fifty times their size in memory."""
+BRIEF_BYTES = 64 * 1024
+"""What is parsed where it is; more is in a thread, so that others are answered meanwhile."""
 MAX_ECHO = 200
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -25,7 +31,7 @@ async def read_json(request: Request) -> dict[str, Json]:
         raw = await request.body()
     except ClientDisconnect:
         raise InvalidRequest("the request was not sent to its end", code="invalid_json") from None
-    return parse_object(raw)
+    return parse_object(raw) if len(raw) <= BRIEF_BYTES else await asyncio.to_thread(parse_object, raw)
 
 
 def parse_object(raw: bytes) -> dict[str, Json]:
@@ -46,7 +52,7 @@ def parse_object(raw: bytes) -> dict[str, Json]:
         raise _bad(f"the request is nested deeper than {MAX_DEPTH} levels") from None
     if not isinstance(value, dict):
         raise _bad("the request is not a JSON object")
-    _check_depth(value)
+    _check_shape(value)
     if _SURROGATE.search(raw):
         _check_text(value)
     return value
@@ -59,8 +65,8 @@ def _bad(message: str) -> InvalidRequest:
 def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        count = Counter(name for name, _ in pairs)
+        twice = next(name for name in count if count[name] > 1)
         raise _bad(f"the request has {twice[:MAX_ECHO]!a} twice in one object")
     return found
 
@@ -82,17 +88,21 @@ def _constant(text: str) -> float:
     raise _bad(f"the request has {text}, which is no JSON")
 
 
-def _check_depth(value: Json) -> None:
-    level: list[Json] = [value]
+def _check_shape(value: dict[str, Json]) -> None:
+    level: list[dict[str, Json] | list[Json]] = [value]
+    n_values = 0
     for _ in range(MAX_DEPTH):
+        n_values += sum(map(len, level))
+        if n_values > MAX_VALUES:
+            raise _bad(f"the request has more than {MAX_VALUES} values")
         level = [inner for one in level for inner in _inner(one)]
         if not level:
             return
     raise _bad(f"the request is nested deeper than {MAX_DEPTH} levels")
 
 
-def _inner(value: Json) -> list[Json]:
-    found = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+def _inner(value: dict[str, Json] | list[Json]) -> list[dict[str, Json] | list[Json]]:
+    found = value.values() if isinstance(value, dict) else value
     return [one for one in found if isinstance(one, dict | list)]
 
 

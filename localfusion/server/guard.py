@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from localfusion.errors import LocalFusionError, RequestRefused
+from localfusion.errors import LocalFusionError, QueueFull, RequestRefused
 from localfusion.server.errors import told
 from localfusion.server.hosts import Hosts
 from localfusion.server.keys import KeyRing
@@ -23,6 +23,8 @@ from localfusion.server.limits import Rates
 OPEN_PATHS = frozenset({"/health"})
 """What needs no key: whoever watches over the server has none."""
 CALLER = "localfusion.caller"
+MANY_BYTES = 256 * 2**20
+"""What the bodies of all requests under way may take, but for four of the largest that may come."""
 DRAIN_S = 0.5
 """How long the rest of a body that is too large is read and dropped, so that its sender hears why it was."""
 _BEARER = re.compile(r"bearer +([!-~]{1,500})", flags=re.IGNORECASE)
@@ -36,6 +38,14 @@ class Policy:
     max_body_bytes: int
     cors_origins: Sequence[str] = ()
     body_s: float = 60.0
+
+
+@dataclass(slots=True)
+class Held:
+    """What the bodies of all requests under way take."""
+
+    max_bytes: int
+    n_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +70,14 @@ class Guard:
         self._policy = policy
         self._keys = keys
         self._rates = rates
+        self._held = Held(max(MANY_BYTES, 4 * policy.max_body_bytes))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        body = Body(receive, self._policy, headers)
+        body = Body(receive, self._policy, headers, self._held)
         origin = headers.get("origin", "")
         reply = with_headers(send, body, origin if origin in self._policy.cors_origins else "")
         try:
@@ -79,7 +90,10 @@ class Guard:
         except LocalFusionError as error:
             await refused(error, scope["path"])(scope, body.receive, reply)
             return
-        await self._app(scope, body.receive, reply)
+        try:
+            await self._app(scope, body.receive, reply)
+        finally:
+            body.let_go()
 
     def _check_from(self, scope: Scope, headers: Headers) -> None:
         """Whether the request names this server, and comes from no page that may not ask."""
@@ -116,9 +130,10 @@ class Guard:
 class Body:
     """The body of one request as it comes: never more than may, never longer than it may take."""
 
-    def __init__(self, receive: Receive, policy: Policy, headers: Headers) -> None:
+    def __init__(self, receive: Receive, policy: Policy, headers: Headers, held: Held) -> None:
         self._receive = receive
         self._policy = policy
+        self._held = held
         self._n_bytes = 0
         self._deadline = asyncio.get_running_loop().time() + policy.body_s
         self._length = headers.get("content-length", "0")
@@ -130,7 +145,7 @@ class Body:
             await self._refuse()
 
     async def receive(self) -> Message:
-        """The next piece. Raises RequestRefused for one too many, or one too late."""
+        """The next piece. Raises RequestRefused for one too many, or one too late, QueueFull for too many of all."""
         if self.is_whole:
             return await self._receive()
         try:
@@ -141,10 +156,19 @@ class Body:
                 f"the request was not sent within {self._policy.body_s:g} seconds", refusal="request_timeout"
             ) from None
         self.is_whole = message["type"] != "http.request" or not message.get("more_body", False)
-        self._n_bytes += len(message.get("body", b""))
+        n_bytes = len(message.get("body", b""))
+        self._n_bytes += n_bytes
+        self._held.n_bytes += n_bytes
         if self._n_bytes > self._policy.max_body_bytes:
             await self._refuse()
+        if self._held.n_bytes > self._held.max_bytes:
+            raise QueueFull("too many large requests are under way", hint="ask again later")
         return message
+
+    def let_go(self) -> None:
+        """Nobody needs it any more."""
+        self._held.n_bytes -= self._n_bytes
+        self._n_bytes = 0
 
     async def _refuse(self) -> None:
         with suppress(TimeoutError):

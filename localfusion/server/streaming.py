@@ -4,31 +4,35 @@ What the pieces say is not known here.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from localfusion.errors import LocalFusionError
 from localfusion.server.sse import HEARTBEAT
 
 T = TypeVar("T")
 
-STALLED_S = 60.0
-"""How long a client may leave what it is sent unread."""
-
 
 class EventStream(Response):
-    """A reply of server-sent events. The frames are closed when all are sent, or the client leaves."""
+    """A reply of server-sent events. The frames are closed when all are sent, or the client leaves.
+
+    Once the reply has begun an error has no status any more: it is told as the last frame, which `failed` makes.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes], *, heartbeat_s: float) -> None:
+    def __init__(
+        self, frames: AsyncGenerator[bytes], *, heartbeat_s: float, failed: Callable[[LocalFusionError], bytes]
+    ) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._frames = frames
         self._heartbeat_s = heartbeat_s
+        self._failed = failed
         self._next: asyncio.Task[bytes | None] | None = None
 
     async def begin(self) -> "EventStream":
@@ -46,24 +50,22 @@ class EventStream(Response):
         gone = asyncio.create_task(_left(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            async with asyncio.timeout(None) as stalled:
-                await self._send_all(send, gone, stalled)
-        except TimeoutError:
-            return  # the reply is not ended, so the connection is
+            try:
+                await self._send_all(send, gone)
+            except LocalFusionError as error:
+                await send({"type": "http.response.body", "body": self._failed(error), "more_body": False})
         finally:
             gone.cancel()
             await self._close()
 
-    async def _send_all(self, send: Send, gone: "asyncio.Task[None]", stalled: asyncio.Timeout) -> None:
+    async def _send_all(self, send: Send, gone: "asyncio.Task[None]") -> None:
         frame: bytes | None = b""
         while frame is not None and not gone.done():
             frame = HEARTBEAT
             if await self._arrived(gone):
                 frame, self._next = self._pending().result(), None
             if not gone.done():
-                stalled.reschedule(asyncio.get_running_loop().time() + STALLED_S)
                 await send({"type": "http.response.body", "body": frame or b"", "more_body": frame is not None})
-                stalled.reschedule(None)
 
     async def _arrived(self, *others: "asyncio.Task[None]") -> bool:
         """Whether there is a frame, or the end, before a heartbeat is due or another task is done."""
