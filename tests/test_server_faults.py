@@ -6,7 +6,6 @@ Every test is against the command in a process of its own, with the micro panel;
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -289,13 +288,12 @@ def test_a_signal_leaves_the_background_and_tells_the_others(tmp_path: Path) -> 
 
 
 def test_a_second_signal_waits_for_nothing(tmp_path: Path) -> None:
-    with serving(tmp_path / "home") as running, running.held():
-        with connected(running, WHOLE) as connection:
-            read_until(connection, b": waiting")
-            running.process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
-            running.process.send_signal(signal.SIGINT)
-            assert running.process.wait(LONG_S) == 0
+    with serving(tmp_path / "home") as running, running.held(), connected(running, WHOLE) as connection:
+        read_until(connection, b": waiting")
+        running.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(LONG_S) == 0
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="there are no namespaces")

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from tests.harbour import SHIPPED
 
-BRIEF = {"temperature": 0, "tools": {"enabled": ["web_search"], "web_search": {"max_results": 3, "max_characters": 260}}}
+BRIEF = {
+    "temperature": 0,
+    "tools": {"enabled": ["web_search"], "web_search": {"max_results": 3, "max_characters": 260}},
+}
 """What is a seat's own in the preset `micro`: what it reads there fits it."""
 DAMAGED = "damaged"
 """The model that cannot be loaded."""

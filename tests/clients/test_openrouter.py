@@ -6,7 +6,6 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -160,7 +159,7 @@ def test_every_event_has_a_class_of_its_own(told: list[components.StreamEvents])
 
 
 def numbers_of(events: Iterable[BaseModel]) -> list[int]:
-    return [getattr(event, "sequence_number") for event in events]
+    return [event.sequence_number for event in events]
 
 
 def test_events_are_numbered_without_gaps(told: list[components.StreamEvents]) -> None:
@@ -187,11 +186,7 @@ def test_fusion_events_belong_to_the_item_that_was_added(told: list[components.S
     added, _ = of(components.StreamEventsResponseOutputItemAdded, told)
     assert isinstance(added.item, components.OutputFusionServerToolItem)
     assert added.item.status == "in_progress"
-    places = {
-        (getattr(event, "item_id"), getattr(event, "output_index"))
-        for event in told
-        if str(event.type).startswith(FUSION)
-    }
+    places = {(event.item_id, event.output_index) for event in told if str(event.type).startswith(FUSION)}
     assert places == {(added.item.id, added.output_index)}
 
 
