@@ -567,9 +567,13 @@ class JudgeSpec:
 
 @dataclass(frozen=True, slots=True)
 class WriterSpec:
-    """A model other than the judge's that writes the final answer, from the answers and the analysis, without tools."""
+    """Who writes the final answer, from the answers and the analysis, without tools, as `sampling` has it.
+
+    Where its model is the judge's, it goes on from what the judge has read.
+    """
 
     model: AnyModel
+    sampling: Sampling = GREEDY
     thinking: bool = False
     max_tokens: int = 4096
     max_thinking_tokens: int | None = None

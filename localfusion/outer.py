@@ -8,11 +8,13 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from localfusion.assistant import Ask, JsonFormat, Written, write
+from localfusion.errors import ContextOverflow, MalformedOutput
 from localfusion.events import AnswerCompleted, AnswerStarted, Event, TextWritten
 from localfusion.messages import (
     GREEDY,
@@ -44,6 +46,8 @@ KEEP_ANSWER = FunctionSpec(
 )
 """What the outer model calls after a deliberation where it wants none of the caller's functions."""
 
+MAX_CALL_TOKENS = 1024
+"""What calls behind an answer may take."""
 _FOUND = "What a panel of models found out about this, as data:\n{found}"
 
 
@@ -186,9 +190,23 @@ class _Turn:
         outcome = self._ended.outcome
         if outcome is None or outcome.status != "ok":
             return
-        if ask.output is not None or (ask.functions and ask.choice != "none"):
-            async for item in self._own(_after(ask, outcome)):
-                yield item
+        if ask.output is not None:
+            async with aclosing(self._own(_as_json(ask, outcome))) as items:
+                async for item in items:
+                    yield item
+        elif ask.functions and ask.choice != "none":
+            async with aclosing(self._calls_behind(_calling(ask, outcome))) as items:
+                async for item in items:
+                    yield item
+
+    async def _calls_behind(self, ask: Ask) -> AsyncGenerator[TurnItem]:
+        """The calls that an answer makes necessary; it stands as it is where none comes of it."""
+        ended = self._ended
+        with suppress(ContextOverflow, MalformedOutput):
+            async with aclosing(self._own(ask)) as items:
+                async for item in items:
+                    yield item
+        self._ended = ended
 
     async def _run(self, request: RunRequest, run_id: str | None, *, is_shown: bool) -> AsyncGenerator[TurnItem]:
         """Everything that the deliberation says; its answer as deltas, if it is shown."""
@@ -221,7 +239,12 @@ class _Turn:
     ) -> Coroutine[None, None, Outcome]:
         if run_id is None:
             return self._session.ask(request, emit=emit)
-        return self._session.resume(run_id, emit=emit)
+        return self._session.resume(run_id, emit=emit, narrow=partial(_as_allowed_now, request))
+
+
+def _as_allowed_now(asked: RunRequest, stored: RunRequest) -> RunRequest:
+    """A stored request with what is searched, and who may be asked, as it is now."""
+    return replace(stored, sources=asked.sources, cloud=asked.cloud)
 
 
 def _as_item(event: Event, *, is_writing: bool) -> Event | Delta:
@@ -246,13 +269,22 @@ def _deciding(ask: Ask) -> Ask:
     )
 
 
-def _after(ask: Ask, outcome: Outcome) -> Ask:
-    """What is left to be asked after a deliberation: the JSON that was wanted, or calls, if any are needed."""
+def _as_json(ask: Ask, outcome: Outcome) -> Ask:
+    """The JSON that was wanted, of what the deliberation came to."""
     found = Message("user", _FOUND.format(found=json.dumps(_found(outcome), ensure_ascii=False)))
-    if ask.output is not None:
-        return replace(ask, messages=(*ask.messages, found), functions=(), choice="none")
-    answered = Message("assistant", outcome.answer)
-    return replace(ask, messages=(*ask.messages, answered), functions=(*ask.functions, KEEP_ANSWER), choice="required")
+    return replace(ask, messages=(*ask.messages, found), functions=(), choice="none")
+
+
+def _calling(ask: Ask, outcome: Outcome) -> Ask:
+    """The calls that are needed behind the answer, if any are; what the answer may take is not their limit."""
+    return replace(
+        ask,
+        messages=(*ask.messages, Message("assistant", outcome.answer)),
+        functions=(*ask.functions, KEEP_ANSWER),
+        choice="required",
+        max_tokens=MAX_CALL_TOKENS,
+        thinking=False,
+    )
 
 
 def _found(outcome: Outcome) -> dict[str, str]:

@@ -39,7 +39,7 @@ def answer_request(
         sequence=sequence,
         messages=conversation(judged, analysis, is_instructed=is_instructed),
         tools=tools,
-        sampling=GREEDY,
+        sampling=spec.sampling if isinstance(spec, WriterSpec) else GREEDY,
         max_tokens=spec.max_tokens,
         grammar="start: answer\n" + grammar.prose("answer", quotable),
         thinking=spec.thinking,

@@ -271,6 +271,25 @@ def test_a_preset_may_have_its_panel_asked_of_every_question_of_a_user() -> None
     assert not fusion.is_forced
 
 
+WRITERS: list[tuple[Fields, Fields, tuple[float, int, bool] | None]] = [
+    ({}, {}, None),
+    ({"temperature": 1.5}, {}, (1.5, 4096, False)),
+    ({}, {"reasoning": {"effort": "high"}, "max_completion_tokens": 60}, (0.0, 1024, False)),
+    ({"reasoning": {"effort": "low"}}, {"reasoning": {"effort": "none"}}, (0.0, 4096, True)),
+    ({"max_tokens": 77}, {"max_completion_tokens": 60}, (0.0, 77, False)),
+]
+
+
+@pytest.mark.parametrize(("outer", "inner", "wanted"), WRITERS, ids=str)
+def test_the_answer_is_written_as_the_request_says_and_not_as_the_panel_is_told(
+    outer: Fields, inner: Fields, wanted: tuple[float, int, bool] | None
+) -> None:
+    tool: Json = {**FUSION, "parameters": inner}
+    writer = run_of(chat({"model": "localfusion/micro", "tools": [tool], **outer})).panel.writer
+    said = None if writer is None else (writer.sampling.temperature, writer.max_tokens, writer.thinking)
+    assert said == wanted
+
+
 MICRO = ["micro-a", "micro-b", "micro-c", "micro-judge"]
 PANELS: list[tuple[str, Fields, list[str]]] = [
     ("localfusion/fusion", {}, MICRO),

@@ -9,9 +9,9 @@ from typing import Literal
 
 import pytest
 
-from localfusion.assistant import Ask
-from localfusion.events import AnswerStarted, Event, PanelistCompleted, RunStarted
-from localfusion.messages import Delta, Message, ModelSpec, WriterSpec
+from localfusion.assistant import Ask, JsonFormat
+from localfusion.events import AnswerStarted, Event, PanelistCompleted, RunResumed, RunStarted
+from localfusion.messages import Delta, FunctionSpec, Message, ModelSpec, SourcesSpec, WriterSpec
 from localfusion.outer import DECIDE, Fusion, Turned, TurnItem, TurnRequest, take_turn
 from localfusion.search.documents import DocumentIndex
 from localfusion.search.opening import Sources
@@ -101,12 +101,44 @@ def test_a_turn_that_nobody_listens_to_keeps_what_was_finished(tmp_path: Path) -
                         kept = item.response
                         break
             assert kept in [e.response for e in session.store.events(run_id) if isinstance(e, PanelistCompleted)]
-            again = ended(await taken(session, turn, run_id=run_id))
+            folder = tmp_path / "now"
+            folder.mkdir()
+            (folder / "note.md").write_text("The height of Skerry is 40 metres.\n")
+            now = replace(turn, fusion=Fusion(replace(request(), sources=SourcesSpec(docs=(folder,)))))
+            told = await taken(session, now, run_id=run_id)
+            [resumed] = [item for item in told if isinstance(item, RunResumed)]
+            assert [str(folder) in source for source in resumed.sources] == [True]
+            again = ended(told)
             assert again.outcome is not None
             assert again.outcome.run_id == run_id
             assert again.content == again.outcome.answer != ""
 
     asyncio.run(scenario())
+
+
+@pytest.mark.slow
+def test_what_stands_behind_an_answer_takes_nothing_from_it(tmp_path: Path) -> None:
+    """Calls of the caller's functions, or none: the answer that was cut short stays so."""
+    look = FunctionSpec("look", "Look.", {"type": "object", "properties": {"at": {"enum": ["sea", "sky"]}}})
+
+    async def scenario() -> tuple[list[TurnItem], list[TurnItem]]:
+        async with opened(tmp_path) as session:
+            panel = replace(micro_panel(), writer=WriterSpec(judge_model(), max_tokens=12))
+            short = Fusion(replace(request(), panel=panel), is_forced=True)
+            ask = replace(ASK, functions=(look,), max_tokens=1)
+            wanted = replace(ASK, output=JsonFormat({"enum": ["high", "low"]}))
+            return (
+                await taken(session, TurnRequest(judge_model(), ask, short)),
+                await taken(session, TurnRequest(judge_model(), wanted, short)),
+            )
+
+    behind, as_json = map(ended, asyncio.run(scenario()))
+    assert behind.outcome is not None
+    assert behind.content == behind.outcome.answer != ""
+    assert behind.finish_reason == ("tool_calls" if behind.calls else "length")
+    assert behind.outer_usage.completion_tokens > 0
+    assert as_json.content in ('"high"', '"low"')
+    assert as_json.finish_reason == "stop"
 
 
 def test_the_outer_model_decides_in_one_word_that_nobody_is_told(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ What is asked was understood before, and how a turn is told is the replies' busi
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from pydantic import BaseModel
@@ -98,7 +98,7 @@ class Answering:
             async with asyncio.TaskGroup() as group:
                 for index in range(order.n):
                     group.create_task(
-                        self._turn(_nth(order.turn, index), partial(_hear, hear, index, teller), run_id, fails=fails)
+                        self._turn(order.turn_of(index), partial(_hear, hear, index, teller), run_id, fails=fails)
                     )
         except BaseExceptionGroup as group_error:
             raise first_of(group_error) from None
@@ -141,18 +141,6 @@ def _hear(hear: Hear, index: int, teller: Teller, item: TurnItem) -> None:
     if isinstance(item, RunStarted):
         teller.note_run(item.run_id)
     hear(item, index)
-
-
-def _nth(turn: TurnRequest, index: int) -> TurnRequest:
-    """The same turn for the choice `index`: its own seed, its own conversation."""
-    if index == 0:
-        return turn
-    ask = turn.ask
-    sampling = replace(ask.sampling, seed=ask.sampling.seed + index)
-    fusion = turn.fusion
-    if fusion is not None:
-        fusion = replace(fusion, request=replace(fusion.request, seed=fusion.request.seed + index))
-    return replace(turn, ask=replace(ask, sampling=sampling, sequence=f"{ask.sequence}-{index}"), fusion=fusion)
 
 
 def _tell(teller: Teller, events: Iterable[BaseModel]) -> None:

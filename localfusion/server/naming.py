@@ -54,9 +54,7 @@ class Names:
         target = self._target(name)
         entry = self.models.models.get(target)
         if entry is None:
-            if target in self.models.presets:
-                raise _invalid(f"{name} is a preset", param=param, hint=f"{OURS}{target} has its panel deliberate")
-            raise _unknown("model", name, [*self.models.names_of_models(), *self._deliberating()], param=param)
+            raise self._no_model(name, param=param)
         if entry.embeddings:
             raise _invalid(f"{name} makes vectors and writes no text", param=param, hint=_LISTED)
         try:
@@ -72,6 +70,14 @@ class Names:
         if not can_be_tried(found):
             raise _unusable(name, param=param)
         return found
+
+    def _no_model(self, name: str, *, param: str) -> InvalidRequest:
+        target = self._target(name)
+        if target in self.models.presets:
+            return _invalid(f"{name} is a preset", param=param, hint=f"{OURS}{target} has its panel deliberate")
+        if self.preset_of(name) is not None:
+            return _invalid(f"{name} is no model but has a panel deliberate", param=param, hint=_LISTED)
+        return _unknown("model", name, [*self.models.names_of_models(), *self._deliberating()], param=param)
 
     def local_model(self, name: str, *, param: str) -> ModelSpec:
         """The same of a file: the outer model is always one. Raises InvalidRequest."""

@@ -11,6 +11,7 @@ from localfusion.catalog import PathOf
 from localfusion.config import ModelsFile
 from localfusion.errors import InvalidRequest
 from localfusion.messages import (
+    GREEDY,
     AnyModel,
     CloudLeave,
     Json,
@@ -26,7 +27,7 @@ from localfusion.server.calling import AnyChoice, Calling, calling, functions_of
 from localfusion.server.conversations import Conversation, of_items, of_messages
 from localfusion.server.naming import Names
 from localfusion.server.panels import Wanted, is_always_asked, is_enabled, panel_of, wanted
-from localfusion.server.thinking import Thinking, thinking
+from localfusion.server.thinking import Thinking, fitting, thinking
 from localfusion.store import RunRequest
 from localfusion.wire import chat, responses
 from localfusion.wire.fusion import FusionTool
@@ -35,6 +36,8 @@ from localfusion.wire.request import ObjectFormat, Reasoning, Request, TextForma
 N_SEEDS = 2**32 - 64
 """Seeds of requests are any whole number; what is derived from one, for seats and choices, still fits 32 bits."""
 
+_DRAWN_BY = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""Fields that say how tokens are drawn; an answer that follows a deliberation is greedy without them."""
 _ECHOED = (
     "instructions",
     "max_output_tokens",
@@ -192,7 +195,7 @@ class OrderBook:
         _check_writable(request, ask)
         is_asked = part.conversation.messages[-1].role == "user"
         is_forced = found.must_deliberate or (is_asked and is_always_asked(self._names, asked))
-        return TurnRequest(outer, ask, self._fusion(part, ask, panel, outer, is_forced=is_forced))
+        return TurnRequest(outer, ask, self._fusion(part, asked, ask, panel, outer, is_forced=is_forced))
 
     def _outer(self, model: str, asked: Wanted, judge: AnyModel) -> ModelSpec:
         """The model that reads the request: the judge where the name only asks for a deliberation."""
@@ -201,11 +204,13 @@ class OrderBook:
         outer = self._names.local_model(model, param="model")
         return judge if isinstance(judge, ModelSpec) and judge.path == outer.path else outer
 
-    def _fusion(self, part: _Part, ask: Ask, panel: PanelSpec, outer: ModelSpec, *, is_forced: bool) -> Fusion:
+    def _fusion(
+        self, part: _Part, asked: Wanted, ask: Ask, panel: PanelSpec, outer: ModelSpec, *, is_forced: bool
+    ) -> Fusion:
         is_judge = self._names.judge_of(panel) == outer
         request = RunRequest(
             question=part.conversation.question,
-            panel=replace(panel, writer=_writer(ask, panel.judge, outer, is_judge=is_judge)),
+            panel=replace(panel, writer=_writer(part, asked, ask, panel.judge, outer, is_judge=is_judge)),
             sources=self._sources,
             seed=ask.sampling.seed,
             cloud=self._cloud,
@@ -226,12 +231,32 @@ def _asked(part: _Part, found: Calling, outer: ModelSpec) -> Ask:
     )
 
 
-def _writer(ask: Ask, judge: JudgeSpec, outer: ModelSpec, *, is_judge: bool) -> WriterSpec | None:
-    """Who writes the answer, where that is not the judge on what it has read already, within its own limits."""
-    if is_judge and ask.max_tokens is None and not ask.thinking:
-        return None
-    most = judge.max_tokens if ask.max_tokens is None else ask.max_tokens
-    return WriterSpec(outer, ask.thinking, most, ask.max_thinking_tokens)
+def _writer(
+    part: _Part, asked: Wanted, ask: Ask, judge: JudgeSpec, outer: ModelSpec, *, is_judge: bool
+) -> WriterSpec | None:
+    """Who writes the answer: the judge as it judges (None), or the outer model as the request wants its own text.
+
+    What the settings of the deliberation say is said of panel and judge; a preset's judge writes as it judges.
+    """
+    inner = asked.settings.model_dump(include={"max_completion_tokens", "reasoning"}, exclude_none=True)
+    draws = any(getattr(part.request, name) is not None for name in _DRAWN_BY)
+    thinks = part.reasoning.model_fields_set or "reasoning" in inner
+    spec = WriterSpec(
+        outer,
+        ask.sampling if draws else GREEDY,
+        thinking=ask.thinking if thinks else judge.thinking,
+        max_tokens=judge.max_tokens if ask.max_tokens is None else ask.max_tokens,
+        max_thinking_tokens=ask.max_thinking_tokens if thinks else judge.max_thinking_tokens,
+    )
+    if ask.max_tokens is None and "max_completion_tokens" in inner:
+        spec = replace(spec, max_tokens=fitting(None, outer))
+    as_judge = WriterSpec(
+        outer,
+        thinking=judge.thinking,
+        max_tokens=judge.max_tokens,
+        max_thinking_tokens=judge.max_thinking_tokens,
+    )
+    return None if is_judge and spec == as_judge else spec
 
 
 def _check_writable(request: Request, ask: Ask) -> None:

@@ -5,12 +5,13 @@ a deliberation is told whole before the message that is written of it begins.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 
+from localfusion.analysis import Citation
 from localfusion.errors import ContextOverflow, InvalidRequest, LocalFusionError, QueueFull
-from localfusion.events import AnswerStarted, Event, RunResumed, RunStarted
+from localfusion.events import AnswerCompleted, AnswerStarted, Event, RunResumed, RunStarted
 from localfusion.messages import Delta, FunctionCall, Json, Progress
 from localfusion.outcome import Outcome
 from localfusion.outer import Turned, TurnItem
@@ -76,6 +77,7 @@ class ResponsesReply:
         self._fusion: FusionEvents | None = None
         self._fusion_index = 0
         self._heard = Heard()
+        self._is_cited = False
         self._usage: ResponsesUsage | None = None
         self._error: wire.ResponseError | None = None
         self._completed_at: int | None = None
@@ -176,9 +178,7 @@ class ResponsesReply:
         told: list[wire.ResponsesEvent] = []
         if turned.content != written and turned.content.startswith(written):
             told += self._write(Delta("content", turned.content.removeprefix(written)))
-        if self._open is not None and not self._open.is_thought and turned.outcome is not None:
-            told += self._open.annotate(annotations(self._open.text, turned.outcome.citations))
-        return told
+        return told if turned.outcome is None else [*told, *self._cite(turned.outcome.citations)]
 
     def _messages(self) -> list[wire.MessageItem]:
         return [item for item in self._output() if isinstance(item, wire.MessageItem)]
@@ -194,7 +194,16 @@ class ResponsesReply:
                 told += self._conclude(self._heard.outcome, is_going_on=True)
         if self._fusion is not None:
             told += self._fusion.tell(event, self._heard)
+        if isinstance(event, AnswerCompleted):
+            told += self._cite(event.citations)
         return told
+
+    def _cite(self, citations: Sequence[Citation]) -> list[wire.ResponsesEvent]:
+        """Say what the open text cites, once it is whole: calls may follow it."""
+        if self._is_cited or self._open is None or self._open.is_thought:
+            return []
+        self._is_cited = True
+        return self._open.annotate(annotations(self._open.text, citations))
 
     def _deliberate(self) -> list[wire.ResponsesEvent]:
         """The item of the deliberation begins."""
