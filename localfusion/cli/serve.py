@@ -184,7 +184,7 @@ def _say_where(host: str, port: int, *, has_keys: bool) -> None:
     """Where the server is, as a program and as a shell want it."""
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     key = " -H 'Authorization: Bearer KEY'" if has_keys else ""
-    body = '{"model": "localfusion/fusion", "messages": [{"role": "user", "content": "How high is Skerry?"}]}'
+    body = '{"model": "localfusion/fusion", "messages": [{"role": "user", "content": "What is the height of Skerry?"}]}'
     for line in (
         f"serving on {address} (Ctrl-C ends it)",
         f"base_url: {address}/v1",
