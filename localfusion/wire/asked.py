@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BaseModel, ConfigDict, GetPydanticSchema, JsonValue, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from localfusion.errors import InvalidRequest
 
@@ -81,8 +81,8 @@ def refusal(details: Sequence[ErrorDetails], value: JsonValue) -> InvalidRequest
     return InvalidRequest(f"{param or 'the body'} {_sentence(first)}", param=param or None, code=code, hint=hint)
 
 
-def only(*harmless: JsonValue) -> AfterValidator:
-    """For a setting that is not supported: the values with which it sets nothing."""
+def only(*harmless: JsonValue) -> GetPydanticSchema:
+    """For a setting that is not supported: the values with which it sets nothing, and which its description names."""
 
     def check(value: JsonValue) -> JsonValue:
         if value not in harmless:
@@ -92,7 +92,11 @@ def only(*harmless: JsonValue) -> AfterValidator:
             )
         return value
 
-    return AfterValidator(check)
+    return GetPydanticSchema(
+        lambda source, handler: core_schema.no_info_after_validator_function(
+            check, handler(source), metadata={"pydantic_js_updates": {"enum": list(harmless)}}
+        )
+    )
 
 
 def text_or_other(value: object) -> str:
