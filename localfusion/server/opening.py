@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from localfusion.catalog.installed import Installed
+from localfusion.catalog.installed import FILE_NAME, Installed
 from localfusion.config import ModelsFile
 from localfusion.config.settings import ServerSettings
 from localfusion.messages import CloudLeave, SourcesSpec
@@ -45,7 +45,7 @@ async def put_together(opening: Opening, session: Session) -> AsyncIterator[Serv
     settings, queue, metrics = opening.settings, Queue(opening.settings.max_queue), Metrics()
     answering = Answering(session, metrics, settings.timeout_s, settings.watts)
     home = opening.home if opening.is_stored else None
-    with closing(Installed(opening.home if opening.home.exists() else None)) as installed:
+    with closing(Installed(opening.home if home or (opening.home / FILE_NAME).exists() else None)) as installed:
         orders = OrderBook(opening.models, installed.path_of, opening.sources, opening.cloud)
         revive = partial(revived, orders, answering, queue)
         async with Jobs(home, keep_days=settings.keep_days, revive=revive, stopped=stopped) as jobs:
