@@ -37,6 +37,8 @@ CHAT = {**FUSION, "messages": MESSAGES}
 BACKGROUND = {**FUSION, "input": OPEN_QUESTION, "background": True}
 LONG_S = 60
 """What may pass until something is called missing."""
+CLIENT = httpx.Client(verify=False, limits=httpx.Limits(max_keepalive_connections=0))
+"""Without a connection that is kept: each request finds the server as it is then."""
 N_LISTENERS = 1000
 N_DRIPPING = 400
 
@@ -82,7 +84,7 @@ class Running:
         return found
 
     def n_under_way(self) -> int:
-        found = re.search(r"^localfusion_queue ([0-9.]+)$", httpx.get(f"{self.url}/metrics").text, flags=re.MULTILINE)
+        found = re.search(r"^localfusion_queue ([0-9.]+)$", CLIENT.get(f"{self.url}/metrics").text, flags=re.MULTILINE)
         assert found is not None
         return int(float(found[1]))
 
@@ -97,7 +99,7 @@ class Running:
                     if worker not in stopped:
                         worker.suspend()
                         stopped.append(worker)
-                done.wait(0.002)
+                done.wait(0.01)
 
         holding = threading.Thread(target=hold)
         holding.start()
@@ -178,7 +180,7 @@ def read_until(connection: socket.socket, text: bytes) -> bytes:
 
 def answers(server: Running) -> None:
     """Whether it still answers a whole question."""
-    reply = httpx.post(f"{server.url}/v1/chat/completions", json={**CHAT, "stream": False}, timeout=LONG_S)
+    reply = CLIENT.post(f"{server.url}/v1/chat/completions", json={**CHAT, "stream": False}, timeout=LONG_S)
     assert reply.status_code == 200, reply.text
     assert reply.json()["choices"][0]["message"]["content"]
 
@@ -205,7 +207,7 @@ def test_a_client_that_leaves_leaves_nothing_behind(server: Running) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # gone without a word
         connection.close()
         eventually(lambda: server.n_under_way() == 0)
-        assert httpx.get(f"{server.url}/health").status_code == 200, name
+        assert CLIENT.get(f"{server.url}/health").status_code == 200, name
     answers(server)
 
 
@@ -213,7 +215,7 @@ def test_a_client_that_leaves_while_it_waits_frees_its_place(server: Running) ->
     with server.held(), ExitStack() as stack:
         waiting = [stack.enter_context(connected(server, WHOLE)) for _ in range(3)]
         eventually(lambda: server.n_under_way() == 3)
-        full = httpx.post(f"{server.url}/v1/chat/completions", json=CHAT)
+        full = CLIENT.post(f"{server.url}/v1/chat/completions", json=CHAT)
         assert (full.status_code, full.headers["retry-after"]) == (503, "5")
         for connection in waiting:
             connection.close()
@@ -264,11 +266,11 @@ def test_a_server_that_is_killed_goes_on_with_the_background(tmp_path: Path) -> 
     psutil.wait_procs(workers, timeout=LONG_S)
     assert not any(worker.is_running() for worker in workers)
     with serving(home) as second:
-        stream = httpx.get(f"{second.url}/v1/responses/{id}?stream=true&starting_after={seen}", timeout=LONG_S)
+        stream = CLIENT.get(f"{second.url}/v1/responses/{id}?stream=true&starting_after={seen}", timeout=LONG_S)
         events = _events(stream.text)
         assert [event["sequence_number"] for event in events] == list(range(seen + 1, seen + 1 + len(events)))
         assert events[-1]["type"] == "response.completed"
-        kept = httpx.get(f"{second.url}/v1/responses/{id}").json()
+        kept = CLIENT.get(f"{second.url}/v1/responses/{id}").json()
         assert (kept["status"], bool(kept["output"])) == ("completed", True)
 
 
@@ -284,7 +286,7 @@ def test_a_signal_leaves_the_background_and_tells_the_others(tmp_path: Path) -> 
         assert b"[DONE]" not in said
         assert first.process.wait(LONG_S) == 0
     with serving(home) as second:
-        eventually(lambda: httpx.get(f"{second.url}/v1/responses/{id}").json()["status"] == "completed")
+        eventually(lambda: CLIENT.get(f"{second.url}/v1/responses/{id}").json()["status"] == "completed")
 
 
 def test_a_second_signal_waits_for_nothing(tmp_path: Path) -> None:
@@ -312,9 +314,9 @@ def test_a_full_disk_does_not_end_the_server(tmp_path: Path) -> None:
             while True:
                 file.write(bytes(4096))
         for body in (CHAT, {**CHAT, "stream": False}):
-            reply = httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=LONG_S)
+            reply = CLIENT.post(f"{running.url}/v1/chat/completions", json=body, timeout=LONG_S)
             assert "is full" in reply.text or reply.status_code == 200, reply.text
-        reply = httpx.post(f"{running.url}/v1/responses", json={**BACKGROUND, "stream": False}, timeout=LONG_S)
+        reply = CLIENT.post(f"{running.url}/v1/responses", json={**BACKGROUND, "stream": False}, timeout=LONG_S)
         assert reply.status_code in (200, 500), reply.text
         eventually(lambda: running.n_under_way() == 0)
         filling.unlink()
@@ -337,7 +339,7 @@ def test_bodies_that_are_none_are_refused_and_take_no_memory(server: Running) ->
     before = server.process.memory_info().rss
     for name, body, status in BAD:
         for path in ("chat/completions", "responses", "embeddings"):
-            reply = httpx.post(
+            reply = CLIENT.post(
                 f"{server.url}/v1/{path}",
                 content=body,
                 headers={"content-type": "application/json"},
@@ -346,17 +348,17 @@ def test_bodies_that_are_none_are_refused_and_take_no_memory(server: Running) ->
             assert (reply.status_code, reply.json()["error"]["type"]) == (status, "invalid_request_error"), name
     piece = bytes(2**20)
     for head in (b"content-length: 104857600\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n"):
-        with connected(server, HEAD.rsplit(b"\r\n", 1)[0] + b"\r\n" + head) as connection:
-            with suppress(ConnectionError):
-                for _ in range(100):
-                    connection.sendall(piece if b"length" in head else b"100000\r\n" + piece + b"\r\n")
-                assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+        opening = HEAD.rsplit(b"\r\n", 1)[0] + b"\r\n" + head
+        with connected(server, opening) as connection, suppress(ConnectionError):
+            for _ in range(100):
+                connection.sendall(piece if b"length" in head else b"100000\r\n" + piece + b"\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
     with connected(server, b"GET /health HTTP/1.1\r\nhost: localhost\r\n") as connection, suppress(ConnectionError):
         for _ in range(1000):
             connection.sendall(b"x-filler: " + b"x" * 4096 + b"\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
     assert server.process.memory_info().rss - before < 64 * 2**20
-    assert httpx.get(f"{server.url}/health").status_code == 200
+    assert CLIENT.get(f"{server.url}/health").status_code == 200
 
 
 def test_hundreds_that_drip_keep_nobody_out(server: Running) -> None:
@@ -369,7 +371,7 @@ def test_hundreds_that_drip_keep_nobody_out(server: Running) -> None:
         for connection in dripping:
             with suppress(ConnectionError):
                 connection.sendall(b"x")
-        assert httpx.get(f"{server.url}/health").status_code == 200
+        assert CLIENT.get(f"{server.url}/health").status_code == 200
         answers(server)
     eventually(lambda: len(server.process.net_connections()) < N_DRIPPING)
 
@@ -386,7 +388,7 @@ def test_a_thousand_hear_one_response(server: Running) -> None:
             for n_under_way in (2, 3):
                 stack.enter_context(connected(server, WHOLE))
                 eventually(lambda n=n_under_way: server.n_under_way() == n)  # type: ignore[misc]
-            full = httpx.post(f"{server.url}/v1/chat/completions", json=CHAT)
+            full = CLIENT.post(f"{server.url}/v1/chat/completions", json=CHAT)
             assert (full.status_code, full.headers["retry-after"]) == (503, "5")
         ends = {_to_the_end(connection)[-400:].count(b"response.completed") > 0 for connection in listening}
     assert ends == {True}
@@ -420,7 +422,7 @@ ATTACKS = (
 def test_pages_that_were_led_here_get_nothing(server: Running) -> None:
     for headers, status in ATTACKS:
         for path in ("/v1/models", "/metrics", "/health", "/v1/responses/resp_0", "/openapi.json"):
-            reply = httpx.get(server.url + path, headers=headers)
+            reply = CLIENT.get(server.url + path, headers=headers)
             assert (reply.status_code, "access-control-allow-origin" in reply.headers) == (status, False), headers
 
 
