@@ -112,7 +112,7 @@ def _in_turns(
         _warm_up(server, is_streamed=is_streamed)
     for _ in range(setting.pick(1, ROUNDS)):
         for name, server in servers.items():
-            n_requests = setting.pick(60, 1000)
+            n_requests = setting.pick(60, 300)
             found[name].append(_asked(server, n_requests, n_clients=n_clients, is_streamed=is_streamed))
     return found
 
