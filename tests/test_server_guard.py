@@ -25,7 +25,7 @@ from localfusion.server.keys import KeyRing, Keys, new_key, save_keys
 from localfusion.server.limits import Rates
 from localfusion.server.metrics import Metrics
 from localfusion.server.running import bound_socket
-from localfusion.server.streaming import EventStream, unless_left
+from localfusion.server.streaming import EventStream, WholeReply, unless_left
 from tests.serving import nothing, raw, served
 
 POLICY = Policy(hosts_of("127.0.0.1"), max_body_bytes=100_000, cors_origins=("http://page.example",))
@@ -52,6 +52,14 @@ class Left:
         await self.wait()
 
 
+async def frames_after(seconds: float) -> AsyncGenerator[bytes]:
+    """No frame, and an error by when the reply has begun."""
+    await asyncio.sleep(seconds)
+    if seconds:
+        raise QueueFull("it is full")
+    yield b""
+
+
 def application(home: Path, policy: Policy = POLICY, *, left: Left | None = None) -> FastAPI:
     """A few routes, guarded and logged as the server's are."""
     app, left = FastAPI(redirect_slashes=False), left or Left()
@@ -69,6 +77,9 @@ def application(home: Path, policy: Policy = POLICY, *, left: Left | None = None
     async def stream(n: int) -> Response:
         return await EventStream(left.frames(n), heartbeat_s=0.05, failed=lambda error: error.message.encode()).begin()
 
+    async def late() -> Response:
+        return await WholeReply(frames_after(0.3), heartbeat_s=0.05, failed=lambda _: b'{"error": 1}').begin()
+
     async def slow() -> Response:
         await asyncio.sleep(0.3)
         return Response("done")
@@ -78,6 +89,7 @@ def application(home: Path, policy: Policy = POLICY, *, left: Left | None = None
         app.get(f"{prefix}/boom")(boom)
     app.get("/v1/wait")(wait)
     app.get("/v1/stream/{n}")(stream)
+    app.get("/v1/late")(late)
     app.get("/v1/slow")(slow)
     app.get("/health")(nothing)
     handle_errors(app)
@@ -245,6 +257,17 @@ def test_an_error_before_the_first_event_has_its_status(tmp_path: Path) -> None:
             reply = await client.get("/v1/stream/0")
             assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
             assert reply.json()["error"]["code"] == "queue_full"
+
+    asyncio.run(run())
+
+
+def test_a_document_that_takes_long_comes_behind_empty_lines(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with served(application(tmp_path)) as url, httpx.AsyncClient(base_url=url) as client:
+            whole = await client.get("/v1/late")
+            assert (whole.status_code, whole.headers["content-type"]) == (200, "application/json")
+            assert whole.text.startswith("\n")
+            assert whole.json() == {"error": 1}
 
     asyncio.run(run())
 

@@ -74,7 +74,13 @@ class ServerSettings(Entry):
         64, ge=1, le=100_000, description="Requests that may be under way or wait; further ones are answered 503."
     )
     timeout_s: float = Field(3600, gt=0, le=604_800, description="Seconds that one request may take, at most.")
-    heartbeat_s: float = Field(10, gt=0, le=3600, description="Seconds of silence after which a stream says it lives.")
+    heartbeat_s: float = Field(
+        3,
+        gt=0,
+        le=3600,
+        description="Seconds of silence after which a stream, or a whole reply of /api/v1, says that it lives."
+        " OpenRouter's own client gives up after 5.",
+    )
     stop_s: float = Field(30, ge=0, le=3600, description="Seconds that requests have to finish when the server ends.")
     parallel: int = Field(
         4, ge=1, le=64, description="Texts that one model may write side by side, where the memory allows it."

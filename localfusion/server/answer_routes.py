@@ -2,8 +2,9 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from types import MappingProxyType
 
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
@@ -13,7 +14,7 @@ from localfusion.messages import Json
 from localfusion.server.access import LOG, REQUEST_ID
 from localfusion.server.answering import Answering
 from localfusion.server.bodies import read_json
-from localfusion.server.errors import told
+from localfusion.server.errors import ROUTER_PREFIX, told
 from localfusion.server.guard import caller_of
 from localfusion.server.jobs import Job, JobKind, JobRequest, Work
 from localfusion.server.limits import Place, Queue
@@ -21,7 +22,7 @@ from localfusion.server.openapi import OF_ANY, OF_WORK, body_of, errors, streame
 from localfusion.server.orders import Order, OrderBook
 from localfusion.server.served import Served
 from localfusion.server.sse import DONE, frame
-from localfusion.server.streaming import EventStream, unless_left
+from localfusion.server.streaming import EventStream, WholeReply, unless_left
 from localfusion.wire.asked import read
 from localfusion.wire.chat import ChatRequest
 from localfusion.wire.chat_reply import ChatChunk, ChatCompletion
@@ -78,8 +79,9 @@ class AnswerRoutes:
             order, {"body": value}, self._answering.chat(order, place), place=place, kind="chat", request=request
         )
         if order.is_streamed:
-            return await self._stream(_chat_frames(job), request)
-        return JSONResponse(await unless_left(job.result(), request.receive))
+            last = ChatChunk(id=job.id, created=int(job.created), model=order.turn.model.name, choices=[])
+            return await self._stream(_chat_frames(job), request, beside=last.model_dump(mode="json"))
+        return await self._whole(job, request)
 
     async def respond(self, request: Request) -> Response:
         """Answer as the Responses API does: whole, in pieces, or in the background."""
@@ -97,7 +99,7 @@ class AnswerRoutes:
             return await self._stream(_response_frames(job, request.scope["path"]), request)
         if order.is_background:
             return JSONResponse(await _begun(job))
-        return JSONResponse(await unless_left(job.result(), request.receive))
+        return await self._whole(job, request)
 
     async def get(self, request: Request, id: str, stream: bool = False, starting_after: int = -1) -> Response:
         """A response as it is now, or its events behind `starting_after`."""
@@ -159,11 +161,27 @@ class AnswerRoutes:
                 place.release()
         return job
 
-    async def _stream(self, frames: AsyncGenerator[bytes], request: Request) -> Response:
+    async def _stream(
+        self, frames: AsyncGenerator[bytes], request: Request, *, beside: Mapping[str, Json] = MappingProxyType({})
+    ) -> Response:
+        """The reply in pieces; `beside` is what clients need to read beside an error that ends it."""
+
         def failed(error: LocalFusionError) -> bytes:
-            return frame(json.dumps(told(error).body(request.scope["path"])))
+            return frame(json.dumps({**beside, **told(error).body(request.scope["path"])}))
 
         return await EventStream(frames, heartbeat_s=self._served.settings.heartbeat_s, failed=failed).begin()
+
+    async def _whole(self, job: Job, request: Request) -> Response:
+        """The reply in one piece. OpenRouter's client gives up after seconds without a byte, OpenAI's waits."""
+        path = request.scope["path"]
+        if not path.startswith(ROUTER_PREFIX):
+            return JSONResponse(await unless_left(job.result(), request.receive))
+
+        def failed(error: LocalFusionError) -> bytes:
+            return json.dumps(told(error).body(path)).encode()
+
+        reply = WholeReply(_document(job), heartbeat_s=self._served.settings.heartbeat_s, failed=failed)
+        return await unless_left(reply.begin(), request.receive)
 
     async def _kept(self, id: str, request: Request) -> Job:
         job = await self._jobs.get(id, caller_of(request.scope).name)
@@ -212,6 +230,11 @@ def history_of(job: Job) -> list[Json]:
     return [item for part in (before, said, answered) if isinstance(part, list) for item in part]
 
 
+async def _document(job: Job) -> AsyncGenerator[bytes]:
+    """The reply in one piece."""
+    yield json.dumps(await job.result(), separators=(",", ":")).encode()
+
+
 async def _chat_frames(job: Job) -> AsyncGenerator[bytes]:
     """The chunks of a chat completion. Raises what went wrong."""
     async with aclosing(job.events()) as events:
@@ -229,7 +252,7 @@ async def _response_frames(job: Job, path: str, *, after: int = -1) -> AsyncGene
     async with aclosing(job.events(after=after)) as events:
         async for event in events:
             yield frame(event.text)
-    if path.startswith("/api/"):
+    if path.startswith(ROUTER_PREFIX):
         yield DONE
 
 

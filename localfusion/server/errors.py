@@ -79,6 +79,19 @@ BY_REFUSAL: Mapping[Refusal, Row] = {
     "unsupported_media_type": Row(415, "invalid_request_error", "unsupported_media_type"),
 }
 
+ROUTER_TYPES: Mapping[int, str] = {
+    401: "authentication",
+    402: "payment_required",
+    403: "permission_denied",
+    404: "not_found",
+    408: "timeout",
+    413: "payload_too_large",
+    429: "rate_limit_exceeded",
+    503: "provider_overloaded",
+    504: "timeout",
+}
+"""OpenRouter's words for errors, by their status; there are two more for the rest, by whose fault it is."""
+
 UNEXPECTED = Row(500, "server_error", "internal_error")
 
 
@@ -103,7 +116,11 @@ class Told:
         row = self.row
         if path.startswith(ROUTER_PREFIX):
             metadata = RouterMetadata(
-                code=row.code, param=self.param, type=row.type, failure_reason=self.failure_reason
+                error_type=_router_type(row),
+                code=row.code,
+                param=self.param,
+                type=row.type,
+                failure_reason=self.failure_reason,
             )
             router = RouterErrorBody(error=RouterDetail(code=row.status, message=self.message, metadata=metadata))
             return router.model_dump()
@@ -135,6 +152,12 @@ def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first of errors that were raised together."""
     error = group.exceptions[0]
     return first_of(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _router_type(row: Row) -> str:
+    if row.code == "context_length_exceeded":
+        return row.code
+    return ROUTER_TYPES.get(row.status, "invalid_request" if row.status < 500 else "server")
 
 
 def _sentences(error: LocalFusionError) -> str:

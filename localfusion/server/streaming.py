@@ -5,7 +5,7 @@ What the pieces say is not known here.
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -24,6 +24,7 @@ class EventStream(Response):
     """
 
     media_type = "text/event-stream"
+    heartbeat: ClassVar[bytes] = HEARTBEAT
 
     def __init__(
         self, frames: AsyncGenerator[bytes], *, heartbeat_s: float, failed: Callable[[LocalFusionError], bytes]
@@ -61,7 +62,7 @@ class EventStream(Response):
     async def _send_all(self, send: Send, gone: "asyncio.Task[None]") -> None:
         frame: bytes | None = b""
         while frame is not None and not gone.done():
-            frame = HEARTBEAT
+            frame = self.heartbeat
             if await self._arrived(gone):
                 frame, self._next = self._pending().result(), None
             if not gone.done():
@@ -83,6 +84,13 @@ class EventStream(Response):
             self._next.cancel()
             await asyncio.wait({self._next})
         await self._frames.aclose()
+
+
+class WholeReply(EventStream):
+    """A reply of one JSON document: the empty lines before it say that the server lives."""
+
+    media_type = "application/json"
+    heartbeat = b"\n"
 
 
 async def unless_left(work: Coroutine[None, None, T], receive: Receive) -> T:

@@ -22,6 +22,7 @@ class ErrorBody(BaseModel):
 class RouterMetadata(BaseModel):
     """What OpenRouter's shape has no place for."""
 
+    error_type: str = Field(description="The kind of error, by OpenRouter's own words.")
     code: str | None = Field(None, description="What is wrong, for programs.")
     param: str | None = Field(None, description="The field of the request that is wrong, where it is one.")
     type: str = Field(description="The kind of error: whose it is.")

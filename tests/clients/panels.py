@@ -6,10 +6,8 @@ from pathlib import Path
 
 from tests.harbour import SHIPPED
 
-BRIEF = {
-    "temperature": 0,
-    "tools": {"enabled": ["web_search"], "web_search": {"max_results": 3, "max_characters": 260}},
-}
+SEARCH = {"max_results": 3, "max_characters": 260}
+BRIEF = {"temperature": 0, "tools": {"enabled": ["web_search"], "web_search": SEARCH}}
 """What is a seat's own in the preset `micro`: what it reads there fits it."""
 DAMAGED = "damaged"
 """The model that cannot be loaded."""

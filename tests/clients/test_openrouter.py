@@ -1,4 +1,4 @@
-"""The official `openrouter` client, unmodified, against a server on this machine: every way to have a panel deliberate."""
+"""The official `openrouter` client, unmodified, against a server here: every way to have a panel deliberate."""
 
 import json
 import re
@@ -10,10 +10,11 @@ from typing import TypeVar
 
 import pytest
 from openrouter import OpenRouter, components, errors
+from openrouter.utils.eventstreaming import EventStream
 from pydantic import BaseModel
 
 from tests.clients.command import lock, serving
-from tests.clients.panels import DAMAGED, preset, write_models
+from tests.clients.panels import DAMAGED, SEARCH, preset, write_models
 
 pytestmark = pytest.mark.slow
 
@@ -72,17 +73,26 @@ def tool(*panel: str, judge: str | None = None) -> components.FusionServerToolOp
         model=judge,
         max_tool_calls=1,
         temperature=0,
-        tools=[
-            components.FusionServerToolConfigTool(
-                type="openrouter:web_search", parameters={"max_results": 3, "max_characters": 260}
-            )
-        ],
+        tools=[components.FusionServerToolConfigTool(type="openrouter:web_search", parameters={**SEARCH})],
     )
     return components.FusionServerToolOpenRouter(type="openrouter:fusion", parameters=parameters)
 
 
 def user(text: str) -> components.EasyInputMessage:
     return components.EasyInputMessage(role="user", content=text)
+
+
+def asked(text: str) -> list[components.ChatUserMessage]:
+    return [components.ChatUserMessage(role="user", content=text)]
+
+
+def next_turn(response: components.OpenResponsesResult, text: str) -> list[components.InputsUnion1]:
+    """The input of a later turn: what was asked, the items of the response, and what is asked now.
+
+    Of messages the client has two classes, one for what comes and one for what is sent back.
+    """
+    message = components.InputsMessage.model_validate(response.output[-1].model_dump())
+    return [user(QUESTION), fusion_of(response), message, user(text)]
 
 
 def of(kind: type[Kind], things: Iterable[object]) -> list[Kind]:
@@ -106,7 +116,7 @@ def text_of(response: components.OpenResponsesResult) -> str:
 
 
 def test_the_alias_has_the_default_panel_answer(client: OpenRouter) -> None:
-    reply = client.chat.send(model="openrouter/fusion", messages=[{"role": "user", "content": QUESTION}])
+    reply = client.chat.send(model="openrouter/fusion", messages=asked(QUESTION))
     assert reply.model == JUDGE
     (choice,) = reply.choices
     assert choice.finish_reason == "stop"
@@ -158,12 +168,17 @@ def test_every_event_has_a_class_of_its_own(told: list[components.StreamEvents])
     }
 
 
-def numbers_of(events: Iterable[BaseModel]) -> list[int]:
-    return [event.sequence_number for event in events]
+def fields_of(events: Iterable[BaseModel], *names: str) -> list[tuple[object, ...]]:
+    """Fields that most of the client's classes have, and their union does not."""
+    return [tuple(getattr(event, name) for name in names) for event in events]
+
+
+def are_numbered(events: Iterable[BaseModel]) -> bool:
+    return all(number == at for at, (number,) in enumerate(fields_of(events, "sequence_number")))
 
 
 def test_events_are_numbered_without_gaps(told: list[components.StreamEvents]) -> None:
-    assert numbers_of(told) == list(range(len(told)))
+    assert are_numbered(told)
 
 
 def test_events_come_in_the_order_of_the_protocol(told: list[components.StreamEvents]) -> None:
@@ -186,8 +201,8 @@ def test_fusion_events_belong_to_the_item_that_was_added(told: list[components.S
     added, _ = of(components.StreamEventsResponseOutputItemAdded, told)
     assert isinstance(added.item, components.OutputFusionServerToolItem)
     assert added.item.status == "in_progress"
-    places = {(event.item_id, event.output_index) for event in told if str(event.type).startswith(FUSION)}
-    assert places == {(added.item.id, added.output_index)}
+    of_fusion = [event for event in told if str(event.type).startswith(FUSION)]
+    assert set(fields_of(of_fusion, "item_id", "output_index")) == {(added.item.id, added.output_index)}
 
 
 def test_the_fusion_item_says_what_its_events_said(
@@ -203,7 +218,7 @@ def test_the_fusion_item_says_what_its_events_said(
     (analysed,) = of(components.FusionCallAnalysisCompletedEvent, told)
     assert item.analysis == analysed.analysis
     assert item.analysis is not None
-    assert item.analysis.consensus
+    assert item.analysis.consensus or item.analysis.contradictions
     (begun,) = of(components.FusionCallAnalysisInProgressEvent, told)
     assert (begun.analyst_model, begun.model_dump()["judge_model"]) == (JUDGE, JUDGE)
     assert item.sources
@@ -241,7 +256,7 @@ def test_the_items_of_a_turn_come_back_and_a_panel_may_be_degraded(
 ) -> None:
     reply = client.beta.responses.send(
         model="localfusion/fusion",
-        input=[user(QUESTION), *response.output, user(NEXT_QUESTION)],
+        input=next_turn(response, NEXT_QUESTION),
         plugins=plugin("general-high"),
         tool_choice="required",
     )
@@ -261,7 +276,7 @@ def test_where_nobody_answers_the_item_says_why(client: OpenRouter) -> None:
         model=JUDGE, input=QUESTION, tools=[tool(DAMAGED, DAMAGED)], tool_choice="required", stream=True
     ) as events:
         told = list(events)
-    assert numbers_of(told) == list(range(len(told)))
+    assert are_numbered(told)
     assert [event.model for event in of(components.FusionCallPanelFailedEvent, told)] == [DAMAGED, DAMAGED]
     last = told[-1]
     assert isinstance(last, components.StreamEventsResponseFailed)
@@ -274,17 +289,25 @@ def test_where_nobody_answers_the_item_says_why(client: OpenRouter) -> None:
 
 
 def test_a_chat_where_nobody_answers_is_an_error_of_the_clients(client: OpenRouter) -> None:
-    with pytest.raises(errors.BadGatewayResponseError) as caught:
-        client.chat.send(
-            model=JUDGE,
-            messages=[{"role": "user", "content": QUESTION}],
-            tools=[tool(DAMAGED)],
-            tool_choice=FUSION_CHOICE,
-        )
-    error = caught.value.data.error
-    assert isinstance(error.metadata, dict)
-    assert (error.code, error.metadata["failure_reason"]) == (502, "all_panels_failed")
-    assert DAMAGED in error.message
+    """By then the server has said that it lives, so that the status is out, and the client finds no completion."""
+    with pytest.raises(errors.ResponseValidationError) as caught:
+        client.chat.send(model=JUDGE, messages=asked(QUESTION), tools=[tool(DAMAGED)], tool_choice=FUSION_CHOICE)
+    error = json.loads(caught.value.body)["error"]
+    assert (error["code"], error["metadata"]["failure_reason"]) == (502, "all_panels_failed")
+    assert DAMAGED in error["message"]
+
+
+def test_a_stream_of_a_chat_where_nobody_answers_ends_with_a_chunk_that_says_so(client: OpenRouter) -> None:
+    chunks = client.chat.send(
+        model=JUDGE, messages=asked(QUESTION), tools=[tool(DAMAGED)], tool_choice=FUSION_CHOICE, stream=True
+    )
+    assert isinstance(chunks, EventStream)
+    with chunks:
+        (last,) = chunks
+    assert last.error is not None
+    assert last.error.metadata is not None
+    assert (last.error.code, last.error.metadata.error_type) == (502, "server")
+    assert DAMAGED in last.error.message
 
 
 def test_where_the_judge_fails_the_answer_is_written_from_the_panels(client: OpenRouter) -> None:
@@ -292,7 +315,7 @@ def test_where_the_judge_fails_the_answer_is_written_from_the_panels(client: Ope
         model=OPUS,
         input=QUESTION,
         tools=[tool("micro-a", judge=DAMAGED)],
-        tool_choice={"type": "openrouter:fusion"},  # type: ignore[arg-type]  # which the client's class cannot say
+        tool_choice="required",
         stream=True,
     ) as events:
         told = list(events)
@@ -312,14 +335,16 @@ def test_where_the_judge_fails_the_answer_is_written_from_the_panels(client: Ope
 
 
 def test_a_forced_tool_streams_chunks(client: OpenRouter) -> None:
-    with client.chat.send(
+    chunks = client.chat.send(
         model=JUDGE,
-        messages=[{"role": "user", "content": QUESTION}],
+        messages=asked(QUESTION),
         tools=[tool("micro-a")],
         tool_choice=FUSION_CHOICE,
         stream=True,
         stream_options=components.ChatStreamOptions(include_usage=True),
-    ) as chunks:
+    )
+    assert isinstance(chunks, EventStream)
+    with chunks:
         first, *rest, finish, counted = list(chunks)
     assert first.choices[0].delta.role == "assistant"
     assert [chunk.choices[0].delta.role for chunk in rest if chunk.choices[0].delta.role] == []
@@ -422,7 +447,9 @@ def test_the_bytes_of_a_chat_tell_its_progress_where_clients_do_not_look(address
 
 
 def test_models_can_be_listed(client: OpenRouter) -> None:
-    names = {model.id for model in client.models.list().data}
+    listed = client.models.list()
+    assert listed is not None
+    names = {model.id for model in listed.result.data}
     assert {"openrouter/fusion", "localfusion/fusion", "localfusion/general-fast", "micro-a", JUDGE} <= names
 
 
@@ -442,11 +469,12 @@ def test_a_model_that_is_not_here_is_a_bad_request(
     error = caught.value.data.error
     assert isinstance(error.metadata, dict)
     assert (error.code, error.metadata["code"], error.metadata["param"]) == (400, "invalid_model", param)
+    assert error.metadata["error_type"] == "invalid_request"
     assert near in error.message
 
 
 def test_a_key_that_nobody_gave_is_unauthorized(address: Address) -> None:
     with address.client(key="lf-nobodys") as client, pytest.raises(errors.UnauthorizedResponseError) as caught:
-        client.chat.send(model=JUDGE, messages=[{"role": "user", "content": QUESTION}])
+        client.chat.send(model=JUDGE, messages=asked(QUESTION))
     assert caught.value.status_code == 401
     assert caught.value.data.error.code == 401
