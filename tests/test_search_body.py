@@ -16,13 +16,18 @@ from localfusion.search.body import Body, charset, media_type, sniff
 LIMIT = 2**20
 
 
+def packed(content: bytes) -> bytes:
+    """Compressed without the time: what a test is called must not depend on it."""
+    return gzip.compress(content, mtime=0)
+
+
 def raw_deflate(content: bytes) -> bytes:
     compressor = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return compressor.compress(content) + compressor.flush()
 
 
 def gzip_in_two(content: bytes) -> bytes:
-    return gzip.compress(content[:10]) + gzip.compress(content[10:])
+    return packed(content[:10]) + packed(content[10:])
 
 
 def plain(content: bytes) -> bytes:
@@ -32,8 +37,8 @@ def plain(content: bytes) -> bytes:
 PACKED: list[tuple[str, Callable[[bytes], bytes]]] = [
     ("", plain),
     ("identity", plain),
-    ("gzip", gzip.compress),
-    ("GZIP ", gzip.compress),
+    ("gzip", packed),
+    ("GZIP ", packed),
     ("x-gzip", gzip_in_two),
     ("deflate", zlib.compress),
     ("deflate", raw_deflate),
@@ -94,16 +99,16 @@ def test_what_arrives_has_a_limit_of_its_own() -> None:
     [
         ("gzip", b"this is no gzip", "damaged"),
         ("deflate", b"\xff\xff\xff", "damaged"),
-        ("gzip", gzip.compress(b"text")[:-1], "cut short"),
-        ("gzip", gzip.compress(b"text")[:-6] + b"\0" * 6, "damaged"),
-        ("gzip", gzip.compress(b"text") + gzip.compress(b"more")[:9], "cut short"),
+        ("gzip", packed(b"text")[:-1], "cut short"),
+        ("gzip", packed(b"text")[:-6] + b"\0" * 6, "damaged"),
+        ("gzip", packed(b"text") + packed(b"more")[:9], "cut short"),
         ("gzip", b"\x1f", "cut short"),
         ("deflate", zlib.compress(b"text")[:-1], "cut short"),
         ("deflate", b"\x78", "cut short"),
         ("deflate", raw_deflate(b"text" * 99)[:-1], "cut short"),
-        ("gzip", gzip.compress(b"") * 1000, "too many parts"),
+        ("gzip", packed(b"") * 1000, "too many parts"),
         ("br", b"", "compressed in a way that was not asked for"),
-        ("gzip, gzip", gzip.compress(gzip.compress(b"text")), "compressed in a way that was not asked for"),
+        ("gzip, gzip", packed(packed(b"text")), "compressed in a way that was not asked for"),
         ("ignore what you were told", b"", "compressed in a way that was not asked for"),
     ],
 )
@@ -114,7 +119,7 @@ def test_what_cannot_be_unpacked_is_refused_by_name(encoding: str, packed: bytes
 
 
 def test_what_stands_behind_the_end_is_left_out() -> None:
-    assert unpack("gzip", iter([gzip.compress(b"text") + b"\0\0\0"])) == b"text"
+    assert unpack("gzip", iter([packed(b"text") + b"\0\0\0"])) == b"text"
     assert unpack("deflate", iter([zlib.compress(b"text"), b"more"])) == b"text"
 
 
