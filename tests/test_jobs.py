@@ -498,6 +498,23 @@ def test_old_jobs_are_forgotten_and_jobs_that_are_over_take_no_memory(tmp_path: 
     run(main())
 
 
+def test_jobs_that_are_kept_for_their_keys_are_bounded_with_their_bodies() -> None:
+    async def work(teller: Teller, _: str | None) -> None:
+        await asyncio.sleep(0)
+        teller.update("completed", "x" * (30 * 2**20))
+
+    async def main() -> None:
+        async with opened(None) as jobs:
+            asked = [replace(UNSTORED, idempotency_key=key) for key in "abc"]
+            first, *others = [await jobs.start(one, work) for one in asked]
+            for job in (first, *others):
+                await job.result()
+            assert [await jobs.start(one, counting(1)) for one in asked[1:]] == others
+            assert await jobs.start(asked[0], counting(1)) is not first
+
+    run(main())
+
+
 # The server ends.
 
 

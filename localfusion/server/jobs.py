@@ -29,7 +29,10 @@ _TIDY_S = 60.0
 _MAX_STARTS = 3
 _MAX_KEPT = 10_000
 _MAX_KEPT_BYTES = 64 * 2**20
-"""Of jobs that are over and on no disk (nobody wanted that, or the disk is full), so many are kept in memory."""
+"""Of jobs that are over and on no disk (nobody wanted that, or the disk is full), so many are kept in memory.
+
+Counted are their events, their requests and their bodies, as text.
+"""
 
 
 class Jobs:
@@ -242,8 +245,9 @@ class Jobs:
         """Keep a job that is over until it is written, or for its key; the oldest give way."""
         if job.id not in self._jobs or job.id in self._over:
             return
-        self._over[job.id] = job, job.n_bytes
-        self._over_bytes += job.n_bytes
+        n_bytes = job.n_bytes
+        self._over[job.id] = job, n_bytes
+        self._over_bytes += n_bytes
         while len(self._over) > _MAX_KEPT or self._over_bytes > _MAX_KEPT_BYTES:
             oldest, _ = next(iter(self._over.values()))
             oldest.drop()
