@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localfusion.database import Database
 from localfusion.errors import (
     InvalidRequest,
     LocalFusionError,
@@ -29,7 +30,7 @@ from localfusion.errors import (
 from localfusion.messages import Json
 from localfusion.owner import this_process
 from localfusion.server import job_log, live_job
-from localfusion.server.job_store import JobRecord, JobStore
+from localfusion.server.job_store import FILE_NAME, MIGRATIONS, Change, JobRecord, JobStore
 from localfusion.server.jobs import Job, JobKind, JobRequest, Jobs, Patience, Teller, Work
 
 T = TypeVar("T")
@@ -725,6 +726,61 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+def test_one_event_that_is_refused_stops_no_other_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody else has written the second event of a job; another job of the same moment is stored all the same."""
+
+    async def main() -> tuple[str, str]:
+        async with opened(tmp_path) as jobs:
+            refused, other = Held(), Held()
+            first, second = await jobs.start(BACKGROUND, refused.work), await jobs.start(BACKGROUND, other.work)
+            assert isinstance(first, live_job.LiveJob)
+            assert isinstance(second, live_job.LiveJob)
+            await eventually(lambda: (first.log.n_written, second.log.n_written) == (1, 1))
+            with closing(Database(tmp_path / FILE_NAME, MIGRATIONS)) as file, file.transaction() as transaction:
+                transaction.execute("INSERT INTO event VALUES (?, 1, '0')", (first.id,))
+            refused.go.set()
+            other.go.set()
+            assert [await heard(job) for job in (first, second)] == [["begun", "done"]] * 2
+            await eventually(lambda: jobs.n_under_way == 0 and second.log.n_written == 2)
+            third = await jobs.start(BACKGROUND, counting(2))
+            assert isinstance(third, live_job.LiveJob)
+            await eventually(lambda: third.log.n_written == 2 and bool(third.ended))
+            assert (await jobs.get(first.id, "ann")).body == "done"
+            await jobs.delete(first.id, "ann")
+            return second.id, third.id
+
+    second, third = run(main())
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "is not stored any more: the database" in caplog.text
+    assert "damaged" not in caplog.text
+    with closing(JobStore(tmp_path)) as store:
+        found = [store.record(id) for id in (second, third)]
+        assert [one.status for one in found if one is not None] == ["completed", "completed"]
+        assert (len(store.events(second, 0, limit=9)), len(store.events(third, 0, limit=9))) == (2, 2)
+
+
+def test_what_another_server_took_over_is_not_written(tmp_path: Path) -> None:
+    """As where two servers cannot see each other's processes: the one that was thought to be gone still writes."""
+    record = JobRecord("resp_a", 1.0, "responses", "ann", "null", 1, "", "in_progress", "null", None, None, 1)
+    told = Change("resp_a", None, "in_progress", "said", None, None, 0, ["1", "2"])
+    with closing(JobStore(tmp_path, owner=DEAD)) as gone, closing(JobStore(tmp_path)) as store:
+        gone.create(record)
+        gone.write([told])
+        assert [one.id for one in store.claim()] == ["resp_a"]
+        store.write([replace(told, body="said here", first=2, texts=["3"])])
+        gone.write(
+            [
+                replace(told, status="failed", ended=2.0, first=2, texts=["other"]),
+                replace(told, id="resp_b", record=replace(record, id="resp_b")),
+            ]
+        )
+        assert store.events("resp_a", 0, limit=9) == [(0, "1"), (1, "2"), (2, "3")]
+        found = store.record("resp_a")
+        assert found is not None
+        assert (found.status, found.body, found.ended) == ("in_progress", '"said here"', None)
+        assert len(store.events("resp_b", 0, limit=9)) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")
