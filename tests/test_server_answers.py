@@ -4,18 +4,20 @@ The real engine answers over a real socket; what stands on the wire is shown by 
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from localfusion.config import load_models_file
 from localfusion.config.settings import ServerSettings
 from localfusion.config.surroundings import packaged_models_file
 from localfusion.messages import CloudLeave, SourcesSpec
 from localfusion.server.app import create_app
-from localfusion.server.keys import KeyRing
+from localfusion.server.keys import KeyRing, Keys, load_keys, new_key, save_keys
 from localfusion.server.opening import Opening, put_together
 from localfusion.server.served import Served
 from localfusion.session import open_session
@@ -103,6 +105,31 @@ def test_what_is_not_to_be_stored_is_not_there_later(tmp_path: Path) -> None:
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, "store")
 
     asyncio.run(run())
+
+
+def test_a_new_key_of_an_old_name_sees_nothing_of_the_old_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        caplog.set_level(logging.INFO, "localfusion.server")
+        made = [new_key("laptop", created="2026-01-01") for _ in range(2)]
+        save_keys(tmp_path, Keys((made[0][1],)))
+        async with answering(tmp_path) as (_, client):
+            old, new = ({"authorization": f"Bearer {secret}", "idempotency-key": "k"} for secret, _ in made)
+            first = (await client.post("/responses", json=RESPONSE, headers=old)).json()["id"]
+            path = f"/responses/{first}"
+            save_keys(tmp_path, load_keys(tmp_path).removed("laptop").added(made[1][1]))
+            assert (await client.get(path, headers=old)).status_code == 401
+            asked = RESPONSE | {"previous_response_id": first}
+            assert (await client.post("/responses", json=asked, headers=new)).status_code == 400
+            for refused in (client.get(path, headers=new), client.delete(path, headers=new)):
+                assert (await refused).status_code == 404
+            assert (await client.post("/responses", json=RESPONSE, headers=new)).json()["id"] != first
+            save_keys(tmp_path, load_keys(tmp_path).removed("laptop").added(made[0][1]))
+            assert (await client.post("/responses", json=RESPONSE, headers=old)).json()["id"] == first
+            assert (await client.get(path, headers=old)).json()["id"] == first
+
+    asyncio.run(run())
+    assert " laptop " in caplog.text
+    assert "key_" not in caplog.text
 
 
 def test_places_are_bounded_and_free_again_when_clients_leave(tmp_path: Path) -> None:

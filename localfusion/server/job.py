@@ -71,7 +71,7 @@ that it leaves without an end is completed, failed (it raised) or cancelled.
 class JobRequest:
     """What is to be remembered of a request: `kind` and `request` are enough to make its work again.
 
-    `owner` is whoever asked, by the name of his key ("" where there are none): nobody else sees the job. `is_stored`:
+    `owner` is whoever asked, by the id of his key ("" where there are none): nobody else sees the job. `is_stored`:
     it can be asked for later. `idempotency_key`: the same key and owner give the same job; with another `request`,
     InvalidRequest.
     """
