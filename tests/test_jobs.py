@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -495,6 +495,47 @@ def test_old_jobs_are_forgotten_and_jobs_that_are_over_take_no_memory(tmp_path: 
             del old, newer
             gc.collect()
             assert sum(isinstance(thing, live_job.LiveJob) for thing in gc.get_objects()) < 10
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_run_is_forgotten_with_its_job(tmp_path: Path, is_over: bool) -> None:
+    """When it is deleted or old; that of work which does not end at once, when it has ended."""
+    now, forgotten, stubborn = [1000.0], list[str](), asyncio.Event()
+
+    def at_time() -> Jobs:
+        return Jobs(tmp_path, keep_days=1, revive=never, forget_runs=forgotten.extend, clock=lambda: now[0])
+
+    def noting(run_id: str) -> Work:
+        async def work(teller: Teller, _: str | None) -> None:
+            teller.note_run(run_id)
+            while not (is_over or stubborn.is_set()):
+                with suppress(asyncio.CancelledError):
+                    await stubborn.wait()
+
+        return work
+
+    async def main() -> None:
+        async with at_time() as jobs:
+            deleted = await jobs.start(BACKGROUND, noting("run_1"))
+            old = await jobs.start(ASKED, counting(1))
+            await old.result()
+            await eventually(lambda: deleted.run_id == "run_1")
+            deleting = asyncio.create_task(jobs.delete(deleted.id, "ann"))
+            if not is_over:
+                await asyncio.sleep(0.02)
+                assert not forgotten
+                stubborn.set()
+            await deleting
+            assert forgotten == ["run_1"]
+            old = await jobs.start(ASKED, noting("run_2"))
+            await old.result()
+        now[0] += 90_000
+        async with at_time() as jobs:
+            assert forgotten == ["run_1", "run_2"]
+            with pytest.raises(NoSuchResponse):
+                await jobs.get(old.id, "ann")
 
     run(main())
 

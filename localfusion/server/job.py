@@ -46,6 +46,11 @@ class Teller(Protocol):
         """The job's own."""
         ...
 
+    @property
+    def run_id(self) -> str | None:
+        """The job's own."""
+        ...
+
     def tell(self, event: Json) -> None:
         """Append an event to the job's log, for all who listen. A `sequence_number` that it has is set to its place."""
         ...
@@ -104,6 +109,11 @@ class Job(Protocol):
     @property
     def body(self) -> Json:
         """What was last said by `update`."""
+        ...
+
+    @property
+    def run_id(self) -> str | None:
+        """The deliberation that was noted, if there was one."""
         ...
 
     def events(self, *, after: int = -1) -> AsyncGenerator[Told]:

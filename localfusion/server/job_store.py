@@ -176,14 +176,15 @@ class JobStore:
             transaction.execute("DELETE FROM job WHERE id = ?", (job_id,))
         self._database.empty_log()
 
-    def tidy(self, *, keep_s: float) -> None:
-        """Forget the jobs that ended longer ago than `keep_s`."""
-        old = "ended < ?"
+    def tidy(self, *, keep_s: float, forget_runs: Callable[[Sequence[str]], None]) -> None:
+        """Forget the jobs that ended longer ago than `keep_s`; before that their runs are forgotten."""
         before = self._clock() - keep_s
-        if not self._database.rows(int, f"SELECT EXISTS (SELECT 1 FROM job WHERE {old})", (before,))[0]:
+        run_ids = self._database.rows(str, "SELECT coalesce(run_id, '') FROM job WHERE ended < ?", (before,))
+        if not run_ids:
             return
+        forget_runs([run_id for run_id in run_ids if run_id])
         with self._database.transaction(durable=True) as transaction:
-            transaction.execute(f"DELETE FROM job WHERE {old}", (before,))
+            transaction.execute("DELETE FROM job WHERE ended < ?", (before,))
         self._database.empty_log()
 
     def close(self) -> None:

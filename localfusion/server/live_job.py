@@ -109,7 +109,7 @@ class LiveJob:
 
     def note_run(self, run_id: str) -> None:
         """See Teller."""
-        if self.log.is_over:
+        if self.log.is_over or self.run_id == run_id:
             return
         self.run_id = run_id
         self._keeper.changed(self)

@@ -75,7 +75,8 @@ class Scribe:
 
     def later(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """As `call`, and nobody waits for it, nor hears that it failed."""
-        self._thread.submit(function, *args, **kwargs)
+        if not self._is_ended:
+            self._thread.submit(function, *args, **kwargs)
 
     async def _work(self) -> None:
         """Write until it is closed."""
