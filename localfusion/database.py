@@ -15,7 +15,7 @@ from typing import TypeVar
 import apsw
 import sqlite_vec
 
-from localfusion.errors import ConfigError, LocalFusionError
+from localfusion.errors import ConfigError, LocalFusionError, Unstorable
 
 T = TypeVar("T")
 Value = None | int | float | str | bytes
@@ -42,6 +42,7 @@ _NAMED_ERRORS: dict[int, tuple[str, str]] = {
     apsw.SQLITE_IOERR: ("the disk failed while {path} was used", "check the disk, then try again"),
 }
 """By SQLite's primary result code; `{path}` is the file."""
+_UNSTORABLE = frozenset({apsw.SQLITE_CONSTRAINT, apsw.SQLITE_MISMATCH, apsw.SQLITE_TOOBIG})
 
 
 class Transaction:
@@ -182,10 +183,12 @@ class Database:
         try:
             yield
         except apsw.Error as error:
+            code = _primary(error)
             message, hint = _NAMED_ERRORS.get(
-                _primary(error), (f"the database {{path}} refused: {error}", "report this as a bug of localfusion")
+                code, (f"the database {{path}} refused: {error}", "report this as a bug of localfusion")
             )
-            raise LocalFusionError(message.format(path=self._name), hint=hint) from error
+            kind = Unstorable if code in _UNSTORABLE else LocalFusionError
+            raise kind(message.format(path=self._name), hint=hint) from error
         except UnicodeEncodeError as error:
             raise ConfigError(
                 f"{error.object!a:.200} is not UTF-8 and cannot be stored", hint="rename the file or the folder"

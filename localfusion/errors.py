@@ -18,6 +18,7 @@ LocalFusionError                     one sentence; `hint` says what to do
 │   └── NotHere                      this source has no such address; another may
 ├── HubError(repo)                   the model hub could not be reached, refused, or sent something else
 ├── QueueFull                        the server answers 503 with Retry-After
+├── Unstorable                       a database refuses this one change; others it takes
 ├── NoSuchResponse                   the server has none of this id, or it is somebody else's
 ├── RunInterrupted                   the user stopped the run; what was finished is stored
 └── DeliberationFailed(failed_models, failure_reason)
@@ -197,6 +198,10 @@ class HubError(LocalFusionError):
 
 class QueueFull(LocalFusionError):
     """Too many deliberations wait already."""
+
+
+class Unstorable(LocalFusionError):
+    """A database refuses what is to be written for what it is; the disk and the file are all right."""
 
 
 class NoSuchResponse(LocalFusionError):

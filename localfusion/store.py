@@ -119,9 +119,13 @@ class _Row:
     owner_started: float
     owner_boot: str
 
+    @property
+    def owner(self) -> Owner:
+        return Owner(self.owner_pid, self.owner_started, self.owner_boot)
+
     def status_now(self) -> RunStatus:
         """A run whose process is gone without an end was interrupted."""
-        if self.status == "running" and not is_alive(Owner(self.owner_pid, self.owner_started, self.owner_boot)):
+        if self.status == "running" and not is_alive(self.owner):
             return "interrupted"
         return self.status
 
@@ -281,17 +285,30 @@ class Store:
         return [History(row.id, row.created, row.status_now(), tuple(by_run[row.id])) for row in rows]
 
     def remove(self, run_id: str) -> None:
-        """Forget a run with all that was stored for it. Raises ConfigError while it is running."""
+        """Forget a run with all that was stored for it; nothing of it is left in the file.
+
+        Raises ConfigError while it is running.
+        """
         with self._database.transaction(durable=True) as transaction:
             if _get(transaction, run_id).status_now() == "running":
                 raise ConfigError(f"{run_id} is still running", hint="interrupt it first")
-            transaction.execute("DELETE FROM run WHERE id = ?", (run_id,))
-            transaction.execute("DELETE FROM content WHERE sha256 NOT IN (SELECT sha256 FROM page)")
+            _delete(transaction, run_id)
+        self._database.empty_log()
+
+    def forget(self, run_ids: Sequence[str]) -> None:
+        """Remove runs whose work here has ended; those that are gone, or that another process works on, are let be."""
+        with self._database.transaction(durable=True) as transaction:
+            for run_id in run_ids:
+                found = transaction.rows(_Row, f"SELECT {_COLUMNS} FROM run WHERE id = ?", (run_id,))
+                if found and (found[0].owner == self._owner or found[0].status_now() != "running"):
+                    _delete(transaction, run_id)
+        self._database.empty_log()
 
     def discard(self, run_id: str) -> None:
         """Forget a run of this process that could not begin."""
         with self._database.transaction() as transaction:
             transaction.execute("DELETE FROM run WHERE id = ?", (run_id,))
+        self._database.empty_log()
 
     def close(self) -> None:
         """Close the file."""
@@ -307,6 +324,11 @@ def _get(transaction: Transaction, run_id: str) -> _Row:
     if not found:
         raise ConfigError(f"there is no run {run_id}", hint="`localfusion runs list` shows the runs")
     return found[0]
+
+
+def _delete(transaction: Transaction, run_id: str) -> None:
+    transaction.execute("DELETE FROM run WHERE id = ?", (run_id,))
+    transaction.execute("DELETE FROM content WHERE sha256 NOT IN (SELECT sha256 FROM page)")
 
 
 def _summary(row: _Row) -> RunSummary:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing, closing
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from localfusion.database import Database
 from localfusion.errors import (
     InvalidRequest,
     LocalFusionError,
@@ -29,7 +30,7 @@ from localfusion.errors import (
 from localfusion.messages import Json
 from localfusion.owner import this_process
 from localfusion.server import job_log, live_job
-from localfusion.server.job_store import JobRecord, JobStore
+from localfusion.server.job_store import FILE_NAME, MIGRATIONS, Change, JobRecord, JobStore
 from localfusion.server.jobs import Job, JobKind, JobRequest, Jobs, Patience, Teller, Work
 
 T = TypeVar("T")
@@ -498,6 +499,64 @@ def test_old_jobs_are_forgotten_and_jobs_that_are_over_take_no_memory(tmp_path: 
     run(main())
 
 
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_run_is_forgotten_with_its_job(tmp_path: Path, is_over: bool) -> None:
+    """When it is deleted or old; that of work which does not end at once, when it has ended."""
+    now, forgotten, stubborn = [1000.0], list[str](), asyncio.Event()
+
+    def at_time() -> Jobs:
+        return Jobs(tmp_path, keep_days=1, revive=never, forget_runs=forgotten.extend, clock=lambda: now[0])
+
+    def noting(run_id: str) -> Work:
+        async def work(teller: Teller, _: str | None) -> None:
+            teller.note_run(run_id)
+            while not (is_over or stubborn.is_set()):
+                with suppress(asyncio.CancelledError):
+                    await stubborn.wait()
+
+        return work
+
+    async def main() -> None:
+        async with at_time() as jobs:
+            deleted = await jobs.start(BACKGROUND, noting("run_1"))
+            old = await jobs.start(ASKED, counting(1))
+            await old.result()
+            await eventually(lambda: deleted.run_id == "run_1")
+            deleting = asyncio.create_task(jobs.delete(deleted.id, "ann"))
+            if not is_over:
+                await asyncio.sleep(0.02)
+                assert not forgotten
+                stubborn.set()
+            await deleting
+            assert forgotten == ["run_1"]
+            old = await jobs.start(ASKED, noting("run_2"))
+            await old.result()
+        now[0] += 90_000
+        async with at_time() as jobs:
+            assert forgotten == ["run_1", "run_2"]
+            with pytest.raises(NoSuchResponse):
+                await jobs.get(old.id, "ann")
+
+    run(main())
+
+
+def test_jobs_that_are_kept_for_their_keys_are_bounded_with_their_bodies() -> None:
+    async def work(teller: Teller, _: str | None) -> None:
+        await asyncio.sleep(0)
+        teller.update("completed", "x" * (30 * 2**20))
+
+    async def main() -> None:
+        async with opened(None) as jobs:
+            asked = [replace(UNSTORED, idempotency_key=key) for key in "abc"]
+            first, *others = [await jobs.start(one, work) for one in asked]
+            for job in (first, *others):
+                await job.result()
+            assert [await jobs.start(one, counting(1)) for one in asked[1:]] == others
+            assert await jobs.start(asked[0], counting(1)) is not first
+
+    run(main())
+
+
 # The server ends.
 
 
@@ -708,6 +767,61 @@ async def main():
 
 asyncio.run(main())
 """
+
+
+def test_one_event_that_is_refused_stops_no_other_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody else has written the second event of a job; another job of the same moment is stored all the same."""
+
+    async def main() -> tuple[str, str]:
+        async with opened(tmp_path) as jobs:
+            refused, other = Held(), Held()
+            first, second = await jobs.start(BACKGROUND, refused.work), await jobs.start(BACKGROUND, other.work)
+            assert isinstance(first, live_job.LiveJob)
+            assert isinstance(second, live_job.LiveJob)
+            await eventually(lambda: (first.log.n_written, second.log.n_written) == (1, 1))
+            with closing(Database(tmp_path / FILE_NAME, MIGRATIONS)) as file, file.transaction() as transaction:
+                transaction.execute("INSERT INTO event VALUES (?, 1, '0')", (first.id,))
+            refused.go.set()
+            other.go.set()
+            assert [await heard(job) for job in (first, second)] == [["begun", "done"]] * 2
+            await eventually(lambda: jobs.n_under_way == 0 and second.log.n_written == 2)
+            third = await jobs.start(BACKGROUND, counting(2))
+            assert isinstance(third, live_job.LiveJob)
+            await eventually(lambda: third.log.n_written == 2 and bool(third.ended))
+            assert (await jobs.get(first.id, "ann")).body == "done"
+            await jobs.delete(first.id, "ann")
+            return second.id, third.id
+
+    second, third = run(main())
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "is not stored any more: the database" in caplog.text
+    assert "damaged" not in caplog.text
+    with closing(JobStore(tmp_path)) as store:
+        found = [store.record(id) for id in (second, third)]
+        assert [one.status for one in found if one is not None] == ["completed", "completed"]
+        assert (len(store.events(second, 0, limit=9)), len(store.events(third, 0, limit=9))) == (2, 2)
+
+
+def test_what_another_server_took_over_is_not_written(tmp_path: Path) -> None:
+    """As where two servers cannot see each other's processes: the one that was thought to be gone still writes."""
+    record = JobRecord("resp_a", 1.0, "responses", "ann", "null", 1, "", "in_progress", "null", None, None, 1)
+    told = Change("resp_a", None, "in_progress", "said", None, None, 0, ["1", "2"])
+    with closing(JobStore(tmp_path, owner=DEAD)) as gone, closing(JobStore(tmp_path)) as store:
+        gone.create(record)
+        gone.write([told])
+        assert [one.id for one in store.claim()] == ["resp_a"]
+        store.write([replace(told, body="said here", first=2, texts=["3"])])
+        gone.write(
+            [
+                replace(told, status="failed", ended=2.0, first=2, texts=["other"]),
+                replace(told, id="resp_b", record=replace(record, id="resp_b")),
+            ]
+        )
+        assert store.events("resp_a", 0, limit=9) == [(0, "1"), (1, "2"), (2, "3")]
+        found = store.record("resp_a")
+        assert found is not None
+        assert (found.status, found.body, found.ended) == ("in_progress", '"said here"', None)
+        assert len(store.events("resp_b", 0, limit=9)) == 2
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such limits")

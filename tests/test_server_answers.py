@@ -4,22 +4,24 @@ The real engine answers over a real socket; what stands on the wire is shown by 
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from localfusion.config import load_models_file
 from localfusion.config.settings import ServerSettings
 from localfusion.config.surroundings import packaged_models_file
-from localfusion.messages import CloudLeave, SourcesSpec
+from localfusion.messages import CloudLeave, Json, SourcesSpec
 from localfusion.server.app import create_app
-from localfusion.server.keys import KeyRing
+from localfusion.server.keys import KeyRing, Keys, load_keys, new_key, save_keys
 from localfusion.server.opening import Opening, put_together
 from localfusion.server.served import Served
 from localfusion.session import open_session
-from tests.harbour import surroundings
+from tests.harbour import HARBOUR, surroundings
 from tests.serving import served
 
 MODELS = load_models_file(packaged_models_file())
@@ -38,14 +40,16 @@ LONG_RESPONSE = RESPONSE | {
 
 
 @asynccontextmanager
-async def answering(home: Path, **settings: object) -> AsyncIterator[tuple[Served, httpx.AsyncClient]]:
+async def answering(
+    home: Path, *, sources: SourcesSpec | None = None, **settings: object
+) -> AsyncIterator[tuple[Served, httpx.AsyncClient]]:
     """A server that the micro models answer."""
     async with open_session(surroundings(home)) as session:
         opening = Opening(
             settings=ServerSettings.model_validate(settings),
             models=MODELS,
             home=home,
-            sources=SourcesSpec(),
+            sources=sources or SourcesSpec(),
             cloud=CloudLeave(),
             keys=KeyRing(home),
         )
@@ -103,6 +107,69 @@ def test_what_is_not_to_be_stored_is_not_there_later(tmp_path: Path) -> None:
             assert (refused.status_code, refused.json()["error"]["param"]) == (400, "store")
 
     asyncio.run(run())
+
+
+def test_of_what_is_deleted_or_not_to_be_stored_no_word_is_left(tmp_path: Path) -> None:
+    """The deliberations are those of the micro panel; one that nobody said anything of is kept as any other."""
+    said = "How high is the-secret of Skerry?"
+    chat = {"model": "localfusion/micro", "tool_choice": "required", "messages": [{"role": "user", "content": said}]}
+    response = {"model": "localfusion/micro", "tool_choice": "required", "input": said}
+
+    def holds() -> bool:
+        return any(b"the-secret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+    async def left(client: httpx.AsyncClient, path: str, asked: dict[str, Json], is_begun: Callable[[], bool]) -> None:
+        async with client.stream("POST", path, json=asked | {"stream": True}):
+            await until(is_begun)
+
+    async def run() -> None:
+        async with answering(tmp_path, sources=SourcesSpec(docs=(HARBOUR,), offline=True)) as (ground, client):
+
+            def n_runs() -> int:
+                return len(ground.session.store.list_runs())
+
+            for path, asked in (("/chat/completions", chat), ("/responses", response)):
+                whole = await client.post(path, json=asked | {"store": False})
+                assert (whole.status_code, n_runs(), holds()) == (200, 0, False)
+                await left(client, path, asked | {"store": False}, lambda: n_runs() == 1)
+                await until(lambda: ground.queue.n == 0)
+                assert (n_runs(), holds()) == (0, False)
+            for is_background in (False, True):
+                kept = (await client.post("/responses", json=response | {"background": is_background})).json()
+                await until(lambda: n_runs() == 1)
+                assert holds()
+                assert (await client.delete(f"/responses/{kept['id']}")).status_code == 200
+                assert (n_runs(), holds()) == (0, False)
+            await left(client, "/chat/completions", chat, lambda: n_runs() == 1)
+            await until(lambda: ground.queue.n == 0)
+            assert (n_runs(), holds()) == (1, True)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_a_new_key_of_an_old_name_sees_nothing_of_the_old_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        caplog.set_level(logging.INFO, "localfusion.server")
+        made = [new_key("laptop", created="2026-01-01") for _ in range(2)]
+        save_keys(tmp_path, Keys((made[0][1],)))
+        async with answering(tmp_path) as (_, client):
+            old, new = ({"authorization": f"Bearer {secret}", "idempotency-key": "k"} for secret, _ in made)
+            first = (await client.post("/responses", json=RESPONSE, headers=old)).json()["id"]
+            path = f"/responses/{first}"
+            save_keys(tmp_path, load_keys(tmp_path).removed("laptop").added(made[1][1]))
+            assert (await client.get(path, headers=old)).status_code == 401
+            asked = RESPONSE | {"previous_response_id": first}
+            assert (await client.post("/responses", json=asked, headers=new)).status_code == 400
+            for refused in (client.get(path, headers=new), client.delete(path, headers=new)):
+                assert (await refused).status_code == 404
+            assert (await client.post("/responses", json=RESPONSE, headers=new)).json()["id"] != first
+            save_keys(tmp_path, load_keys(tmp_path).removed("laptop").added(made[0][1]))
+            assert (await client.post("/responses", json=RESPONSE, headers=old)).json()["id"] == first
+            assert (await client.get(path, headers=old)).json()["id"] == first
+
+    asyncio.run(run())
+    assert " laptop " in caplog.text
+    assert "key_" not in caplog.text
 
 
 def test_places_are_bounded_and_free_again_when_clients_leave(tmp_path: Path) -> None:

@@ -111,6 +111,29 @@ def test_nothing_of_a_removed_run_stays_in_its_tables(store: Store) -> None:
     assert store.events(again) == ()
 
 
+def test_runs_are_forgotten_but_for_those_of_others_and_no_word_is_left(tmp_path: Path) -> None:
+    secret = replace(REQUEST, question="How high is the-secret?")
+
+    def n_words() -> int:
+        return sum(path.read_bytes().count(b"the-secret") for path in tmp_path.iterdir())
+
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    other = owner_of(child.pid)
+    assert other is not None
+    with closing(Store(tmp_path)) as store, closing(Store(tmp_path, owner=other)) as others:
+        own, discarded, removed, foreign = (one.create_run(secret) for one in (store, store, store, others))
+        store.save_page(own, page("file:///a", "the-secret is 40 metres high"))
+        store.append(removed, RunEnded("ok"))
+        assert n_words() > 8
+        store.forget([own, "run_none", foreign])
+        store.remove(removed)
+        assert {run.id for run in store.list_runs()} == {discarded, foreign}
+        child.communicate(b"\n")
+        store.forget([foreign])
+        store.discard(discarded)
+        assert n_words() == 0
+
+
 def test_the_final_document_is_kept(store: Store) -> None:
     run = store.create_run(REQUEST)
     assert store.document(run) is None

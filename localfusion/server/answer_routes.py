@@ -111,13 +111,13 @@ class AnswerRoutes:
     async def delete(self, request: Request, id: str) -> Response:
         """Forget a response; one that is under way is cancelled."""
         await self._kept(id, request)
-        await self._jobs.delete(id, caller_of(request.scope).name)
+        await self._jobs.delete(id, caller_of(request.scope).id)
         return JSONResponse(Deleted(id=id).model_dump())
 
     async def cancel(self, request: Request, id: str) -> Response:
         """Stop a response; what was done stays as it is."""
         await self._kept(id, request)
-        return JSONResponse(_as_it_is(await self._jobs.cancel(id, caller_of(request.scope).name)))
+        return JSONResponse(_as_it_is(await self._jobs.cancel(id, caller_of(request.scope).id)))
 
     async def embed(self, request: Request) -> Response:
         """The vectors of texts."""
@@ -140,14 +140,14 @@ class AnswerRoutes:
 
     def _place(self, request: Request) -> Place:
         caller = caller_of(request.scope)
-        return self._served.queue.take(caller.name, caller.max_queue)
+        return self._served.queue.take(caller.id, caller.max_queue)
 
     async def _start(
         self, order: Order, asked: Json, work: Work, *, place: Place, kind: JobKind, request: Request
     ) -> Job:
         job_request = JobRequest(
             kind,
-            caller_of(request.scope).name,
+            caller_of(request.scope).id,
             asked,
             is_background=order.is_background,
             is_stored=order.is_stored,
@@ -184,7 +184,7 @@ class AnswerRoutes:
         return await unless_left(reply.begin(), request.receive)
 
     async def _kept(self, id: str, request: Request) -> Job:
-        job = await self._jobs.get(id, caller_of(request.scope).name)
+        job = await self._jobs.get(id, caller_of(request.scope).id)
         if job.request.kind != "responses":
             raise NoSuchResponse(f"there is no response {id[:80]!a}")
         return job

@@ -4,6 +4,7 @@ What is asked was understood before, and how a turn is told is the replies' busi
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from functools import partial
 from pydantic import BaseModel
 
 from localfusion.errors import LocalFusionError, RequestRefused
-from localfusion.events import RunStarted
+from localfusion.events import DocumentsRead, RunStarted
 from localfusion.messages import Delta, Json
 from localfusion.outer import Turned, TurnItem, TurnRequest, take_turn
 from localfusion.server.chat_reply import ChatReply
@@ -24,6 +25,8 @@ from localfusion.server.metrics import Metrics
 from localfusion.server.orders import Order
 from localfusion.server.responses_reply import ResponsesReply
 from localfusion.session import Session
+
+_LOG = logging.getLogger("localfusion.server")
 
 Hear = Callable[[TurnItem, int], None]
 
@@ -93,7 +96,10 @@ class Answering:
         teller.update(STATUSES.get(status, "completed"), body)
 
     async def _turns(self, order: Order, hear: Hear, teller: Teller, run_id: str | None, *, fails: bool = True) -> None:
-        """Take the turns of an order side by side; of errors that are raised together the first is."""
+        """Take the turns of an order side by side; of errors that are raised together the first is.
+
+        Where the request is not to be stored its deliberation is forgotten, however it ended.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 for index in range(order.n):
@@ -102,6 +108,15 @@ class Answering:
                     )
         except BaseExceptionGroup as group_error:
             raise first_of(group_error) from None
+        finally:
+            if teller.run_id is not None and not order.keeps_run:
+                self._forget(teller.run_id)
+
+    def _forget(self, run_id: str) -> None:
+        try:
+            self.session.store.forget([run_id])
+        except LocalFusionError as error:
+            _LOG.warning("%s was not to be kept, and could not be removed: %s (%s)", run_id, error.message, error.hint)
 
     async def _turn(
         self, turn: TurnRequest, hear: Callable[[TurnItem], None], run_id: str | None, *, fails: bool
@@ -138,7 +153,7 @@ class Answering:
 
 
 def _hear(hear: Hear, index: int, teller: Teller, item: TurnItem) -> None:
-    if isinstance(item, RunStarted):
+    if isinstance(item, DocumentsRead | RunStarted):
         teller.note_run(item.run_id)
     hear(item, index)
 

@@ -50,9 +50,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whoever asks, by the name of his key; "" where keys are not demanded."""
+    """Whoever asks: his key by its name, to be shown, and by its id, which owns his jobs; "" where none is demanded."""
 
     name: str = ""
+    id: str = ""
     max_queue: int | None = None
 
 
@@ -123,8 +124,8 @@ class Guard:
                 refusal="invalid_api_key",
                 hint="send one as `Authorization: Bearer KEY`; localfusion serve keys add NAME makes one",
             )
-        self._rates.take(entry.name, entry.requests_per_minute)
-        return Caller(entry.name, entry.max_queue)
+        self._rates.take(entry.id, entry.requests_per_minute)
+        return Caller(entry.name, entry.id, entry.max_queue)
 
 
 class Body:

@@ -46,6 +46,11 @@ class Teller(Protocol):
         """The job's own."""
         ...
 
+    @property
+    def run_id(self) -> str | None:
+        """The job's own."""
+        ...
+
     def tell(self, event: Json) -> None:
         """Append an event to the job's log, for all who listen. A `sequence_number` that it has is set to its place."""
         ...
@@ -71,7 +76,7 @@ that it leaves without an end is completed, failed (it raised) or cancelled.
 class JobRequest:
     """What is to be remembered of a request: `kind` and `request` are enough to make its work again.
 
-    `owner` is whoever asked, by the name of his key ("" where there are none): nobody else sees the job. `is_stored`:
+    `owner` is whoever asked, by the id of his key ("" where there are none): nobody else sees the job. `is_stored`:
     it can be asked for later. `idempotency_key`: the same key and owner give the same job; with another `request`,
     InvalidRequest.
     """
@@ -104,6 +109,11 @@ class Job(Protocol):
     @property
     def body(self) -> Json:
         """What was last said by `update`."""
+        ...
+
+    @property
+    def run_id(self) -> str | None:
+        """The deliberation that was noted, if there was one."""
         ...
 
     def events(self, *, after: int = -1) -> AsyncGenerator[Told]:

@@ -96,7 +96,11 @@ class JobStore:
             return found[0] if found else record
 
     def write(self, changes: Sequence[Change]) -> None:
-        """Write what was told of several jobs; the end of one waits for the disk. What was deleted stays deleted."""
+        """Write what was told of several jobs, all or nothing; the end of one waits for the disk.
+
+        What was deleted stays deleted, and of what another process has taken over nothing is written. Raises Unstorable
+        where one of them is refused.
+        """
         n_ended = sum(change.ended is not None for change in changes)
         with self._database.transaction(durable=n_ended > 0) as transaction:
             for change in changes:
@@ -172,14 +176,15 @@ class JobStore:
             transaction.execute("DELETE FROM job WHERE id = ?", (job_id,))
         self._database.empty_log()
 
-    def tidy(self, *, keep_s: float) -> None:
-        """Forget the jobs that ended longer ago than `keep_s`."""
-        old = "ended < ?"
+    def tidy(self, *, keep_s: float, forget_runs: Callable[[Sequence[str]], None]) -> None:
+        """Forget the jobs that ended longer ago than `keep_s`; before that their runs are forgotten."""
         before = self._clock() - keep_s
-        if not self._database.rows(int, f"SELECT EXISTS (SELECT 1 FROM job WHERE {old})", (before,))[0]:
+        run_ids = self._database.rows(str, "SELECT coalesce(run_id, '') FROM job WHERE ended < ?", (before,))
+        if not run_ids:
             return
+        forget_runs([run_id for run_id in run_ids if run_id])
         with self._database.transaction(durable=True) as transaction:
-            transaction.execute(f"DELETE FROM job WHERE {old}", (before,))
+            transaction.execute("DELETE FROM job WHERE ended < ?", (before,))
         self._database.empty_log()
 
     def close(self) -> None:
@@ -203,8 +208,9 @@ class JobStore:
         there = transaction.rows(
             str,
             "UPDATE job SET status = ?1, body = ?2, run_id = ?3, ended = ?4, idempotency_key ="
-            " CASE WHEN ?1 IN ('failed', 'cancelled') THEN '' ELSE idempotency_key END WHERE id = ?5 RETURNING id",
-            (change.status, json.dumps(change.body), change.run_id, change.ended, change.id),
+            " CASE WHEN ?1 IN ('failed', 'cancelled') THEN '' ELSE idempotency_key END"
+            " WHERE id = ?5 AND owner_pid = ?6 AND owner_started = ?7 AND owner_boot = ?8 RETURNING id",
+            (change.status, json.dumps(change.body), change.run_id, change.ended, change.id, *self._own()),
         )
         if there:
             numbered = enumerate(change.texts, change.first)

@@ -29,7 +29,10 @@ _TIDY_S = 60.0
 _MAX_STARTS = 3
 _MAX_KEPT = 10_000
 _MAX_KEPT_BYTES = 64 * 2**20
-"""Of jobs that are over and on no disk (nobody wanted that, or the disk is full), so many are kept in memory."""
+"""Of jobs that are over and on no disk (nobody wanted that, or the disk is full), so many are kept in memory.
+
+Counted are their events, their requests and their bodies, as text.
+"""
 
 
 class Jobs:
@@ -42,6 +45,7 @@ class Jobs:
         keep_days: float,
         revive: Callable[[JobRequest], Work],
         stopped: Callable[[JobRequest, Json], Json] = lambda _, body: body,
+        forget_runs: Callable[[Sequence[str]], None] = lambda _: None,
         patience: Patience | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -49,11 +53,13 @@ class Jobs:
 
         `revive` makes the work of a job in the background again that a server left; it may raise LocalFusionError.
         `stopped` is what a client is told of a job that ended with its server, made of what it was told last.
+        `forget_runs` blocks, and forgets the deliberations of jobs that are forgotten.
         """
         self._scribe = Scribe(JobStore(home, clock=clock))
         self._keep_s = keep_days * _DAY_S
         self._revive = revive
         self._stopped = stopped
+        self._forget_runs = forget_runs
         self._patience = patience or Patience()
         self._clock = clock
         self._jobs: dict[str, LiveJob] = {}
@@ -116,12 +122,23 @@ class Jobs:
         return job
 
     async def delete(self, id: str, owner: str) -> None:
-        """Stop a job if it is under way, and forget it with all that was told of it. Raises as `cancel`."""
+        """Stop a job if it is under way, and forget it with all that was told of it and its run. Raises as `cancel`."""
         job = await self.cancel(id, owner)
+        await self._forget_run(job)
         if isinstance(job, LiveJob):
             job.drop()
             self._forget(job)
         await self._scribe.call(self._scribe.store.delete, id)
+
+    async def _forget_run(self, job: Job) -> None:
+        """Forget the run of a job: now, or when work has ended that does not want to."""
+        if job.run_id is None:
+            return
+        run_ids, task = [job.run_id], job.task if isinstance(job, LiveJob) else None
+        if task is not None and not task.done():
+            task.add_done_callback(lambda _: self._scribe.later(self._forget_runs, run_ids))
+        else:
+            await self._scribe.call(self._forget_runs, run_ids)
 
     async def close(self, stop_s: float) -> None:
         """Take no more jobs, give those under way so many seconds, then stop them.
@@ -242,8 +259,9 @@ class Jobs:
         """Keep a job that is over until it is written, or for its key; the oldest give way."""
         if job.id not in self._jobs or job.id in self._over:
             return
-        self._over[job.id] = job, job.n_bytes
-        self._over_bytes += job.n_bytes
+        n_bytes = job.n_bytes
+        self._over[job.id] = job, n_bytes
+        self._over_bytes += n_bytes
         while len(self._over) > _MAX_KEPT or self._over_bytes > _MAX_KEPT_BYTES:
             oldest, _ = next(iter(self._over.values()))
             oldest.drop()
@@ -267,7 +285,8 @@ class Jobs:
         try:
             for record in await self._scribe.call(self._scribe.store.claim):
                 await self._take_over(record)
-            await self._scribe.call(self._scribe.store.tidy, keep_s=self._keep_s)
+            tidy, forget_runs = self._scribe.store.tidy, self._forget_runs
+            await self._scribe.call(tidy, keep_s=self._keep_s, forget_runs=forget_runs)
         except LocalFusionError as error:
             self._scribe.warn(error)
         old = self._clock() - _DAY_S

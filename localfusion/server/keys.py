@@ -32,6 +32,11 @@ class KeyEntry(BaseModel):
     requests_per_minute: int | None = Field(None, ge=1, le=1_000_000)
     max_queue: int | None = Field(None, ge=1, le=100_000)
 
+    @property
+    def id(self) -> str:
+        """What whoever has the key is known by: as random as the key, so that a later one of its name is another."""
+        return f"key_{self.sha256[:32]}"
+
 
 class KeyFile(BaseModel):
     """The whole of keys.json."""

@@ -36,14 +36,14 @@ class Rates:
     clock: Clock = time.monotonic
     _buckets: dict[str, Bucket] = field(default_factory=dict)
 
-    def take(self, name: str, per_minute: int | None) -> None:
+    def take(self, owner: str, per_minute: int | None) -> None:
         """Count one request of a key. Raises RequestRefused where it has made too many."""
         if per_minute is None:
             return
         now = self.clock()
-        bucket = self._buckets.get(name)
+        bucket = self._buckets.get(owner)
         if bucket is None or bucket.per_minute != per_minute:
-            bucket = self._buckets[name] = Bucket(per_minute, float(per_minute), now)
+            bucket = self._buckets[owner] = Bucket(per_minute, float(per_minute), now)
         wait_s = bucket.take(now)
         if wait_s > 0:
             raise RequestRefused(

@@ -109,7 +109,7 @@ class LiveJob:
 
     def note_run(self, run_id: str) -> None:
         """See Teller."""
-        if self.log.is_over:
+        if self.log.is_over or self.run_id == run_id:
             return
         self.run_id = run_id
         self._keeper.changed(self)
@@ -188,8 +188,8 @@ class LiveJob:
 
     @property
     def n_bytes(self) -> int:
-        """About what it takes in memory."""
-        return self.log.n_bytes + len(self._record.request)
+        """About what it takes in memory; measured anew each time."""
+        return self.log.n_bytes + len(self._record.request) + len(json.dumps(self.body))
 
     def recorded(self, n_events: int = 0) -> None:
         """It is on disk, with its first events."""

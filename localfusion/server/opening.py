@@ -48,7 +48,8 @@ async def put_together(opening: Opening, session: Session) -> AsyncIterator[Serv
     with closing(Installed(opening.home if home or (opening.home / FILE_NAME).exists() else None)) as installed:
         orders = OrderBook(opening.models, installed.path_of, opening.sources, opening.cloud)
         revive = partial(revived, orders, answering, queue)
-        async with Jobs(home, keep_days=settings.keep_days, revive=revive, stopped=stopped) as jobs:
+        forget = session.store.forget
+        async with Jobs(home, keep_days=settings.keep_days, revive=revive, stopped=stopped, forget_runs=forget) as jobs:
             yield Served(
                 session=session,
                 settings=settings,

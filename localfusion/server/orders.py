@@ -64,7 +64,8 @@ _ECHOED = (
 class Order:
     """What is to be done for one request.
 
-    `model` is as it was asked for, `n` the number of choices. `is_stored`: it can be asked for later. `echo` are the
+    `model` is as it was asked for, `n` the number of choices. `is_stored`: it can be asked for later; `keeps_run`: its
+    deliberation is kept as any other, which only a request refuses that is said not to be stored. `echo` are the
     fields of the request that a reply of /responses repeats. `hides_thinking`: no reasoning is told.
     """
 
@@ -78,6 +79,7 @@ class Order:
     is_fusion: bool
     echo: Mapping[str, Json] = field(default_factory=dict)
     hides_thinking: bool = False
+    keeps_run: bool = True
 
     def turn_of(self, index: int) -> TurnRequest:
         """The turn of one choice: each draws by a seed of its own, the first by the request's."""
@@ -132,6 +134,7 @@ class OrderBook:
             is_stored=bool(body.store),
             is_fusion=turn.fusion is not None,
             hides_thinking=reasoning.exclude,
+            keeps_run=body.store is not False,
         )
 
     def responses(self, body: responses.ResponsesRequest, *, depth: int = 0, history: Sequence[Json] = ()) -> Order:
@@ -164,6 +167,7 @@ class OrderBook:
             is_fusion=turn.fusion is not None,
             echo=_echo(body),
             hides_thinking=body.reasoning.exclude,
+            keeps_run=body.store is not False,
         )
 
     def names(self) -> tuple[str, ...]:

@@ -1,17 +1,17 @@
 """Writes down what jobs tell, behind their back: on one thread, what several told in one transaction.
 
-Where the disk takes nothing it is said once and tried again; who tells or listens never waits for it. What is written
-is not known here.
+Where the disk takes nothing it is said once and tried again; a job of which something is refused is written no more,
+the others are. Who tells or listens never waits for it. What is written is not known here.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, Protocol, TypeVar
 
-from localfusion.errors import LocalFusionError
+from localfusion.errors import LocalFusionError, Unstorable
 from localfusion.server.job_store import Change, JobStore
 
 P = ParamSpec("P")
@@ -46,6 +46,7 @@ class Scribe:
         self.store = store
         self._thread = ThreadPoolExecutor(1, "jobs")
         self._waiting: dict[str, Writable] = {}
+        self._refused: set[str] = set()
         self._noted = asyncio.Event()
         self._hurry = asyncio.Event()
         self._is_failing = False
@@ -59,6 +60,8 @@ class Scribe:
 
     def note(self, job: Writable, *, at_once: bool = False) -> None:
         """Something of this job is to be written, soon or now."""
+        if job.id in self._refused:
+            return
         self._waiting[job.id] = job
         self._noted.set()
         if at_once:
@@ -72,7 +75,8 @@ class Scribe:
 
     def later(self, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> None:
         """As `call`, and nobody waits for it, nor hears that it failed."""
-        self._thread.submit(function, *args, **kwargs)
+        if not self._is_ended:
+            self._thread.submit(function, *args, **kwargs)
 
     async def _work(self) -> None:
         """Write until it is closed."""
@@ -88,19 +92,41 @@ class Scribe:
         self._waiting.clear()
         self._noted.clear()
         self._hurry.clear()
-        if not jobs:
-            return True
         try:
-            await self.call(self.store.write, [change for _, change in jobs])
+            await self._write(jobs)
+        except Unstorable:
+            return await self._write_each(jobs)
         except LocalFusionError as error:
-            for job, _ in jobs:
-                self.note(job)
-            self.warn(error)
+            self._again(jobs, error)
             return False
+        return True
+
+    async def _write(self, jobs: Sequence[tuple[Writable, Change]]) -> None:
+        if not jobs:
+            return
+        await self.call(self.store.write, [change for _, change in jobs])
         for job, change in jobs:
             job.written(change)
         self._is_failing = False
+
+    async def _write_each(self, jobs: Sequence[tuple[Writable, Change]]) -> bool:
+        """Write one job after the other, since one of them is refused; that one is given up. As `_flush`."""
+        for at, (job, change) in enumerate(jobs):
+            try:
+                await self._write([(job, change)])
+            except Unstorable as error:
+                self._refused.add(job.id)
+                _LOG.warning("%s is not stored any more: %s (%s)", job.id, error.message, error.hint)
+            except LocalFusionError as error:
+                self._again(jobs[at:], error)
+                return False
         return True
+
+    def _again(self, jobs: Sequence[tuple[Writable, Change]], error: LocalFusionError) -> None:
+        """Keep what the disk did not take for the next time."""
+        for job, _ in jobs:
+            self.note(job)
+        self.warn(error)
 
     def warn(self, error: LocalFusionError) -> None:
         """Say once that nothing can be written; again only after something could."""

@@ -46,6 +46,11 @@ class StoredJob:
         return body
 
     @property
+    def run_id(self) -> str | None:
+        """See Job."""
+        return self._record.run_id
+
+    @property
     def is_over(self) -> bool:
         """Whether it had its end when it was last looked at."""
         return self._record.ended is not None
