@@ -4,7 +4,7 @@ What is constrained is always valid. Nothing is carried out, searched or cited h
 """
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -47,11 +47,13 @@ OBJECT_TOLD = "Answer with one JSON object and nothing else."
 class JsonFormat:
     """The text is one JSON value: of `schema` (JSON Schema), or any object where that is None.
 
-    `is_told`: the model is told so in the system turn; else the messages say it themselves.
+    `is_told`: the model is told so in the system turn; else the messages say it themselves. `param` is what the schema
+    is called in the request that it came with.
     """
 
     schema: Json = None
     is_told: bool = True
+    param: str = field(default="response_format", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,15 @@ class Written:
     finish_reason: FinishReason
     usage: Usage
     logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A schema that a caller wrote: what it is, and what it is called in the request."""
+
+    what: str
+    param: str
+    schema: Mapping[str, Json]
 
 
 async def write(model: Model, ask: Ask) -> AsyncGenerator[Progress | Delta | FunctionCall | Written]:
@@ -211,12 +222,12 @@ def _schema(output: JsonFormat | None) -> Json:
         return None
     schema: Json = {"type": "object"} if output.schema in (None, True) else output.schema
     if not isinstance(schema, dict):
-        raise InvalidRequest("the schema is no JSON Schema", param="response_format", hint="a JSON Schema is an object")
+        raise InvalidRequest("the schema is no JSON Schema", param=output.param, hint="a JSON Schema is an object")
     return schema
 
 
 def _grammar(info: ModelInfo, ask: Ask, calling: Calling | None) -> str | None:
-    """The grammar of the turn, None where it is any text. Schemas have the first lines, see `_as_invalid`."""
+    """The grammar of the turn, None where it is any text. Schemas have the first lines, as `_places` has them."""
     schema = _schema(ask.output)
     output = [grammar.json_value("output", schema)] if isinstance(schema, dict) else []
     if calling is not None:
@@ -225,12 +236,26 @@ def _grammar(info: ModelInfo, ask: Ask, calling: Calling | None) -> str | None:
     return "".join([*output, "start: output\n"]) if output else None
 
 
+def _places(ask: Ask) -> list[_Place]:
+    """Where the schemas of a turn come from, in the order of the lines that they have in its grammar."""
+    schema = _schema(ask.output)
+    output = []
+    if ask.output is not None and isinstance(schema, dict):
+        output.append(_Place("the schema of the answer", ask.output.param, schema))
+    return output + [_Place(f"the schema of {f.name}", f.param, f.schema) for f in ask.functions]
+
+
 def _as_invalid(error: GrammarRefused, ask: Ask) -> InvalidRequest:
     """Whose schema it is that the engine refused, by the line of the grammar that it stands in."""
-    place = (error.line or 0) - 1 - (ask.output is not None)
-    is_output = place == -1 if error.line else not ask.functions
-    what, param = ("the schema of the answer", "response_format") if is_output else ("a function's schema", "tools")
-    if 0 <= place < len(ask.functions):
-        what = f"the schema of {ask.functions[place].name}"
+    places = _places(ask)
+    at = len(places) if error.line is None else error.line - 1
+    if len(places) == 1:
+        at = 0
+    unknown = _Place("a function's schema", "tools", {})
+    return _invalid(places[at] if 0 <= at < len(places) else unknown, error.reason)
+
+
+def _invalid(place: _Place, reason: str) -> InvalidRequest:
+    message = f"{place.what} cannot be followed: {reason}"
     hint = "leave out of it what is not supported"
-    return InvalidRequest(f"{what} cannot be followed: {error.reason}", param=param, code="invalid_schema", hint=hint)
+    return InvalidRequest(message, param=place.param, code="invalid_schema", hint=hint)

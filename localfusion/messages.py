@@ -33,11 +33,15 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """A function of the caller's own that a model may call: `schema` is the JSON Schema of its arguments, an object."""
+    """A function of the caller's own that a model may call: `schema` is the JSON Schema of its arguments, an object.
+
+    `param` is what the schema is called in the request that it came with.
+    """
 
     name: str
     description: str = ""
     schema: Mapping[str, Json] = field(default_factory=lambda: {"type": "object"})
+    param: str = field(default="tools", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,6 +174,16 @@ REFUSED: dict[str, tuple[Ask, str, str]] = {
         "tools",
         "the schema of f cannot be followed",
     ),
+    "a field of another name": (
+        Ask(ASKED, output=JsonFormat({"not": {}}, param="text.format"), functions=(CLOCK,)),
+        "text.format",
+        "not",
+    ),
+    "a function of another name": (
+        Ask(ASKED, functions=(CLOCK, FunctionSpec("f", "", {"propertyNames": {}}, "tools[1].parameters"))),
+        "tools[1].parameters",
+        "the schema of f",
+    ),
     "no object": (Ask(ASKED, functions=(FunctionSpec("f", "", {"type": "string"}),)), "tools", "no object"),
     "a name": (Ask(ASKED, functions=(FunctionSpec('f"'),)), "tools", "name"),
     "two of a name": (Ask(ASKED, functions=(CLOCK, CLOCK)), "tools", "name"),
@@ -188,7 +198,7 @@ def test_what_cannot_be_followed_is_refused_by_name() -> None:
             for ask, param, part in REFUSED.values():
                 with pytest.raises(InvalidRequest, match=part) as refused:
                     await turn(model, ask)
-                assert refused.value.param == param
+                assert refused.value.param == param, ask
             assert (await turn(model, Ask(ASKED, max_tokens=3)))[0].usage.completion_tokens <= 3
 
     asyncio.run(refuse_all())
