@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from localfusion.engine import grammar
+from localfusion.engine import grammar, schema_limits
 from localfusion.engine.interface import Model
 from localfusion.errors import GrammarRefused, InvalidRequest
 from localfusion.function_calls import (
@@ -195,6 +195,7 @@ def _calling(model: Model, ask: Ask) -> Calling | None:
 
 
 def _request(info: ModelInfo, ask: Ask, calling: Calling | None) -> GenerateRequest:
+    _check_schemas(ask)
     messages = as_told(ask.messages, info, calling)
     schema = _schema(ask.output)
     if ask.output is not None and ask.output.is_told:
@@ -213,6 +214,7 @@ def _request(info: ModelInfo, ask: Ask, calling: Calling | None) -> GenerateRequ
         max_thinking_tokens=ask.max_thinking_tokens,
         n_logprobs=ask.n_logprobs,
         calls=calling.syntax if calling is not None and calling.choice != "none" else None,
+        has_callers_schema=True,
     )
 
 
@@ -243,6 +245,14 @@ def _places(ask: Ask) -> list[_Place]:
     if ask.output is not None and isinstance(schema, dict):
         output.append(_Place("the schema of the answer", ask.output.param, schema))
     return output + [_Place(f"the schema of {f.name}", f.param, f.schema) for f in ask.functions]
+
+
+def _check_schemas(ask: Ask) -> None:
+    """Raise InvalidRequest for schemas that would take too long to be put as a constraint."""
+    places = _places(ask)
+    found = schema_limits.excess([place.schema for place in places])
+    if found is not None:
+        raise _invalid(places[found[0]], f"it has {found[1]}")
 
 
 def _as_invalid(error: GrammarRefused, ask: Ask) -> InvalidRequest:

@@ -162,6 +162,7 @@ def test_calls_and_results_are_told_in_the_templates_way_or_as_text() -> None:
     assert [turn.content for turn in returned] == ["get_weather returned: rain<|im_end|>", "clock returned: noon"]
 
 
+MANY: list[Json] = [*range(3000)]
 REFUSED: dict[str, tuple[Ask, str, str]] = {
     "output": (Ask(ASKED, output=JsonFormat({"not": {}})), "response_format", "not"),
     "output beside functions": (
@@ -183,6 +184,41 @@ REFUSED: dict[str, tuple[Ask, str, str]] = {
         Ask(ASKED, functions=(CLOCK, FunctionSpec("f", "", {"propertyNames": {}}, "tools[1].parameters"))),
         "tools[1].parameters",
         "the schema of f",
+    ),
+    "a multiple": (
+        Ask(ASKED, output=JsonFormat({"items": {"type": "integer", "multipleOf": 300_007}})),
+        "response_format",
+        "common multiple of more than 10000",
+    ),
+    "multiples that are put together": (
+        Ask(ASKED, output=JsonFormat({"allOf": [{"multipleOf": 10.3}, {"multipleOf": 107}, {"multipleOf": 101}]})),
+        "response_format",
+        "common multiple",
+    ),
+    "patterns that are held against each other": (
+        Ask(ASKED, output=JsonFormat({"patternProperties": {f"^{'a' * n}$": {} for n in range(33)}})),
+        "response_format",
+        "more than 32 patternProperties",
+    ),
+    "values in all schemas": (
+        Ask(ASKED, output=JsonFormat({"enum": MANY}), functions=(FunctionSpec("f", "", {"enum": MANY}),)),
+        "tools",
+        "the schema of f cannot be followed: it has more than 5000",
+    ),
+    "alternatives of alternatives": (
+        Ask(
+            ASKED,
+            output=JsonFormat(
+                {
+                    "allOf": [
+                        {"anyOf": [{"type": "object", "properties": {f"p{i}{j}": {}}} for j in range(3)]}
+                        for i in range(7)
+                    ]
+                }
+            ),
+        ),
+        "response_format",
+        "too big",
     ),
     "no object": (Ask(ASKED, functions=(FunctionSpec("f", "", {"type": "string"}),)), "tools", "no object"),
     "a name": (Ask(ASKED, functions=(FunctionSpec('f"'),)), "tools", "name"),
