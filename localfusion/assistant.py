@@ -100,16 +100,16 @@ class _Place:
     schema: Mapping[str, Json]
 
 
-async def write(model: Model, ask: Ask) -> AsyncGenerator[Progress | Delta | FunctionCall | Written]:
+async def write(model: Model, ask: Ask, *, name: str) -> AsyncGenerator[Progress | Delta | FunctionCall | Written]:
     """Write the turn; deltas are of text only, a call is told when it is whole, the Written is the last.
 
-    A call that `max_tokens` cuts is not told: the turn has the finish reason "length". Raises ModelError:
-    ContextOverflow, WorkerDied, MalformedOutput for a call that breaks off; InvalidRequest for a schema that cannot be
-    followed.
+    A call that `max_tokens` cuts is not told: the turn has the finish reason "length". `name` is what errors call the
+    model. Raises ModelError: ContextOverflow, WorkerDied, MalformedOutput for a call that breaks off; InvalidRequest
+    for a schema that cannot be followed.
     """
     calling = _calling(model, ask)
     request = _request(model.info, ask, calling)
-    reader = TurnReader(calling, is_json=ask.output is not None, model=model.info.description)
+    reader = TurnReader(calling, is_json=ask.output is not None, model=name)
     turn = _Turn(reader)
     try:
         async with aclosing(model.generate(request)) as items:
@@ -162,7 +162,7 @@ class _Turn:
                 self._texts.append(item)
                 self._n_shown += len(item.encode())
                 told.append(Delta("content", item, self._take_tokens()))
-        if is_last and not self._calls and self._waiting:
+        if is_last and not self._calls and not self._reader.is_call_cut and self._waiting:
             self._n_shown = self._n_bytes + sum(len(token.chosen.token) for token in self._waiting)
             told.append(Delta("content", "", self._take_tokens()))
         return told
