@@ -4,11 +4,11 @@ What is constrained is always valid. Nothing is carried out, searched or cited h
 """
 
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from localfusion.engine import grammar
+from localfusion.engine import grammar, schema_limits
 from localfusion.engine.interface import Model
 from localfusion.errors import GrammarRefused, InvalidRequest
 from localfusion.function_calls import (
@@ -47,11 +47,13 @@ OBJECT_TOLD = "Answer with one JSON object and nothing else."
 class JsonFormat:
     """The text is one JSON value: of `schema` (JSON Schema), or any object where that is None.
 
-    `is_told`: the model is told so in the system turn; else the messages say it themselves.
+    `is_told`: the model is told so in the system turn; else the messages say it themselves. `param` is what the schema
+    is called in the request that it came with.
     """
 
     schema: Json = None
     is_told: bool = True
+    param: str = field(default="response_format", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +91,25 @@ class Written:
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-async def write(model: Model, ask: Ask) -> AsyncGenerator[Progress | Delta | FunctionCall | Written]:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A schema that a caller wrote: what it is, and what it is called in the request."""
+
+    what: str
+    param: str
+    schema: Mapping[str, Json]
+
+
+async def write(model: Model, ask: Ask, *, name: str) -> AsyncGenerator[Progress | Delta | FunctionCall | Written]:
     """Write the turn; deltas are of text only, a call is told when it is whole, the Written is the last.
 
-    A call that `max_tokens` cuts is not told: the turn has the finish reason "length". Raises ModelError:
-    ContextOverflow, WorkerDied, MalformedOutput for a call that breaks off; InvalidRequest for a schema that cannot be
-    followed.
+    A call that `max_tokens` cuts is not told: the turn has the finish reason "length". `name` is what errors call the
+    model. Raises ModelError: ContextOverflow, WorkerDied, MalformedOutput for a call that breaks off; InvalidRequest
+    for a schema that cannot be followed.
     """
     calling = _calling(model, ask)
     request = _request(model.info, ask, calling)
-    reader = TurnReader(calling, is_json=ask.output is not None, model=model.info.description)
+    reader = TurnReader(calling, is_json=ask.output is not None, model=name)
     turn = _Turn(reader)
     try:
         async with aclosing(model.generate(request)) as items:
@@ -151,7 +162,7 @@ class _Turn:
                 self._texts.append(item)
                 self._n_shown += len(item.encode())
                 told.append(Delta("content", item, self._take_tokens()))
-        if is_last and not self._calls and self._waiting:
+        if is_last and not self._calls and not self._reader.is_call_cut and self._waiting:
             self._n_shown = self._n_bytes + sum(len(token.chosen.token) for token in self._waiting)
             told.append(Delta("content", "", self._take_tokens()))
         return told
@@ -184,6 +195,7 @@ def _calling(model: Model, ask: Ask) -> Calling | None:
 
 
 def _request(info: ModelInfo, ask: Ask, calling: Calling | None) -> GenerateRequest:
+    _check_schemas(ask)
     messages = as_told(ask.messages, info, calling)
     schema = _schema(ask.output)
     if ask.output is not None and ask.output.is_told:
@@ -202,6 +214,7 @@ def _request(info: ModelInfo, ask: Ask, calling: Calling | None) -> GenerateRequ
         max_thinking_tokens=ask.max_thinking_tokens,
         n_logprobs=ask.n_logprobs,
         calls=calling.syntax if calling is not None and calling.choice != "none" else None,
+        has_callers_schema=True,
     )
 
 
@@ -211,12 +224,12 @@ def _schema(output: JsonFormat | None) -> Json:
         return None
     schema: Json = {"type": "object"} if output.schema in (None, True) else output.schema
     if not isinstance(schema, dict):
-        raise InvalidRequest("the schema is no JSON Schema", param="response_format", hint="a JSON Schema is an object")
+        raise InvalidRequest("the schema is no JSON Schema", param=output.param, hint="a JSON Schema is an object")
     return schema
 
 
 def _grammar(info: ModelInfo, ask: Ask, calling: Calling | None) -> str | None:
-    """The grammar of the turn, None where it is any text. Schemas have the first lines, see `_as_invalid`."""
+    """The grammar of the turn, None where it is any text. Schemas have the first lines, as `_places` has them."""
     schema = _schema(ask.output)
     output = [grammar.json_value("output", schema)] if isinstance(schema, dict) else []
     if calling is not None:
@@ -225,12 +238,34 @@ def _grammar(info: ModelInfo, ask: Ask, calling: Calling | None) -> str | None:
     return "".join([*output, "start: output\n"]) if output else None
 
 
+def _places(ask: Ask) -> list[_Place]:
+    """Where the schemas of a turn come from, in the order of the lines that they have in its grammar."""
+    schema = _schema(ask.output)
+    output = []
+    if ask.output is not None and isinstance(schema, dict):
+        output.append(_Place("the schema of the answer", ask.output.param, schema))
+    return output + [_Place(f"the schema of {f.name}", f.param, f.schema) for f in ask.functions]
+
+
+def _check_schemas(ask: Ask) -> None:
+    """Raise InvalidRequest for schemas that would take too long to be put as a constraint."""
+    places = _places(ask)
+    found = schema_limits.excess([place.schema for place in places])
+    if found is not None:
+        raise _invalid(places[found[0]], f"it has {found[1]}")
+
+
 def _as_invalid(error: GrammarRefused, ask: Ask) -> InvalidRequest:
     """Whose schema it is that the engine refused, by the line of the grammar that it stands in."""
-    place = (error.line or 0) - 1 - (ask.output is not None)
-    is_output = place == -1 if error.line else not ask.functions
-    what, param = ("the schema of the answer", "response_format") if is_output else ("a function's schema", "tools")
-    if 0 <= place < len(ask.functions):
-        what = f"the schema of {ask.functions[place].name}"
+    places = _places(ask)
+    at = len(places) if error.line is None else error.line - 1
+    if len(places) == 1:
+        at = 0
+    unknown = _Place("a function's schema", "tools", {})
+    return _invalid(places[at] if 0 <= at < len(places) else unknown, error.reason)
+
+
+def _invalid(place: _Place, reason: str) -> InvalidRequest:
+    message = f"{place.what} cannot be followed: {reason}"
     hint = "leave out of it what is not supported"
-    return InvalidRequest(f"{what} cannot be followed: {error.reason}", param=param, code="invalid_schema", hint=hint)
+    return InvalidRequest(message, param=place.param, code="invalid_schema", hint=hint)

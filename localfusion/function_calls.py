@@ -160,10 +160,15 @@ def _call_rules(calling: Calling, info: ModelInfo) -> list[str]:
     ]
 
 
+def _begins_like_json(calling: Calling) -> bool:
+    """Whether a text that begins as a call does may yet turn out to be JSON."""
+    return calling.choice != "required" and calling.syntax.mark.startswith(("{", "["))
+
+
 class TurnReader:
     """Tells text and calls apart while a turn is written; what could be the beginning of a call is held back.
 
-    `is_json`: what is no call is JSON, which may look like a call up to its end.
+    `is_json`: what is no call is JSON, which may look like a call up to its end. `model` is the name of who writes.
     """
 
     def __init__(self, calling: Calling | None, *, is_json: bool, model: str) -> None:
@@ -172,7 +177,10 @@ class TurnReader:
         self._held = ""
         self._state: Literal["start", "text", "calls", "last"] = "start" if calling else "last"
         self._is_json = is_json
+        self._may_be_json = is_json and calling is not None and _begins_like_json(calling)
         self._is_behind_call = False
+        self.is_call_cut = False
+        """The turn was cut where a call had begun, which is left out."""
         self.n_hidden = 0
         """Bytes at the start of the turn that are its syntax and neither text nor call."""
 
@@ -182,7 +190,7 @@ class TurnReader:
         if self._state == "start":
             self._leave_start()
         if self._state == "calls":
-            return [] if self._is_json or "}" not in text else list(self._take_calls())
+            return [] if self._may_be_json or "}" not in text else list(self._take_calls())
         if self._state == "start":
             return []
         shown = self._take_text()
@@ -191,20 +199,41 @@ class TurnReader:
     def finish(self, *, is_cut: bool = False) -> list[str | FunctionCall]:
         """What is left, now that nothing follows; raises MalformedOutput for a call that breaks off.
 
-        Where the turn was cut (`is_cut`), such a call is left out: nobody could carry it out.
+        Where the turn was cut (`is_cut`), such a call is left out, and what could be the beginning of one: nobody could
+        carry it out.
         """
-        whole = self._held
         if self._state == "calls":
-            assert self._calling is not None
-            calls: list[str | FunctionCall] = list(self._take_calls())
-            is_exact = self._held.strip() == self._calling.syntax.after.strip()
-            if self._is_behind_call and (is_exact or not self._is_json):
-                return calls
-            if not self._is_json and is_cut:
-                return calls
-            if not self._is_json:
-                raise MalformedOutput(self._model, f"{self._model} wrote a call that breaks off", text=whole)
-        return [whole] if whole else []
+            return self._last_calls(is_cut=is_cut)
+        if is_cut and self._holds_syntax():
+            self.is_call_cut = True
+            return []
+        return [self._held] if self._held else []
+
+    def _last_calls(self, *, is_cut: bool) -> list[str | FunctionCall]:
+        assert self._calling is not None
+        whole = self._held
+        calls: list[str | FunctionCall] = list(self._take_calls())
+        is_exact = self._held.strip() == self._calling.syntax.after.strip()
+        if self._is_behind_call and (is_exact or not self._may_be_json):
+            return calls
+        if self._may_be_json:
+            return [whole]
+        if not is_cut:
+            raise MalformedOutput(self._model, f"{self._model} wrote a call that breaks off", text=whole)
+        self.is_call_cut = True
+        return calls
+
+    def _holds_syntax(self) -> bool:
+        """Whether what is held could be the beginning of a call or of the template's own before an answer."""
+        if self._calling is None:
+            return False
+        syntax, begun = self._calling.syntax, self._held.lstrip()
+        if self._state == "text":
+            return overlap(self._held, syntax.mark) > 0
+        if self._state != "start" or not begun or self._may_be_json:
+            return False
+        may_call = self._calling.choice != "none"
+        return syntax.answer.startswith(self._held) or (may_call and syntax.mark.startswith(begun))
 
     def _leave_start(self) -> None:
         assert self._calling is not None

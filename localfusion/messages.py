@@ -33,11 +33,15 @@ class ToolSpec:
 
 @dataclass(frozen=True, slots=True)
 class FunctionSpec:
-    """A function of the caller's own that a model may call: `schema` is the JSON Schema of its arguments, an object."""
+    """A function of the caller's own that a model may call: `schema` is the JSON Schema of its arguments, an object.
+
+    `param` is what the schema is called in the request that it came with.
+    """
 
     name: str
     description: str = ""
     schema: Mapping[str, Json] = field(default_factory=lambda: {"type": "object"})
+    param: str = field(default="tools", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,7 @@ class GenerateRequest:
     that it admits, and the text may differ from what is written without.
     `calls` says how calls are written that may stand in the content: `stop` strings are not looked for in these.
     `drafts` lets the worker guess ahead where a text repeats what was read: faster, the choices are the same.
+    `has_callers_schema`: a caller wrote something of the grammar, which then gets less room than our own.
     `add_generation_prompt` and the rest of the rendering are the chat template's business.
     """
 
@@ -149,6 +154,7 @@ class GenerateRequest:
     max_thinking_tokens: int | None = None
     n_logprobs: int | None = None
     calls: FunctionSyntax | None = None
+    has_callers_schema: bool = False
 
 
 @dataclass(frozen=True, slots=True)

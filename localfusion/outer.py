@@ -149,7 +149,7 @@ class _Turn:
         """Whether the outer model wants the panel asked: one word, which nobody is told."""
         ask = _deciding(self._request.ask)
         holding = self._session.holding(self._request.model, conversation=ask.sequence)
-        async with holding as model, aclosing(write(model, ask)) as items:
+        async with holding as model, aclosing(write(model, ask, name=self._request.model.name)) as items:
             written = [item async for item in items if isinstance(item, Written)]
         self._outer_usage += written[-1].usage
         return DELIBERATE in written[-1].content
@@ -157,7 +157,7 @@ class _Turn:
     async def _own(self, ask: Ask) -> AsyncGenerator[TurnItem]:
         """What the outer model writes itself; that it kept its answer is not told."""
         holding = self._session.holding(self._request.model, conversation=ask.sequence)
-        async with holding as model, aclosing(write(model, ask)) as items:
+        async with holding as model, aclosing(write(model, ask, name=self._request.model.name)) as items:
             async for item in items:
                 if isinstance(item, Written):
                     self._note_end(item)

@@ -17,7 +17,7 @@ from localfusion.assistant import Ask, JsonFormat, Written, write
 from localfusion.engine.chat import ChatTemplate
 from localfusion.engine.client import Model, load
 from localfusion.errors import InvalidRequest, MalformedOutput
-from localfusion.function_calls import GENERIC, Calling, TurnReader, arguments_rules, as_told, turn_rules
+from localfusion.function_calls import GENERIC, Calling, Choice, TurnReader, arguments_rules, as_told, turn_rules
 from localfusion.messages import (
     Completion,
     Delta,
@@ -78,7 +78,7 @@ async def loaded(path: Path) -> AsyncIterator[Model]:
 
 
 async def turn(model: Model, ask: Ask) -> tuple[Written, list[Delta], list[FunctionCall]]:
-    items = [item async for item in write(model, ask) if not isinstance(item, Progress)]
+    items = [item async for item in write(model, ask, name="model") if not isinstance(item, Progress)]
     written = items[-1]
     assert isinstance(written, Written)
     deltas = [item for item in items if isinstance(item, Delta) and item.kind == "content"]
@@ -162,6 +162,7 @@ def test_calls_and_results_are_told_in_the_templates_way_or_as_text() -> None:
     assert [turn.content for turn in returned] == ["get_weather returned: rain<|im_end|>", "clock returned: noon"]
 
 
+MANY: list[Json] = [*range(3000)]
 REFUSED: dict[str, tuple[Ask, str, str]] = {
     "output": (Ask(ASKED, output=JsonFormat({"not": {}})), "response_format", "not"),
     "output beside functions": (
@@ -173,6 +174,51 @@ REFUSED: dict[str, tuple[Ask, str, str]] = {
         Ask(ASKED, functions=(CLOCK, FunctionSpec("f", "", {"propertyNames": {}})), output=JsonFormat()),
         "tools",
         "the schema of f cannot be followed",
+    ),
+    "a field of another name": (
+        Ask(ASKED, output=JsonFormat({"not": {}}, param="text.format"), functions=(CLOCK,)),
+        "text.format",
+        "not",
+    ),
+    "a function of another name": (
+        Ask(ASKED, functions=(CLOCK, FunctionSpec("f", "", {"propertyNames": {}}, "tools[1].parameters"))),
+        "tools[1].parameters",
+        "the schema of f",
+    ),
+    "a multiple": (
+        Ask(ASKED, output=JsonFormat({"items": {"type": "integer", "multipleOf": 300_007}})),
+        "response_format",
+        "common multiple of more than 10000",
+    ),
+    "multiples that are put together": (
+        Ask(ASKED, output=JsonFormat({"allOf": [{"multipleOf": 10.3}, {"multipleOf": 107}, {"multipleOf": 101}]})),
+        "response_format",
+        "common multiple",
+    ),
+    "patterns that are held against each other": (
+        Ask(ASKED, output=JsonFormat({"patternProperties": {f"^{'a' * n}$": {} for n in range(33)}})),
+        "response_format",
+        "more than 32 patternProperties",
+    ),
+    "values in all schemas": (
+        Ask(ASKED, output=JsonFormat({"enum": MANY}), functions=(FunctionSpec("f", "", {"enum": MANY}),)),
+        "tools",
+        "the schema of f cannot be followed: it has more than 5000",
+    ),
+    "alternatives of alternatives": (
+        Ask(
+            ASKED,
+            output=JsonFormat(
+                {
+                    "allOf": [
+                        {"anyOf": [{"type": "object", "properties": {f"p{i}{j}": {}}} for j in range(3)]}
+                        for i in range(7)
+                    ]
+                }
+            ),
+        ),
+        "response_format",
+        "too big",
     ),
     "no object": (Ask(ASKED, functions=(FunctionSpec("f", "", {"type": "string"}),)), "tools", "no object"),
     "a name": (Ask(ASKED, functions=(FunctionSpec('f"'),)), "tools", "name"),
@@ -188,7 +234,7 @@ def test_what_cannot_be_followed_is_refused_by_name() -> None:
             for ask, param, part in REFUSED.values():
                 with pytest.raises(InvalidRequest, match=part) as refused:
                     await turn(model, ask)
-                assert refused.value.param == param
+                assert refused.value.param == param, ask
             assert (await turn(model, Ask(ASKED, max_tokens=3)))[0].usage.completion_tokens <= 3
 
     asyncio.run(refuse_all())
@@ -306,6 +352,47 @@ def test_a_call_that_breaks_off_is_none(syntax: FunctionSyntax) -> None:
         with pytest.raises(MalformedOutput, match="breaks off"):
             reader.finish()
         assert not reader.finish(is_cut=True)
+
+
+CHOICES: list[tuple[Choice, bool]] = [("auto", False), ("auto", True), ("required", False), ("required", True)]
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES.values(), ids=SYNTAXES)
+def test_of_a_call_that_is_cut_nothing_is_text(syntax: FunctionSyntax) -> None:
+    whole = written_by(syntax, CALLS[:1])
+    may_be_json = syntax.mark.startswith(("{", "["))
+    begun = len(whole) - len(whole.lstrip()) + 1
+    for end in range(begun, whole.index("}")):
+        for choice, is_json in CHOICES:
+            if choice == "auto" and is_json and may_be_json:
+                continue
+            reader = TurnReader(Calling((WEATHER,), choice, True, syntax), is_json=is_json, model="m")
+            assert not reader.feed(whole[:end])
+            assert not reader.finish(is_cut=True)
+            assert reader.is_call_cut
+        if syntax.is_anywhere and not syntax.answer:
+            reader = TurnReader(Calling((WEATHER,), "auto", True, syntax), is_json=False, model="m")
+            assert [*reader.feed(f"Text. {whole[:end]}"), *reader.finish(is_cut=True)] == ["Text."]
+
+
+def test_text_that_is_cut_is_whole_where_it_can_be_no_call() -> None:
+    for calling, is_json, text in (
+        (None, False, '{"n'),
+        (Calling((CLOCK,), "none", True, GENERIC), False, '{"n'),
+        (Calling((CLOCK,), "auto", True, GENERIC), True, '{"n'),
+        (Calling((CLOCK,), "auto", True, SYNTAXES["hermes"]), False, "a < b"),
+    ):
+        reader = TurnReader(calling, is_json=is_json, model="m")
+        assert "".join(map(str, [*reader.feed(text), *reader.finish(is_cut=True)])) == text
+        assert not reader.is_call_cut
+
+
+def test_a_turn_that_is_cut_in_its_first_call_is_empty(hermes: Path) -> None:
+    ask = Ask(ASKED, functions=(CLOCK, WEATHER), choice="required", sampling=WARM, n_logprobs=0)
+    for path in (MICRO, hermes):
+        for written in run(path, *(replace(ask, max_tokens=n_tokens) for n_tokens in (1, 3, 5))):
+            assert (written.content, written.calls, written.logprobs) == ("", (), ())
+            assert written.finish_reason == "length"
 
 
 def test_json_that_looks_like_a_call_is_told_apart_at_its_end() -> None:

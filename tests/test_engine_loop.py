@@ -404,10 +404,12 @@ def test_a_quote_cannot_be_invented(loop: Loop, seed: int) -> None:
 def test_a_broken_grammar_fails_its_request_only(loop: Loop) -> None:
     for id, text in enumerate(("start: nothing", '{"type": "nonsense"}', "{not JSON")):
         assert not loop.submit(Generate(id, GenerateRequest("s", user("x"), grammar=text)))
-        (reply,) = loop.step()
+        replies: list[Reply] = []
+        while not loop.is_idle:
+            replies += loop.step()
+        (reply,) = replies
         assert isinstance(reply, Refused)
         assert "the grammar is not valid" in reply.message
-        assert loop.is_idle
     assert run_all(loop, GenerateRequest("s", user("x"), max_tokens=3))
 
 
@@ -423,6 +425,48 @@ def test_a_grammar_that_is_being_compiled_holds_up_nobody_else(loop: Loop) -> No
         replies += loop.step()
     done = [reply.id for reply in replies if isinstance(reply, Output) and isinstance(reply.item, Completion)]
     assert sorted(done) == [1, 2]
+
+
+@pytest.mark.parametrize("n_seq_max", [1, 3])
+def test_who_comes_while_a_schema_is_compiled_does_not_wait_for_it(path: Path, n_seq_max: int) -> None:
+    slow = json.dumps({"allOf": [{"enum": [f"v{n}" for n in range(4000)]}, {"type": "string", "pattern": "a.{14}$"}]})
+    held = GenerateRequest("held", user("Write."), grammar=slow, max_tokens=8, has_callers_schema=True)
+    loop = make_loop(path, n_seq_max=n_seq_max)
+    loop.submit(Generate(1, held))
+    replies = loop.step()
+    loop.submit(Generate(2, GenerateRequest("free", user("Write."), max_tokens=1)))
+    while not loop.is_idle:
+        replies += loop.step()
+    ends = [r for r in replies if isinstance(r, Refused) or (isinstance(r, Output) and isinstance(r.item, Completion))]
+    assert [end.id for end in ends] == [2, 1]
+
+
+def test_the_end_of_thinking_waits_for_a_grammar_without_holding_up_anybody(loop: Loop) -> None:
+    words = " ".join(f"word{number}" for number in range(20_000))
+    slow = f"start: answer\n{grammar.prose('answer', {1: [words]})}"
+    request = GenerateRequest(
+        "held", user("Think"), grammar=slow, thinking=True, max_thinking_tokens=2, max_tokens=20, sampling=WARM
+    )
+    loop.submit(Generate(1, request))
+    loop.submit(Generate(2, GenerateRequest("free", user("Write."), max_tokens=10)))
+    replies: list[Reply] = []
+    while not loop.is_idle:
+        replies += loop.step()
+    done = [reply.id for reply in replies if isinstance(reply, Output) and isinstance(reply.item, Completion)]
+    assert sorted(done) == [1, 2]
+
+
+def test_a_callers_schema_has_less_room_than_our_own_grammars(loop: Loop) -> None:
+    rules = "".join(f"r{number}: {'A ' * 100}\n" for number in range(250))
+    large = f'start: {" | ".join(f"r{number}" for number in range(250))}\nA: "a" | "b"\n{rules}'
+    ours = GenerateRequest("s", user("x"), grammar=large, max_tokens=3)
+    assert run_all(loop, ours)
+    loop.submit(Generate(1, replace(ours, has_callers_schema=True)))
+    replies: list[Reply] = []
+    while not loop.is_idle:
+        replies += loop.step()
+    assert isinstance(replies[-1], Refused)
+    assert "too big" in replies[-1].message
 
 
 def test_thinking_is_bounded_and_apart(loop: Loop) -> None:

@@ -177,8 +177,9 @@ REFUSED: list[tuple[Fields, str, str]] = [
     ({"reasoning": {"effort": "low"}, "reasoning_effort": "high"}, "reasoning_effort", "invalid_value"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_value"),
     ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name", "missing_required_parameter"),
-    ({"tools": [LOOK, LOOK]}, "tools", "invalid_value"),
-    ({"tools": [{"type": "function", "function": {"name": "give_answer"}}]}, "tools", "invalid_value"),
+    ({"tools": [LOOK, LOOK]}, "tools[1].function.name", "invalid_value"),
+    ({"tools": [{"type": "function", "function": {"name": "give_answer"}}]}, "tools[0].function.name", "invalid_value"),
+    ({"tools": [{"type": "function", "function": {"name": "a" * 65}}]}, "tools[0].function.name", "invalid_value"),
     ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
     ({"tool_choice": FUSION, "tools": [LOOK]}, "tool_choice", "invalid_value"),
     ({"tool_choice": {"type": "function", "function": {"name": "no"}}, "tools": [LOOK]}, "tool_choice",
@@ -210,6 +211,18 @@ def test_what_cannot_be_obeyed_is_refused_by_name(fields: Fields, param: str, co
         chat(fields)
     assert (refused.value.param, refused.value.code) == (param, code)
     assert refused.value.message
+
+
+def test_a_schema_is_called_what_the_request_calls_it() -> None:
+    schema: Json = {"type": "object"}
+    in_chat: Json = {"type": "json_schema", "json_schema": {"schema": schema}}
+    asked = chat({"tools": [FUSION, LOOK], "response_format": in_chat})
+    flat = respond({"tools": [FUSION, LOOK_FLAT], "text": {"format": {"type": "json_object"}}})
+    named = respond({"text": {"format": {"type": "json_schema", "name": "a", "schema": schema}}})
+    assert [function.param for function in asked.turn.ask.functions] == ["tools[1].function.parameters"]
+    assert [function.param for function in flat.turn.ask.functions] == ["tools[1].parameters"]
+    formats = [order.turn.ask.output for order in (asked, flat, named)]
+    assert [output and output.param for output in formats] == ["response_format", "text.format", "text.format"]
 
 
 def test_a_conversation_is_told_in_turns() -> None:

@@ -770,7 +770,7 @@ def test_an_endpoint_is_a_model_that_makes_no_vectors() -> None:
                 (Ask(request.messages, functions=(FunctionSpec("f"),)), "tools"),
             ):
                 with pytest.raises(InvalidRequest, match="a provider's model") as refused:
-                    await anext(write(as_model, turn))
+                    await anext(write(as_model, turn, name="model"))
                 assert refused.value.param == param
 
     asyncio.run(scenario())

@@ -8,7 +8,7 @@ its own, while the prompt is being read: a Constraint can be made at once and is
 
 import re
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cached_property
 
 import numpy as np
@@ -17,8 +17,13 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from localfusion.engine.llama import Vocabulary
 from localfusion.engine.sampling import Mask
 
-LIMITS = LLParserLimits(initial_lexer_fuel=50_000_000, step_lexer_fuel=5_000_000)
+OWN_LIMITS = LLParserLimits(initial_lexer_fuel=50_000_000, step_lexer_fuel=5_000_000)
 """Room for quotations out of some 200 000 characters of sources; llguidance's own limits end at 20 000."""
+
+CALLERS_LIMITS = LLParserLimits(
+    initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, max_lexer_states=50_000, max_grammar_size=20_000
+)
+"""Room for what a caller may ask for: some 20 ms of a mask, some 100 MB of states. See `schema_limits` too."""
 
 SLICES = [r'[^"\\\x00-\x1F\x7F\u201c\u201d]+']
 """Tokens that are looked at once for all: those that may stand anywhere in prose and in a JSON string.
@@ -81,12 +86,16 @@ class Grammars:
         """The tables; made where they are first used, which is on the thread unless a test asks."""
         return build_tokenizer(self._vocabulary)
 
-    def constraint(self, grammar: str) -> "Constraint":
-        """A text under this grammar, compiled meanwhile; one that is not valid is found out at its first use."""
-        return Constraint(self._thread.submit(lambda: compile_grammar(self.tokenizer, grammar)))
+    def constraint(self, grammar: str, *, is_callers: bool = False) -> "Constraint":
+        """A text under this grammar, compiled meanwhile; one that is not valid is found out at its first use.
+
+        `is_callers`: there are schemas in it that a caller wrote, who gets less room than our own grammars have.
+        """
+        limits = CALLERS_LIMITS if is_callers else OWN_LIMITS
+        return Constraint(self._thread.submit(lambda: compile_grammar(self.tokenizer, grammar, limits)))
 
 
-def compile_grammar(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+def compile_grammar(tokenizer: LLTokenizer, grammar: str, limits: LLParserLimits = OWN_LIMITS) -> LLMatcher:
     """The matcher at the start of its text; raises GrammarError."""
     if grammar.lstrip().startswith("{"):
         try:
@@ -95,7 +104,7 @@ def compile_grammar(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
             raise GrammarError("the grammar is not valid", str(error)) from error
     else:
         source = LLMatcher.grammar_from_lark(grammar)
-    matcher = LLMatcher(tokenizer, source, log_level=0, limits=LIMITS)
+    matcher = LLMatcher(tokenizer, source, log_level=0, limits=limits)
     if matcher.is_error():
         raise GrammarError("the grammar is not valid", matcher.get_error())
     return matcher
@@ -115,6 +124,10 @@ class Constraint:
     def is_ready(self) -> bool:
         """The first use will not wait."""
         return self._compiled.done()
+
+    def wait(self, seconds: float) -> None:
+        """Give its compilation so much time, or less if it ends sooner."""
+        wait([self._compiled], seconds)
 
     @cached_property
     def _matcher(self) -> LLMatcher:

@@ -115,6 +115,11 @@ class Generation:
         """`begin` will not wait for a grammar that is still being compiled."""
         return self._constraint is None or self._splitter.is_thinking or self._constraint.is_ready
 
+    def wait(self, seconds: float) -> None:
+        """Give the compilation of the grammar so much time."""
+        if self._constraint is not None:
+            self._constraint.wait(seconds)
+
     def begin(self) -> None:
         """Append what the grammar forces from the start, before any logits are there; may raise GrammarError."""
         self.has_begun = True
@@ -139,7 +144,7 @@ class Generation:
             if not self._splitter.is_thinking and self._constraint is not None:
                 self._append(self._vocabulary.tokenize(tags.gap, parse_special=True))
         if not self._splitter.is_thinking:
-            self.begin()
+            self.has_begun = False
 
     def _write(self, logits: NDArray[np.float32]) -> None:
         allowed = None if self._constraint is None else self._constraint.allowed()

@@ -27,6 +27,9 @@ from localfusion.messages import Completion, GenerateRequest, ModelInfo, ModelSp
 NO_SLOT = 1
 """What llama_decode returns where no cells are free."""
 
+PATIENCE_S = 0.01
+"""How long a grammar is waited for before the next look at what else there is to do."""
+
 
 @dataclass(slots=True)
 class Waiting:
@@ -132,7 +135,9 @@ class Loop:
             )
         except TemplateError as error:
             return [_untold(command.id, error)]
-        constraint = None if request.grammar is None else self._grammars.constraint(request.grammar)
+        constraint = None
+        if request.grammar is not None:
+            constraint = self._grammars.constraint(request.grammar, is_callers=request.has_callers_schema)
         writing = Writing(prompt, constraint, started)
         self._waiting.append(Waiting(command.id, request, writing))
         return []
@@ -165,6 +170,7 @@ class Loop:
         """Let the waiting in, evaluate one batch, choose tokens; returns all there is to tell."""
         replies = self._admit() + self._begin_texts()
         if not self._active:
+            self._wait_for_a_schema()
             return replies
         started = monotonic()
         shares = self._fill_batch()
@@ -217,7 +223,7 @@ class Loop:
         replies: list[Reply] = []
         for waiting in list(self._waiting):
             own = self._slots.find(waiting.request.sequence)
-            if own is not None and own.is_busy:
+            if (own is not None and own.is_busy) or self._would_keep_others_out(waiting):
                 continue
             if waiting.ids is None:
                 kept = None if self._spec.deterministic else own
@@ -231,6 +237,13 @@ class Loop:
                 self._waiting.remove(waiting)
                 self._active.append(self._to_generation(waiting, slot))
         return replies + self._retire()
+
+    def _would_keep_others_out(self, waiting: Waiting) -> bool:
+        """A caller's schema takes the last place only once it is compiled: it may be one that takes long."""
+        constraint = waiting.writing.constraint
+        is_last_place = len(self._active) + 1 >= self._spec.n_parallel
+        is_slow = waiting.request.has_callers_schema and constraint is not None and not constraint.is_ready
+        return is_slow and is_last_place
 
     def _to_generation(self, waiting: Waiting, slot: Slot) -> Generation:
         generation = Generation(
@@ -247,16 +260,26 @@ class Loop:
     def _begin_texts(self) -> list[Reply]:
         """Append what grammars force to the prompts that the next batch may finish.
 
-        Grammars are compiled while prompts are read; one is waited for when there is nothing else to do.
+        Grammars are compiled while prompts are read. Where there is nothing else to do one is waited for, but only for
+        a moment at a time: somebody may come with a request that needs none.
         """
         replies: list[Reply] = []
-        for generation in [g for g in self._active if self._is_held(g)]:
-            if generation.can_begin or all(map(self._is_held, self._active)):
+        held = [g for g in self._active if self._is_held(g)]
+        if held and len(held) == len(self._active) and not any(g.can_begin for g in held):
+            held[0].wait(PATIENCE_S)
+        for generation in held:
+            if generation.can_begin:
                 try:
                     generation.begin()
                 except GrammarError as error:
                     replies.append(self._refuse(generation, error))
         return replies + self._retire()
+
+    def _wait_for_a_schema(self) -> None:
+        """Give the first of those that keep out until they are compiled a moment, now that there is nothing else."""
+        for waiting in self._waiting[:1]:
+            if waiting.writing.constraint is not None:
+                waiting.writing.constraint.wait(PATIENCE_S)
 
     def _is_held(self, generation: Generation) -> bool:
         return not generation.has_begun and generation.n_pending <= self.context.n_batch
@@ -265,7 +288,7 @@ class Loop:
         """Fill the context's batch; for each active generation what it gave."""
         reading = [g for g in self._active if g.is_reading and not self._is_held(g)]
         reading.sort(key=lambda generation: (generation.last_turn, generation.id))
-        writing = [g for g in self._active if not g.is_reading]
+        writing = [g for g in self._active if not g.is_reading and not self._is_held(g)]
         counts = plan_batch([g.n_ready for g in writing], [g.n_ready for g in reading], n_batch=self.context.n_batch)
         taken = {g.id: n for g, n in zip([*writing, *reading], [*counts[0], *counts[1]], strict=True)}
         if reading and counts[1][0]:

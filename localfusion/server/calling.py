@@ -12,6 +12,7 @@ from localfusion.wire.fusion import FUSION_TOOL, FusionChoice
 from localfusion.wire.request import AllowedTool
 
 AnyChoice = chat.ToolChoice | responses.ToolChoice
+Definition = chat.FunctionDefinition | responses.FunctionTool
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +25,25 @@ class Calling:
     must_deliberate: bool = False
 
 
-def functions_of(tools: Sequence[chat.FunctionDefinition | responses.FunctionTool]) -> tuple[FunctionSpec, ...]:
-    """The caller's functions. Raises InvalidRequest for two of one name, and for arguments that are no object."""
+def functions_of(tools: Sequence[tuple[str, Definition]]) -> tuple[FunctionSpec, ...]:
+    """The caller's functions, of what the request says of each and where.
+
+    Raises InvalidRequest for two of one name, and for arguments that are no object.
+    """
     found: dict[str, FunctionSpec] = {}
-    for tool in tools:
+    for at, tool in tools:
         if tool.name in found:
-            raise InvalidRequest(f"two functions are called {tool.name}", param="tools", hint="rename one of them")
+            message = f"two functions are called {tool.name}"
+            raise InvalidRequest(message, param=f"{at}.name", hint="rename one of them")
         if tool.name == KEEP_ANSWER.name:
             raise InvalidRequest(
-                f"{tool.name} is a name of localfusion's own", param="tools", hint="rename the function"
+                f"{tool.name} is a name of localfusion's own", param=f"{at}.name", hint="rename the function"
             )
         schema = {"type": "object", **tool.parameters}
         if schema["type"] != "object":
             message = f"the parameters of {tool.name} are no object"
-            raise InvalidRequest(message, param="tools", hint="give them a JSON Schema of the type object")
-        found[tool.name] = FunctionSpec(tool.name, tool.description, schema)
+            raise InvalidRequest(message, param=f"{at}.parameters", hint="give them a JSON Schema of the type object")
+        found[tool.name] = FunctionSpec(tool.name, tool.description, schema, f"{at}.parameters")
     return tuple(found.values())
 
 

@@ -23,7 +23,7 @@ from localfusion.messages import (
     WriterSpec,
 )
 from localfusion.outer import Fusion, TurnRequest
-from localfusion.server.calling import AnyChoice, Calling, calling, functions_of
+from localfusion.server.calling import AnyChoice, Calling, Definition, calling, functions_of
 from localfusion.server.conversations import Conversation, of_items, of_messages
 from localfusion.server.naming import Names
 from localfusion.server.panels import Wanted, is_always_asked, is_enabled, panel_of, wanted
@@ -179,7 +179,9 @@ class OrderBook:
         places = [(at, tool) for at, tool in enumerate(part.tools) if isinstance(tool, FusionTool)]
         asked = wanted(self._names, request.model, request.plugins, places)
         has_fusion = asked is not None and is_enabled(asked) and part.may_deliberate
-        functions = functions_of([_definition(tool) for tool in part.tools if not isinstance(tool, FusionTool)])
+        functions = functions_of(
+            [_definition(at, tool) for at, tool in enumerate(part.tools) if not isinstance(tool, FusionTool)]
+        )
         found = calling(functions, part.choice, has_fusion=has_fusion)
         if found.may_deliberate and depth > 0:
             raise InvalidRequest(
@@ -334,9 +336,9 @@ def _responses_format(text: responses.TextSettings) -> JsonFormat | None:
         case None | TextFormat():
             return None
         case ObjectFormat():
-            return JsonFormat()
+            return JsonFormat(param="text.format")
         case responses.SchemaFormat():
-            return JsonFormat(text.format.schema_)
+            return JsonFormat(text.format.schema_, param="text.format")
 
 
 def _chat_reasoning(body: chat.ChatRequest) -> Reasoning:
@@ -356,10 +358,11 @@ def _thinking(reasoning: Reasoning, *, max_tokens: int | None, outer: ModelSpec)
     return thinking(reasoning.effort, reasoning.max_tokens, max_tokens=max_tokens, model=outer)
 
 
-def _definition(
-    tool: chat.ChatFunctionTool | responses.FunctionTool,
-) -> chat.FunctionDefinition | responses.FunctionTool:
-    return tool.function if isinstance(tool, chat.ChatFunctionTool) else tool
+def _definition(at: int, tool: chat.ChatFunctionTool | responses.FunctionTool) -> tuple[str, Definition]:
+    """What a tool says of its function, and where that stands in the request."""
+    if isinstance(tool, chat.ChatFunctionTool):
+        return f"tools[{at}].function", tool.function
+    return f"tools[{at}]", tool
 
 
 def _echo(body: responses.ResponsesRequest) -> Mapping[str, Json]:

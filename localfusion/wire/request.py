@@ -13,7 +13,7 @@ Stop = Annotated[
     Annotated[StopText, Tag("text")] | Annotated[list[StopText], Field(max_length=16), Tag("other")],
     Discriminator(text_or_other),
 ]
-FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")]
+FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class Reasoning(Asked):
