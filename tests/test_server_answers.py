@@ -4,6 +4,7 @@ The real engine answers over a real socket; what stands on the wire is shown by 
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from localfusion.config.settings import ServerSettings
 from localfusion.config.surroundings import packaged_models_file
 from localfusion.messages import CloudLeave, SourcesSpec
 from localfusion.server.app import create_app
+from localfusion.server.jobs import JobRequest, Teller
 from localfusion.server.keys import KeyRing
 from localfusion.server.opening import Opening, put_together
 from localfusion.server.served import Served
@@ -152,6 +154,46 @@ def test_what_takes_too_long_is_told(tmp_path: Path) -> None:
             assert ground.queue.n == 0
 
     asyncio.run(run())
+
+
+def test_what_fails_after_the_first_heartbeat_is_told_within_the_stream(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with answering(tmp_path, heartbeat_s=0.05, timeout_s=0.3) as (_, client):
+            reply = await client.post("/chat/completions", json=LONG_CHAT | {"stream": True})
+            waiting, *_, last, end = reply.text.split("\n\n")
+            assert (reply.status_code, waiting, end) == (200, ": waiting", "")
+            assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+
+    asyncio.run(run())
+
+
+def test_a_response_whose_work_breaks_down_ends_with_an_error_event(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def work(teller: Teller, _run_id: str | None) -> None:
+        teller.tell({"type": "response.created", "sequence_number": 0})
+        await go.wait()
+        raise ValueError
+
+    async def run() -> None:
+        async with answering(tmp_path) as (ground, client):
+            job = await ground.jobs.start(JobRequest("responses", "", {}, is_background=True), work)
+            async with client.stream("GET", f"/responses/{job.id}", params={"stream": True}) as reply:
+                lines = [line async for line in _let_go(reply.aiter_lines(), go) if line]
+            assert lines[0] == "event: response.created"
+            assert lines[2] == "event: error"
+            event = json.loads(lines[3].removeprefix("data: "))
+            assert (event["type"], event["code"], event["sequence_number"]) == ("error", "internal_error", 1)
+            assert event["message"].endswith(reply.headers["x-request-id"])
+
+    asyncio.run(run())
+
+
+async def _let_go(lines: AsyncIterator[str], go: asyncio.Event) -> AsyncIterator[str]:
+    """The lines; once there is one the work goes on."""
+    async for line in lines:
+        yield line
+        go.set()
 
 
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The one table of errors: every kind has its status, in OpenAI's shape and in OpenRouter's."""
 
 import pytest
+from openai.types.responses import ResponseErrorEvent
 from openrouter import components
 
 from localfusion import errors
@@ -62,6 +63,9 @@ def test_each_kind_has_its_row_in_both_shapes(error: LocalFusionError, status: i
     assert parsed.code == status
     assert isinstance(parsed.metadata, dict)
     assert parsed.metadata["code"] == code
+    event = found.event(7)
+    assert ResponseErrorEvent.model_validate(event).code == components.ErrorEvent.model_validate(event).code == code
+    assert (event["type"], event["sequence_number"]) == ("error", 7)
 
 
 def test_no_row_is_left_untested() -> None:

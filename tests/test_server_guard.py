@@ -26,6 +26,7 @@ from localfusion.server.limits import Rates
 from localfusion.server.metrics import Metrics
 from localfusion.server.running import bound_socket
 from localfusion.server.streaming import EventStream, unless_left
+from localfusion.server.telling import REQUEST_ID, telling
 from tests.serving import nothing, raw, served
 
 POLICY = Policy(hosts_of("127.0.0.1"), max_body_bytes=100_000, cors_origins=("http://page.example",))
@@ -52,6 +53,13 @@ class Left:
         await self.wait()
 
 
+async def broken() -> AsyncGenerator[bytes]:
+    """It fails after the first heartbeat, in a way that nobody foresaw."""
+    await asyncio.sleep(0.2)
+    yield b"data: begun\n\n"
+    raise ValueError(SECRET_TEXT)
+
+
 def application(home: Path, policy: Policy = POLICY, *, left: Left | None = None) -> FastAPI:
     """A few routes, guarded and logged as the server's are."""
     app, left = FastAPI(redirect_slashes=False), left or Left()
@@ -66,8 +74,12 @@ def application(home: Path, policy: Policy = POLICY, *, left: Left | None = None
         await unless_left(left.wait(), request.receive)
         return Response()
 
-    async def stream(n: int) -> Response:
-        return await EventStream(left.frames(n), heartbeat_s=0.05, failed=lambda error: error.message.encode()).begin()
+    async def stream(request: Request, n: int) -> Response:
+        def failed(error: BaseException, n_sent: int) -> bytes:
+            return b"data: %d %s\n\n" % (n_sent, telling(error, request.scope[REQUEST_ID]).message.encode())
+
+        frames = left.frames(n) if n < 9 else broken()
+        return await EventStream(frames, heartbeat_s=0.05, failed=failed).begin()
 
     async def slow() -> Response:
         await asyncio.sleep(0.3)
@@ -245,6 +257,23 @@ def test_an_error_before_the_first_event_has_its_status(tmp_path: Path) -> None:
             reply = await client.get("/v1/stream/0")
             assert (reply.status_code, reply.headers["retry-after"]) == (503, "5")
             assert reply.json()["error"]["code"] == "queue_full"
+
+    asyncio.run(run())
+
+
+def test_an_error_within_a_stream_is_its_last_frame_whatever_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with served(application(tmp_path)) as url, httpx.AsyncClient(base_url=url) as client:
+            reply = await client.get("/v1/stream/9")
+            first, *_, begun, last, end = reply.text.split("\n\n")
+            assert (first, begun, end) == (": waiting", "data: begun", "")
+            id = reply.headers["x-request-id"]
+            assert last.startswith("data: 1 the server failed")
+            assert last.endswith(id)
+            assert f"{id} failed: ValueError at broken:" in caplog.text
+            assert SECRET_TEXT not in reply.text + caplog.text
 
     asyncio.run(run())
 

@@ -8,20 +8,21 @@ from contextlib import aclosing
 from fastapi import FastAPI, Request
 from starlette.responses import JSONResponse, Response
 
-from localfusion.errors import InvalidRequest, LocalFusionError, NoSuchResponse, RunInterrupted
+from localfusion.errors import InvalidRequest, NoSuchResponse, RunInterrupted
 from localfusion.messages import Json
-from localfusion.server.access import LOG, REQUEST_ID
+from localfusion.server.access import LOG
 from localfusion.server.answering import Answering
 from localfusion.server.bodies import read_json
-from localfusion.server.errors import told
 from localfusion.server.guard import caller_of
 from localfusion.server.jobs import Job, JobKind, JobRequest, Work
 from localfusion.server.limits import Place, Queue
-from localfusion.server.openapi import OF_ANY, OF_WORK, body_of, errors, streamed
+from localfusion.server.live_job import as_text
+from localfusion.server.openapi import OF_ANY, OF_WORK, body_of, errors, shape, streamed
 from localfusion.server.orders import Order, OrderBook
 from localfusion.server.served import Served
 from localfusion.server.sse import DONE, frame
 from localfusion.server.streaming import EventStream, unless_left
+from localfusion.server.telling import REQUEST_ID, telling
 from localfusion.wire.asked import read
 from localfusion.wire.chat import ChatRequest
 from localfusion.wire.chat_reply import ChatChunk, ChatCompletion
@@ -32,6 +33,7 @@ from localfusion.wire.responses_reply import Response as WireResponse
 from localfusion.wire.responses_reply import StreamedEvent
 
 DEPTH_HEADER = "x-openrouter-fusion-depth"
+_FAILED = b"event: response.failed\n"
 
 
 class AnswerRoutes:
@@ -49,16 +51,16 @@ class AnswerRoutes:
             f"{prefix}/chat/completions",
             response_model=ChatCompletion,
             openapi_extra=body_of(ChatRequest),
-            responses=work | streamed(prefix, ChatChunk),
+            responses=work | streamed(ChatChunk, shape(prefix)),
         )(self.chat)
         app.post(
             f"{prefix}/responses",
             response_model=WireResponse,
             openapi_extra=body_of(ResponsesRequest),
-            responses=work | streamed(prefix, StreamedEvent),
+            responses=work | streamed(StreamedEvent),
         )(self.respond)
         path = f"{prefix}/responses/{{id}}"
-        app.get(path, response_model=WireResponse, responses=work | streamed(prefix, StreamedEvent))(self.get)
+        app.get(path, response_model=WireResponse, responses=work | streamed(StreamedEvent))(self.get)
         app.delete(path, response_model=Deleted, responses=kept)(self.delete)
         app.post(f"{path}/cancel", response_model=WireResponse, responses=kept)(self.cancel)
         app.post(
@@ -94,7 +96,7 @@ class AnswerRoutes:
             order, asked, self._answering.responses(order, place), place=place, kind="responses", request=request
         )
         if order.is_streamed:
-            return await self._stream(_response_frames(job, request.scope["path"]), request)
+            return await self._stream(_response_frames(job, request.scope["path"]), request, after=-1)
         if order.is_background:
             return JSONResponse(await _begun(job))
         return JSONResponse(await unless_left(job.result(), request.receive))
@@ -103,7 +105,8 @@ class AnswerRoutes:
         """A response as it is now, or its events behind `starting_after`."""
         job = await self._kept(id, request)
         if stream:
-            return await self._stream(_response_frames(job, request.scope["path"], after=starting_after), request)
+            frames = _response_frames(job, request.scope["path"], after=starting_after)
+            return await self._stream(frames, request, after=starting_after)
         return JSONResponse(_as_it_is(job))
 
     async def delete(self, request: Request, id: str) -> Response:
@@ -159,9 +162,13 @@ class AnswerRoutes:
                 place.release()
         return job
 
-    async def _stream(self, frames: AsyncGenerator[bytes], request: Request) -> Response:
-        def failed(error: LocalFusionError) -> bytes:
-            return frame(json.dumps(told(error).body(request.scope["path"])))
+    async def _stream(self, frames: AsyncGenerator[bytes], request: Request, *, after: int | None = None) -> Response:
+        """The frames as a reply; those of a response are numbered, behind `after`."""
+
+        def failed(error: BaseException, n_sent: int) -> bytes:
+            answer = telling(error, request.scope[REQUEST_ID])
+            path = request.scope["path"]
+            return frame(as_text(answer.body(path) if after is None else answer.event(after + 1 + n_sent)))
 
         return await EventStream(frames, heartbeat_s=self._served.settings.heartbeat_s, failed=failed).begin()
 
@@ -225,10 +232,14 @@ async def _chat_frames(job: Job) -> AsyncGenerator[bytes]:
 
 
 async def _response_frames(job: Job, path: str, *, after: int = -1) -> AsyncGenerator[bytes]:
-    """The events of a response, numbered as they are kept."""
+    """The events of a response, numbered as they are kept. Raises what went wrong, where no event tells it."""
+    last = b""
     async with aclosing(job.events(after=after)) as events:
         async for event in events:
-            yield frame(event.text)
+            last = frame(event.text)
+            yield last
+    if job.status == "failed" and not last.startswith(_FAILED):
+        await job.result()
     if path.startswith("/api/"):
         yield DONE
 

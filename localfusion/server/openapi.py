@@ -25,12 +25,12 @@ def body_of(kind: type[BaseModel]) -> dict[str, Json]:
 
 def errors(prefix: str, statuses: Iterable[int]) -> dict[int | str, dict[str, object]]:
     """Every error of a route, in the shape of its prefix."""
-    return {status: {"model": _shape(prefix), "description": HTTPStatus(status).phrase} for status in sorted(statuses)}
+    return {status: {"model": shape(prefix), "description": HTTPStatus(status).phrase} for status in sorted(statuses)}
 
 
-def streamed(prefix: str, event: type[BaseModel]) -> dict[int | str, dict[str, object]]:
+def streamed(*events: type[BaseModel]) -> dict[int | str, dict[str, object]]:
     """A reply that is a stream of events where the request asks for one; what goes wrong later is told in it."""
-    told: Json = {"anyOf": [_reference(event), _reference(_shape(prefix))]}
+    told: Json = {"anyOf": [_reference(event) for event in events]}
     data: Json = {
         "anyOf": [
             {"const": "[DONE]"},
@@ -58,7 +58,8 @@ def describe(app: FastAPI, kinds: Iterable[type[BaseModel]]) -> None:
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _shape(prefix: str) -> type[BaseModel]:
+def shape(prefix: str) -> type[BaseModel]:
+    """What an error is under a prefix."""
     return RouterErrorBody if f"{prefix}/".startswith(ROUTER_PREFIX) else ErrorBody
 
 
