@@ -209,6 +209,19 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_where_a_stream_goes_on_is_the_number_of_an_event(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with answering(tmp_path) as (_, client):
+            path = f"/responses/{(await client.post('/responses', json=RESPONSE)).json()['id']}"
+            for after, status in (("-1", 200), (str(2**53), 200), ("-2", 400), (str(2**63), 400), ("9" * 5000, 400)):
+                reply = await client.get(path, params={"stream": "true", "starting_after": after})
+                assert reply.status_code == status, after
+                if status == 400:
+                    assert reply.json()["error"]["param"] == "starting_after"
+
+    asyncio.run(run())
+
+
 def test_how_deep_a_request_is_must_be_a_number(tmp_path: Path) -> None:
     async def run() -> None:
         async with answering(tmp_path) as (_, client):

@@ -4,8 +4,9 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from localfusion.errors import InvalidRequest, NoSuchResponse, RunInterrupted
@@ -33,6 +34,8 @@ from localfusion.wire.responses_reply import Response as WireResponse
 from localfusion.wire.responses_reply import StreamedEvent
 
 DEPTH_HEADER = "x-openrouter-fusion-depth"
+After = Annotated[int, Query(ge=-1, le=2**53)]
+"""The number of an event, as far as every reader of JSON can count."""
 _FAILED = b"event: response.failed\n"
 
 
@@ -101,7 +104,7 @@ class AnswerRoutes:
             return JSONResponse(await _begun(job))
         return JSONResponse(await unless_left(job.result(), request.receive))
 
-    async def get(self, request: Request, id: str, stream: bool = False, starting_after: int = -1) -> Response:
+    async def get(self, request: Request, id: str, stream: bool = False, starting_after: After = -1) -> Response:
         """A response as it is now, or its events behind `starting_after`."""
         job = await self._kept(id, request)
         if stream:
