@@ -125,6 +125,21 @@ def test_places_are_bounded_and_free_again_when_clients_leave(tmp_path: Path) ->
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
+def test_whoever_asks_again_with_the_same_key_needs_no_further_place(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with answering(tmp_path, max_queue=1) as (ground, client):
+            asked, headers = LONG_CHAT | {"stream": True}, {"idempotency-key": "k"}
+            async with client.stream("POST", "/chat/completions", json=asked, headers=headers) as reply:
+                first = await anext(reply.aiter_lines())
+            async with client.stream("POST", "/chat/completions", json=asked, headers=headers) as reply:
+                again = await anext(reply.aiter_lines())
+                assert (reply.status_code, again, ground.queue.n) == (200, first, 1)
+            other = await client.post("/chat/completions", json=asked, headers={"idempotency-key": "other"})
+            assert other.status_code == 503
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 def test_a_stream_that_is_left_leaves_its_place(tmp_path: Path) -> None:
     async def run() -> None:
         async with answering(tmp_path) as (ground, client):

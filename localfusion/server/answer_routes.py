@@ -127,6 +127,7 @@ class AnswerRoutes:
         """The vectors of texts."""
         asked = read(EmbeddingsRequest, await self._read(request))
         place = self._place(request)
+        place.take()
         try:
             work = self._served.embedding.vectors(
                 asked.model, asked.texts, encoding=asked.encoding_format, dimensions=asked.dimensions
@@ -143,8 +144,9 @@ class AnswerRoutes:
         return value
 
     def _place(self, request: Request) -> Place:
+        """A place of the queue, which is taken once there is something to be done."""
         caller = caller_of(request.scope)
-        return self._served.queue.take(caller.name, caller.max_queue)
+        return self._served.queue.place(caller.name, caller.max_queue)
 
     async def _start(
         self, order: Order, asked: Json, work: Work, *, place: Place, kind: JobKind, request: Request
@@ -159,7 +161,7 @@ class AnswerRoutes:
         )
         job = None
         try:
-            job = await self._jobs.start(job_request, work)
+            job = await self._jobs.start(job_request, work, admit=place.take)
         finally:
             if job is None or job.request is not job_request:  # it was asked before: the work is not done again
                 place.release()
@@ -202,7 +204,9 @@ def revived(orders: OrderBook, answering: Answering, queue: Queue, request: JobR
         depth=depth if isinstance(depth, int) else 0,
         history=history if isinstance(history, list) else (),
     )
-    return answering.responses(order, queue.join(request.owner))
+    place = queue.place(request.owner)
+    place.join()
+    return answering.responses(order, place)
 
 
 def stopped(_request: JobRequest, body: Json) -> Json:
