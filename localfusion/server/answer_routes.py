@@ -16,7 +16,7 @@ from localfusion.server.answering import Answering
 from localfusion.server.bodies import read_json
 from localfusion.server.guard import caller_of
 from localfusion.server.jobs import Job, JobKind, JobRequest, Work
-from localfusion.server.limits import Place, Queue
+from localfusion.server.limits import Place, Queue, within
 from localfusion.server.live_job import as_text
 from localfusion.server.openapi import OF_ANY, OF_WORK, body_of, errors, shape, streamed
 from localfusion.server.orders import Order, OrderBook
@@ -132,7 +132,8 @@ class AnswerRoutes:
             work = self._served.embedding.vectors(
                 asked.model, asked.texts, encoding=asked.encoding_format, dimensions=asked.dimensions
             )
-            return JSONResponse((await unless_left(work, request.receive)).model_dump())
+            async with within(self._served.settings.timeout_s):
+                return JSONResponse((await unless_left(work, request.receive)).model_dump())
         finally:
             place.release()
 

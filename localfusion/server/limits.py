@@ -1,13 +1,31 @@
-"""How much may be asked: requests a minute of each key, requests under way of all and of each key. Knows no HTTP."""
+"""How much may be asked: requests a minute of each key, how many are under way, how long each takes. Knows no HTTP."""
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from localfusion.errors import QueueFull, RequestRefused
 
 Clock = Callable[[], float]
+
+
+@asynccontextmanager
+async def within(timeout_s: float | None) -> AsyncIterator[None]:
+    """Take no longer than this; None is no limit. Raises RequestRefused."""
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise RequestRefused(
+            f"the answer took longer than {timeout_s:g} seconds",
+            refusal="timeout",
+            hint="raise `timeout_s` of config.yaml; responses in the background have no limit",
+        ) from None
 
 
 @dataclass(slots=True)
