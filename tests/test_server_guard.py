@@ -219,10 +219,12 @@ def test_a_failure_that_nobody_foresaw_is_logged_without_what_was_said(
 
     async def run() -> None:
         async with served(application(tmp_path)) as url, httpx.AsyncClient(base_url=url) as client:
-            reply = await client.get("/v1/boom?q=hidden")
+            reply = await client.get("/v1/boom?q=hidden", headers={"origin": "http://page.example"})
             assert reply.status_code == 500
             id = reply.json()["error"]["message"].rsplit(" ", 1)[1]
             assert id in caplog.text
+            assert (reply.headers["x-request-id"], reply.headers["x-content-type-options"]) == (id, "nosniff")
+            assert reply.headers["access-control-allow-origin"] == "http://page.example"
             await client.get("/v1/private/path", headers={"authorization": "Bearer lf-hidden"})
 
     asyncio.run(run())

@@ -6,6 +6,7 @@ It opens and closes nothing.
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -51,7 +52,8 @@ def create_app(served: Served) -> FastAPI:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Let every error of a route leave by the table of `errors`."""
+    """Let every error of a route leave by the table of `errors`, within what is put around the routes later."""
+    app.add_middleware(ExceptionMiddleware, handlers={Exception: _told})
     app.add_exception_handler(LocalFusionError, _told)
     app.add_exception_handler(HTTPException, _of_routing)
     app.add_exception_handler(RequestValidationError, _of_parameters)
