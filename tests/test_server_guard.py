@@ -21,7 +21,7 @@ from localfusion.server.app import handle_errors
 from localfusion.server.bodies import read_json
 from localfusion.server.guard import Guard, Policy, caller_of
 from localfusion.server.hosts import hosts_of
-from localfusion.server.keys import KeyRing, Keys, new_key, save_keys
+from localfusion.server.keys import FILE_NAME, KeyRing, Keys, new_key, save_keys
 from localfusion.server.limits import Rates
 from localfusion.server.metrics import Metrics
 from localfusion.server.running import bound_socket
@@ -232,6 +232,20 @@ def test_a_failure_that_nobody_foresaw_is_logged_without_what_was_said(
     assert "GET /v1/boom 500 " in caplog.text
     assert "GET - 404 " in caplog.text
     assert not any(text in caplog.text for text in (SECRET_TEXT, "hidden", "private"))
+
+
+def test_files_of_the_server_are_for_its_log_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with served(application(tmp_path)) as url, httpx.AsyncClient(base_url=url) as client:
+            (tmp_path / FILE_NAME).write_text("{}")
+            reply = await client.post("/v1/echo", json={})
+            error = reply.json()["error"]
+            assert (reply.status_code, error["code"]) == (500, "configuration_error")
+            assert error["message"].endswith(f"under {reply.headers['x-request-id']}")
+            assert str(tmp_path) not in reply.text
+
+    asyncio.run(run())
+    assert f"{tmp_path / FILE_NAME} is damaged" in caplog.text
 
 
 def test_a_stream_has_heartbeats_and_ends_when_its_client_leaves(tmp_path: Path) -> None:

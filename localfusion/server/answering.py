@@ -23,6 +23,7 @@ from localfusion.server.limits import Place, within
 from localfusion.server.metrics import Metrics
 from localfusion.server.orders import Order
 from localfusion.server.responses_reply import ResponsesReply
+from localfusion.server.telling import tellable
 from localfusion.session import Session
 
 Hear = Callable[[TurnItem, int], None]
@@ -79,7 +80,7 @@ class Answering:
             async with self._limited(order, place):
                 await self._turns(order, hear, teller, run_id, fails=False)
         except LocalFusionError as error:
-            _tell(teller, reply.fail(error))
+            _tell(teller, reply.fail(tellable(error, teller.id)))
             teller.update("failed", _json(reply.response()))
             if order.is_streamed or order.is_background:
                 return
