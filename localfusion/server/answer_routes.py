@@ -18,7 +18,17 @@ from localfusion.server.guard import caller_of
 from localfusion.server.jobs import Job, JobKind, JobRequest, Work
 from localfusion.server.limits import Place, Queue, within
 from localfusion.server.live_job import as_text
-from localfusion.server.openapi import OF_ANY, OF_WORK, body_of, errors, shape, streamed
+from localfusion.server.openapi import (
+    DEPTH_HEADER,
+    IDEMPOTENCY_KEY,
+    OF_ANY,
+    OF_WORK,
+    asking,
+    body_of,
+    errors,
+    shape,
+    streamed,
+)
 from localfusion.server.orders import Order, OrderBook
 from localfusion.server.served import Served
 from localfusion.server.sse import DONE, frame
@@ -33,7 +43,6 @@ from localfusion.wire.responses import ResponsesRequest
 from localfusion.wire.responses_reply import Response as WireResponse
 from localfusion.wire.responses_reply import StreamedEvent
 
-DEPTH_HEADER = "x-openrouter-fusion-depth"
 After = Annotated[int, Query(ge=-1, le=2**53)]
 """The number of an event, as far as every reader of JSON can count."""
 _FAILED = b"event: response.failed\n"
@@ -53,13 +62,13 @@ class AnswerRoutes:
         app.post(
             f"{prefix}/chat/completions",
             response_model=ChatCompletion,
-            openapi_extra=body_of(ChatRequest),
+            openapi_extra=asking(ChatRequest),
             responses=work | streamed(ChatChunk, shape(prefix)),
         )(self.chat)
         app.post(
             f"{prefix}/responses",
             response_model=WireResponse,
-            openapi_extra=body_of(ResponsesRequest),
+            openapi_extra=asking(ResponsesRequest),
             responses=work | streamed(StreamedEvent),
         )(self.respond)
         path = f"{prefix}/responses/{{id}}"
@@ -158,7 +167,7 @@ class AnswerRoutes:
             asked,
             is_background=order.is_background,
             is_stored=order.is_stored,
-            idempotency_key=request.headers.get("idempotency-key", ""),
+            idempotency_key=request.headers.get(IDEMPOTENCY_KEY, ""),
         )
         job = None
         try:
