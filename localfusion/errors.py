@@ -89,15 +89,23 @@ class RequestRefused(LocalFusionError):
 
 
 class ModelError(LocalFusionError):
-    """One model failed; the deliberation may go on without it."""
+    """One model failed; the deliberation may go on without it. `brief` is what a run says of that."""
 
     def __init__(self, model: str, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.model = model
+        self.brief = message
 
 
 class ModelLoadError(ModelError):
-    """The file is missing, damaged, or not one that llama.cpp can load."""
+    """The file is missing, damaged, or not one that llama.cpp can load.
+
+    `brief` is the message without the file's folder, which whoever asks a server is not told.
+    """
+
+    def __init__(self, model: str, message: str, *, brief: str = "", hint: str = "") -> None:
+        super().__init__(model, message, hint=hint)
+        self.brief = brief or message
 
 
 class OutOfMemory(ModelError):

@@ -316,8 +316,10 @@ def _foreign(beginning: bytes) -> tuple[str, str]:
 
 
 def _refusal(model: str, how: str, path: Path, why: str = "", hint: str = FETCH_AGAIN) -> ModelLoadError:
-    message = f"the file of the model {model} {how}: {path}"
-    return ModelLoadError(model, f"{message}: {why}" if why else message, hint=hint)
+    message, brief = (
+        f"the file of the model {model} {how}: {file}{f': {why}' if why else ''}" for file in (path, path.name)
+    )
+    return ModelLoadError(model, message, brief=brief, hint=hint)
 
 
 def _parse(cursor: _Cursor, size: int) -> Header:

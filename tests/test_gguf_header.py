@@ -61,6 +61,8 @@ def test_refuses(tmp_path: Path, content: bytes, says: str) -> None:
     with pytest.raises(ModelLoadError, match=says) as caught:
         read_header(path, model="broken")
     assert str(path) in caught.value.message
+    assert path.name in caught.value.brief
+    assert str(tmp_path) not in caught.value.brief + caught.value.hint
     assert caught.value.hint
     assert caught.value.model == "broken"
 

@@ -4,9 +4,11 @@ The real engine answers over a real socket; what stands on the wire is shown by 
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,12 +17,14 @@ import pytest
 from localfusion.config import load_models_file
 from localfusion.config.settings import ServerSettings
 from localfusion.config.surroundings import packaged_models_file
-from localfusion.messages import CloudLeave, Json, SourcesSpec
+from localfusion.messages import CloudLeave, Json, ModelSpec, SourcesSpec
 from localfusion.server.app import create_app
+from localfusion.server.jobs import JobRequest, Teller
 from localfusion.server.keys import KeyRing, Keys, load_keys, new_key, save_keys
 from localfusion.server.opening import Opening, put_together
 from localfusion.server.served import Served
 from localfusion.session import open_session
+from tests.embedding_gguf import write_embedding_gguf
 from tests.harbour import HARBOUR, surroundings
 from tests.serving import served
 
@@ -43,13 +47,15 @@ LONG_RESPONSE = RESPONSE | {
 async def answering(
     home: Path, *, sources: SourcesSpec | None = None, **settings: object
 ) -> AsyncIterator[tuple[Served, httpx.AsyncClient]]:
-    """A server that the micro models answer."""
+    """A server that the micro models answer, and a small one that embeds."""
+    write_embedding_gguf(home / "vectors.gguf")
+    vectors = ModelSpec("vectors", home / "vectors.gguf", embeddings=True)
     async with open_session(surroundings(home)) as session:
         opening = Opening(
             settings=ServerSettings.model_validate(settings),
             models=MODELS,
             home=home,
-            sources=sources or SourcesSpec(),
+            sources=replace(sources or SourcesSpec(), embedding=vectors),
             cloud=CloudLeave(),
             keys=KeyRing(home),
         )
@@ -112,8 +118,9 @@ def test_what_is_not_to_be_stored_is_not_there_later(tmp_path: Path) -> None:
 def test_of_what_is_deleted_or_not_to_be_stored_no_word_is_left(tmp_path: Path) -> None:
     """The deliberations are those of the micro panel; one that nobody said anything of is kept as any other."""
     said = "How high is the-secret of Skerry?"
-    chat = {"model": "localfusion/micro", "tool_choice": "required", "messages": [{"role": "user", "content": said}]}
-    response = {"model": "localfusion/micro", "tool_choice": "required", "input": said}
+    forced: dict[str, Json] = {"model": "localfusion/micro", "tool_choice": "required"}
+    chat: dict[str, Json] = {**forced, "messages": [{"role": "user", "content": said}]}
+    response: dict[str, Json] = {**forced, "input": said}
 
     def holds() -> bool:
         return any(b"the-secret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
@@ -190,6 +197,21 @@ def test_places_are_bounded_and_free_again_when_clients_leave(tmp_path: Path) ->
     asyncio.run(asyncio.wait_for(run(), 60))
 
 
+def test_whoever_asks_again_with_the_same_key_needs_no_further_place(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with answering(tmp_path, max_queue=1) as (ground, client):
+            asked, headers = LONG_CHAT | {"stream": True}, {"idempotency-key": "k"}
+            async with client.stream("POST", "/chat/completions", json=asked, headers=headers) as reply:
+                first = await anext(reply.aiter_lines())
+            async with client.stream("POST", "/chat/completions", json=asked, headers=headers) as reply:
+                again = await anext(reply.aiter_lines())
+                assert (reply.status_code, again, ground.queue.n) == (200, first, 1)
+            other = await client.post("/chat/completions", json=asked, headers={"idempotency-key": "other"})
+            assert other.status_code == 503
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
 def test_a_stream_that_is_left_leaves_its_place(tmp_path: Path) -> None:
     async def run() -> None:
         async with answering(tmp_path) as (ground, client):
@@ -210,15 +232,63 @@ def test_what_takes_too_long_is_told(tmp_path: Path) -> None:
                 assert (slow.status_code, slow.json()["error"]["code"]) == (504, "timeout")
             streamed = (await client.post("/responses", json=LONG_RESPONSE | {"stream": True})).text
             assert "event: response.failed" in streamed
-            begun = (await client.post("/responses", json=LONG_RESPONSE | {"background": True})).json()
-            told = (await client.get(f"/responses/{begun['id']}", params={"stream": True})).text
-            assert told.count("event: response.failed") == 1
-            kept = (await client.get(f"/responses/{begun['id']}")).json()
-            assert kept["status"] == "failed"
-            assert "longer than" in kept["error"]["message"]
+            slow = await client.post("/embeddings", json={"model": "vectors", "input": "Skerry"})
+            assert (slow.status_code, slow.json()["error"]["code"]) == (504, "timeout")
             assert ground.queue.n == 0
 
     asyncio.run(run())
+
+
+def test_what_runs_in_the_background_may_take_any_time(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with answering(tmp_path, timeout_s=0.001) as (_, client):
+            begun = (await client.post("/responses", json=RESPONSE | {"background": True})).json()
+            told = (await client.get(f"/responses/{begun['id']}", params={"stream": True})).text
+            assert "response.failed" not in told
+            kept = (await client.get(f"/responses/{begun['id']}")).json()
+            assert kept["status"] in {"completed", "incomplete"}
+
+    asyncio.run(run())
+
+
+def test_what_fails_after_the_first_heartbeat_is_told_within_the_stream(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with answering(tmp_path, heartbeat_s=0.05, timeout_s=0.3) as (_, client):
+            reply = await client.post("/chat/completions", json=LONG_CHAT | {"stream": True})
+            waiting, *_, last, end = reply.text.split("\n\n")
+            assert (reply.status_code, waiting, end) == (200, ": waiting", "")
+            assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+
+    asyncio.run(run())
+
+
+def test_a_response_whose_work_breaks_down_ends_with_an_error_event(tmp_path: Path) -> None:
+    go = asyncio.Event()
+
+    async def work(teller: Teller, _run_id: str | None) -> None:
+        teller.tell({"type": "response.created", "sequence_number": 0})
+        await go.wait()
+        raise ValueError
+
+    async def run() -> None:
+        async with answering(tmp_path) as (ground, client):
+            job = await ground.jobs.start(JobRequest("responses", "", {}, is_background=True), work)
+            async with client.stream("GET", f"/responses/{job.id}", params={"stream": True}) as reply:
+                lines = [line async for line in _let_go(reply.aiter_lines(), go) if line]
+            assert lines[0] == "event: response.created"
+            assert lines[2] == "event: error"
+            event = json.loads(lines[3].removeprefix("data: "))
+            assert (event["type"], event["code"], event["sequence_number"]) == ("error", "internal_error", 1)
+            assert event["message"].endswith(reply.headers["x-request-id"])
+
+    asyncio.run(run())
+
+
+async def _let_go(lines: AsyncIterator[str], go: asyncio.Event) -> AsyncIterator[str]:
+    """The lines; once there is one the work goes on."""
+    async for line in lines:
+        yield line
+        go.set()
 
 
 def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
@@ -230,6 +300,19 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
             streamed = (await client.post("/responses", json=asked | {"stream": True})).text
             named = [line.removeprefix("event: ") for line in streamed.splitlines() if line.startswith("event: ")]
             assert named == ["response.created", "response.in_progress", "response.failed"]
+
+    asyncio.run(run())
+
+
+def test_where_a_stream_goes_on_is_the_number_of_an_event(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with answering(tmp_path) as (_, client):
+            path = f"/responses/{(await client.post('/responses', json=RESPONSE)).json()['id']}"
+            for after, status in (("-1", 200), (str(2**53), 200), ("-2", 400), (str(2**63), 400), ("9" * 5000, 400)):
+                reply = await client.get(path, params={"stream": "true", "starting_after": after})
+                assert reply.status_code == status, after
+                if status == 400:
+                    assert reply.json()["error"]["param"] == "starting_after"
 
     asyncio.run(run())
 

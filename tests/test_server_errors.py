@@ -1,11 +1,13 @@
 """The one table of errors: every kind has its status, in OpenAI's shape and in OpenRouter's."""
 
 import pytest
+from openai.types.responses import ResponseErrorEvent
 from openrouter import components
 
 from localfusion import errors
 from localfusion.errors import LocalFusionError
 from localfusion.server.errors import BY_KIND, BY_REFUSAL, first_of, told, unexpected
+from localfusion.server.telling import telling
 
 ROWS: tuple[tuple[LocalFusionError, int, str, str], ...] = (
     (
@@ -62,6 +64,9 @@ def test_each_kind_has_its_row_in_both_shapes(error: LocalFusionError, status: i
     assert parsed.code == status
     assert isinstance(parsed.metadata, dict)
     assert parsed.metadata["code"] == code
+    event = found.event(7)
+    assert ResponseErrorEvent.model_validate(event).code == components.ErrorEvent.model_validate(event).code == code
+    assert (event["type"], event["sequence_number"]) == ("error", 7)
 
 
 def test_no_row_is_left_untested() -> None:
@@ -91,6 +96,17 @@ def test_a_failed_deliberation_says_why() -> None:
 def test_what_nobody_foresaw_is_told_by_its_id_alone() -> None:
     found = unexpected("req_1")
     assert (found.row.status, "req_1" in found.message) == (500, True)
+
+
+@pytest.mark.parametrize("error", [errors.ConfigError("/a/b is gone"), errors.ModelLoadError("m", "/a/b is gone")])
+def test_what_names_files_of_the_server_is_logged_and_not_told(
+    error: LocalFusionError, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = telling(error, "req_1")
+    assert found.row == told(error).row
+    assert found.message.endswith("log says more under req_1")
+    assert "/a/b" not in found.message
+    assert "req_1 failed: /a/b is gone" in caplog.text
 
 
 def test_of_errors_raised_together_the_first_is_told() -> None:

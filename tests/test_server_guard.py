@@ -21,11 +21,12 @@ from localfusion.server.app import handle_errors
 from localfusion.server.bodies import read_json
 from localfusion.server.guard import Guard, Policy, caller_of
 from localfusion.server.hosts import hosts_of
-from localfusion.server.keys import KeyRing, Keys, new_key, save_keys
+from localfusion.server.keys import FILE_NAME, KeyRing, Keys, new_key, save_keys
 from localfusion.server.limits import Rates
 from localfusion.server.metrics import Metrics
 from localfusion.server.running import bound_socket
 from localfusion.server.streaming import EventStream, WholeReply, unless_left
+from localfusion.server.telling import REQUEST_ID, telling
 from tests.serving import nothing, raw, served
 
 POLICY = Policy(hosts_of("127.0.0.1"), max_body_bytes=100_000, cors_origins=("http://page.example",))
@@ -60,6 +61,13 @@ async def frames_after(seconds: float) -> AsyncGenerator[bytes]:
     yield b""
 
 
+async def broken() -> AsyncGenerator[bytes]:
+    """It fails after the first heartbeat, in a way that nobody foresaw."""
+    await asyncio.sleep(0.2)
+    yield b"data: begun\n\n"
+    raise ValueError(SECRET_TEXT)
+
+
 def application(home: Path, policy: Policy = POLICY, *, left: Left | None = None) -> FastAPI:
     """A few routes, guarded and logged as the server's are."""
     app, left = FastAPI(redirect_slashes=False), left or Left()
@@ -74,11 +82,15 @@ def application(home: Path, policy: Policy = POLICY, *, left: Left | None = None
         await unless_left(left.wait(), request.receive)
         return Response()
 
-    async def stream(n: int) -> Response:
-        return await EventStream(left.frames(n), heartbeat_s=0.05, failed=lambda error: error.message.encode()).begin()
+    async def stream(request: Request, n: int) -> Response:
+        def failed(error: BaseException, n_sent: int) -> bytes:
+            return b"data: %d %s\n\n" % (n_sent, telling(error, request.scope[REQUEST_ID]).message.encode())
+
+        frames = left.frames(n) if n < 9 else broken()
+        return await EventStream(frames, heartbeat_s=0.05, failed=failed).begin()
 
     async def late() -> Response:
-        return await WholeReply(frames_after(0.3), heartbeat_s=0.05, failed=lambda _: b'{"error": 1}').begin()
+        return await WholeReply(frames_after(0.3), heartbeat_s=0.05, failed=lambda *_: b'{"error": 1}').begin()
 
     async def slow() -> Response:
         await asyncio.sleep(0.3)
@@ -219,10 +231,12 @@ def test_a_failure_that_nobody_foresaw_is_logged_without_what_was_said(
 
     async def run() -> None:
         async with served(application(tmp_path)) as url, httpx.AsyncClient(base_url=url) as client:
-            reply = await client.get("/v1/boom?q=hidden")
+            reply = await client.get("/v1/boom?q=hidden", headers={"origin": "http://page.example"})
             assert reply.status_code == 500
             id = reply.json()["error"]["message"].rsplit(" ", 1)[1]
             assert id in caplog.text
+            assert (reply.headers["x-request-id"], reply.headers["x-content-type-options"]) == (id, "nosniff")
+            assert reply.headers["access-control-allow-origin"] == "http://page.example"
             await client.get("/v1/private/path", headers={"authorization": "Bearer lf-hidden"})
 
     asyncio.run(run())
@@ -230,6 +244,20 @@ def test_a_failure_that_nobody_foresaw_is_logged_without_what_was_said(
     assert "GET /v1/boom 500 " in caplog.text
     assert "GET - 404 " in caplog.text
     assert not any(text in caplog.text for text in (SECRET_TEXT, "hidden", "private"))
+
+
+def test_files_of_the_server_are_for_its_log_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with served(application(tmp_path)) as url, httpx.AsyncClient(base_url=url) as client:
+            (tmp_path / FILE_NAME).write_text("{}")
+            reply = await client.post("/v1/echo", json={})
+            error = reply.json()["error"]
+            assert (reply.status_code, error["code"]) == (500, "configuration_error")
+            assert error["message"].endswith(f"under {reply.headers['x-request-id']}")
+            assert str(tmp_path) not in reply.text
+
+    asyncio.run(run())
+    assert f"{tmp_path / FILE_NAME} is damaged" in caplog.text
 
 
 def test_a_stream_has_heartbeats_and_ends_when_its_client_leaves(tmp_path: Path) -> None:
@@ -268,6 +296,23 @@ def test_a_document_that_takes_long_comes_behind_empty_lines(tmp_path: Path) -> 
             assert (whole.status_code, whole.headers["content-type"]) == (200, "application/json")
             assert whole.text.startswith("\n")
             assert whole.json() == {"error": 1}
+
+    asyncio.run(run())
+
+
+def test_an_error_within_a_stream_is_its_last_frame_whatever_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def run() -> None:
+        async with served(application(tmp_path)) as url, httpx.AsyncClient(base_url=url) as client:
+            reply = await client.get("/v1/stream/9")
+            first, *_, begun, last, end = reply.text.split("\n\n")
+            assert (first, begun, end) == (": waiting", "data: begun", "")
+            id = reply.headers["x-request-id"]
+            assert last.startswith("data: 1 the server failed")
+            assert last.endswith(id)
+            assert f"{id} failed: ValueError at broken:" in caplog.text
+            assert SECRET_TEXT not in reply.text + caplog.text
 
     asyncio.run(run())
 

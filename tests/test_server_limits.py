@@ -115,12 +115,16 @@ def test_no_minute_has_more_than_twice_the_rate(waits: list[float], per_minute: 
 
 def test_places_are_bounded_and_given_back_once() -> None:
     queue = Queue(3)
-    first, second = queue.take("a"), queue.take("a")
+    first, second, third = queue.place("a"), queue.place("a"), queue.place("b", 2)
+    assert queue.n == 0
+    first.take()
+    second.take()
+    with pytest.raises(QueueFull, match="of this key"):
+        queue.place("a", 2).take()
+    third.take()
     with pytest.raises(QueueFull):
-        queue.take("a", 2)
-    third = queue.take("b", 2)
-    with pytest.raises(QueueFull):
-        queue.take("c")
+        queue.place("c").take()
+    assert queue.n == 3
     first.release()
     first.release()
     assert queue.n == 2

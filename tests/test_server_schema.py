@@ -144,6 +144,21 @@ def test_whatever_is_sent_the_reply_is_as_described(
     run()
 
 
+def test_keys_headers_and_times_to_wait_are_described(described: OpenApiSchema) -> None:
+    raw = described.raw_schema
+    assert set(raw["components"]["securitySchemes"]) == {"bearer", "x-api-key"}
+    assert not [name for name in raw["components"]["schemas"] if "ValidationError" in name]
+    for path, operations in raw["paths"].items():
+        for operation in operations.values():
+            replies = operation["responses"]
+            assert "422" not in replies
+            assert all("Retry-After" in replies[status]["headers"] for status in ("429", "503") if status in replies)
+            assert ("security" in operation) == (path != "/health")
+    for path in ("/v1/chat/completions", "/api/v1/responses"):
+        names = {parameter["name"] for parameter in raw["paths"][path]["post"]["parameters"]}
+        assert names == {"Idempotency-Key", "x-openrouter-fusion-depth"}
+
+
 @pytest.mark.parametrize("prefix", ["/v1", "/api/v1"])
 @pytest.mark.parametrize("path", ANSWERED)
 def test_whatever_is_answered_is_as_described(described: OpenApiSchema, prefix: str, path: str) -> None:

@@ -17,6 +17,7 @@ from localfusion.cli.cloud import NamedLeave, cloud_options
 from localfusion.cli.known_models import known_models
 from localfusion.cli.options import memory_option, models_option, vram_option
 from localfusion.cli.sources import NamedSources, go_offline, source_options
+from localfusion.cli.terminal import printable
 from localfusion.config import Surroundings, home_directory, load_settings, make_home
 from localfusion.config.settings import ServerSettings
 from localfusion.errors import ConfigError
@@ -193,7 +194,14 @@ def _say_where(host: str, port: int, *, has_keys: bool) -> None:
         click.echo(line, err=True)
 
 
+class _Lines(logging.Formatter):
+    """A line for each entry, whatever files or clients have put into it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 def _log_handler() -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.setFormatter(_Lines("%(asctime)s %(message)s"))
     return handler

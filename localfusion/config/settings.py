@@ -73,7 +73,9 @@ class ServerSettings(Entry):
     max_queue: int = Field(
         64, ge=1, le=100_000, description="Requests that may be under way or wait; further ones are answered 503."
     )
-    timeout_s: float = Field(3600, gt=0, le=604_800, description="Seconds that one request may take, at most.")
+    timeout_s: float = Field(
+        3600, gt=0, le=604_800, description="Seconds that a request may take, at most; in the background, any time."
+    )
     heartbeat_s: float = Field(
         3,
         gt=0,

@@ -37,7 +37,7 @@ async def _answer_seat(run: Run, id: str) -> None:
         response = await with_fallbacks(run, id, partial(_answer, run, id))
     except ModelError as error:
         status = error.status if isinstance(error, ProviderError) else None
-        run.say(PanelistFailed(FailedModel(id, run.panelist(id).model.name, error.message, error.hint, status)))
+        run.say(PanelistFailed(FailedModel(id, run.panelist(id).model.name, error.brief, error.hint, status)))
     else:
         checked = await checked_response(run, response)
         run.say(PanelistCompleted(checked))

@@ -57,7 +57,7 @@ async def _step_in(run: Run, id: str, error: ModelError) -> bool:
             seat.model,
             seat.fallback,
             reason=_reason(error),
-            error=error.message,
+            error=error.brief,
             cloud=run.question.cloud,
             is_there=can_be_tried,
         )

@@ -54,13 +54,13 @@ async def judge_and_write(run: Run) -> None:
     try:
         await with_fallbacks(run, JUDGE, partial(_work, run))
     except ModelError as error:
-        run.say(AnalysisFailed("judge_upstream_error", error.message, Usage()))
+        run.say(AnalysisFailed("judge_upstream_error", error.brief, Usage()))
     if run.question.panel.writer is not None and run.state.answer is None:
         try:
             await with_fallbacks(run, WRITER, partial(_write_apart, run))
         except ModelError as error:
             raise DeliberationFailed(
-                f"the answer could not be written: {error.message}", failure_reason="unexpected_error", hint=error.hint
+                f"the answer could not be written: {error.brief}", failure_reason="unexpected_error", hint=error.hint
             ) from error
 
 

@@ -511,7 +511,8 @@ async def _ask_first(worker: Worker, command: Load | Measure | Describe) -> Repl
 
 
 def _refusal(model: str, file: str, reply: LoadFailed) -> ModelLoadError:
-    return ModelLoadError(model, f"the model file {file}: {reply.message}", hint=reply.hint)
+    brief = f"the model file {Path(file).name}: {reply.message}"
+    return ModelLoadError(model, f"the model file {file}: {reply.message}", brief=brief, hint=reply.hint)
 
 
 async def start_process(environ: Mapping[str, str] | None, *, model: str) -> Process:

@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localfusion.server.guard import CALLER, Caller
 from localfusion.server.metrics import Metrics
+from localfusion.server.telling import REQUEST_ID
 
 LOG = logging.getLogger("localfusion.server")
-REQUEST_ID = "localfusion.request_id"
 NO_ROUTE = "-"
 
 

@@ -5,24 +5,37 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from types import MappingProxyType
+from typing import Annotated
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from localfusion.errors import InvalidRequest, LocalFusionError, NoSuchResponse, RunInterrupted
+from localfusion.errors import InvalidRequest, NoSuchResponse, RunInterrupted
 from localfusion.messages import Json
-from localfusion.server.access import LOG, REQUEST_ID
+from localfusion.server.access import LOG
 from localfusion.server.answering import Answering
 from localfusion.server.bodies import read_json
-from localfusion.server.errors import ROUTER_PREFIX, told
+from localfusion.server.errors import ROUTER_PREFIX
 from localfusion.server.guard import caller_of
 from localfusion.server.jobs import Job, JobKind, JobRequest, Work
-from localfusion.server.limits import Place, Queue
-from localfusion.server.openapi import OF_ANY, OF_WORK, body_of, errors, streamed
+from localfusion.server.limits import Place, Queue, within
+from localfusion.server.live_job import as_text
+from localfusion.server.openapi import (
+    DEPTH_HEADER,
+    IDEMPOTENCY_KEY,
+    OF_ANY,
+    OF_WORK,
+    asking,
+    body_of,
+    errors,
+    shape,
+    streamed,
+)
 from localfusion.server.orders import Order, OrderBook
 from localfusion.server.served import Served
 from localfusion.server.sse import DONE, frame
 from localfusion.server.streaming import EventStream, WholeReply, unless_left
+from localfusion.server.telling import REQUEST_ID, telling
 from localfusion.wire.asked import read
 from localfusion.wire.chat import ChatRequest
 from localfusion.wire.chat_reply import ChatChunk, ChatCompletion
@@ -32,7 +45,9 @@ from localfusion.wire.responses import ResponsesRequest
 from localfusion.wire.responses_reply import Response as WireResponse
 from localfusion.wire.responses_reply import StreamedEvent
 
-DEPTH_HEADER = "x-openrouter-fusion-depth"
+After = Annotated[int, Query(ge=-1, le=2**53)]
+"""The number of an event, as far as every reader of JSON can count."""
+_FAILED = b"event: response.failed\n"
 
 
 class AnswerRoutes:
@@ -49,17 +64,17 @@ class AnswerRoutes:
         app.post(
             f"{prefix}/chat/completions",
             response_model=ChatCompletion,
-            openapi_extra=body_of(ChatRequest),
-            responses=work | streamed(prefix, ChatChunk),
+            openapi_extra=asking(ChatRequest),
+            responses=work | streamed(ChatChunk, shape(prefix)),
         )(self.chat)
         app.post(
             f"{prefix}/responses",
             response_model=WireResponse,
-            openapi_extra=body_of(ResponsesRequest),
-            responses=work | streamed(prefix, StreamedEvent),
+            openapi_extra=asking(ResponsesRequest),
+            responses=work | streamed(StreamedEvent),
         )(self.respond)
         path = f"{prefix}/responses/{{id}}"
-        app.get(path, response_model=WireResponse, responses=work | streamed(prefix, StreamedEvent))(self.get)
+        app.get(path, response_model=WireResponse, responses=work | streamed(StreamedEvent))(self.get)
         app.delete(path, response_model=Deleted, responses=kept)(self.delete)
         app.post(f"{path}/cancel", response_model=WireResponse, responses=kept)(self.cancel)
         app.post(
@@ -96,16 +111,17 @@ class AnswerRoutes:
             order, asked, self._answering.responses(order, place), place=place, kind="responses", request=request
         )
         if order.is_streamed:
-            return await self._stream(_response_frames(job, request.scope["path"]), request)
+            return await self._stream(_response_frames(job, request.scope["path"]), request, after=-1)
         if order.is_background:
             return JSONResponse(await _begun(job))
         return await self._whole(job, request)
 
-    async def get(self, request: Request, id: str, stream: bool = False, starting_after: int = -1) -> Response:
+    async def get(self, request: Request, id: str, stream: bool = False, starting_after: After = -1) -> Response:
         """A response as it is now, or its events behind `starting_after`."""
         job = await self._kept(id, request)
         if stream:
-            return await self._stream(_response_frames(job, request.scope["path"], after=starting_after), request)
+            frames = _response_frames(job, request.scope["path"], after=starting_after)
+            return await self._stream(frames, request, after=starting_after)
         return JSONResponse(_as_it_is(job))
 
     async def delete(self, request: Request, id: str) -> Response:
@@ -123,11 +139,13 @@ class AnswerRoutes:
         """The vectors of texts."""
         asked = read(EmbeddingsRequest, await self._read(request))
         place = self._place(request)
+        place.take()
         try:
             work = self._served.embedding.vectors(
                 asked.model, asked.texts, encoding=asked.encoding_format, dimensions=asked.dimensions
             )
-            return JSONResponse((await unless_left(work, request.receive)).model_dump())
+            async with within(self._served.settings.timeout_s):
+                return JSONResponse((await unless_left(work, request.receive)).model_dump())
         finally:
             place.release()
 
@@ -139,8 +157,9 @@ class AnswerRoutes:
         return value
 
     def _place(self, request: Request) -> Place:
+        """A place of the queue, which is taken once there is something to be done."""
         caller = caller_of(request.scope)
-        return self._served.queue.take(caller.id, caller.max_queue)
+        return self._served.queue.place(caller.id, caller.max_queue)
 
     async def _start(
         self, order: Order, asked: Json, work: Work, *, place: Place, kind: JobKind, request: Request
@@ -151,23 +170,34 @@ class AnswerRoutes:
             asked,
             is_background=order.is_background,
             is_stored=order.is_stored,
-            idempotency_key=request.headers.get("idempotency-key", ""),
+            idempotency_key=request.headers.get(IDEMPOTENCY_KEY, ""),
         )
         job = None
         try:
-            job = await self._jobs.start(job_request, work)
+            job = await self._jobs.start(job_request, work, admit=place.take)
         finally:
             if job is None or job.request is not job_request:  # it was asked before: the work is not done again
                 place.release()
         return job
 
     async def _stream(
-        self, frames: AsyncGenerator[bytes], request: Request, *, beside: Mapping[str, Json] = MappingProxyType({})
+        self,
+        frames: AsyncGenerator[bytes],
+        request: Request,
+        *,
+        after: int | None = None,
+        beside: Mapping[str, Json] = MappingProxyType({}),
     ) -> Response:
-        """The reply in pieces; `beside` is what clients need to read beside an error that ends it."""
+        """The frames as a reply; those of a response are numbered, behind `after`.
 
-        def failed(error: LocalFusionError) -> bytes:
-            return frame(json.dumps({**beside, **told(error).body(request.scope["path"])}))
+        `beside` is what clients need to read beside an error that ends it.
+        """
+
+        def failed(error: BaseException, n_sent: int) -> bytes:
+            answer = telling(error, request.scope[REQUEST_ID])
+            if after is not None:
+                return frame(as_text(answer.event(after + 1 + n_sent)))
+            return frame(as_text({**beside, **answer.body(request.scope["path"])}))
 
         return await EventStream(frames, heartbeat_s=self._served.settings.heartbeat_s, failed=failed).begin()
 
@@ -177,8 +207,8 @@ class AnswerRoutes:
         if not path.startswith(ROUTER_PREFIX):
             return JSONResponse(await unless_left(job.result(), request.receive))
 
-        def failed(error: LocalFusionError) -> bytes:
-            return json.dumps(told(error).body(path)).encode()
+        def failed(error: BaseException, _n_sent: int) -> bytes:
+            return as_text(telling(error, request.scope[REQUEST_ID]).body(path)).encode()
 
         reply = WholeReply(_document(job), heartbeat_s=self._served.settings.heartbeat_s, failed=failed)
         return await unless_left(reply.begin(), request.receive)
@@ -210,7 +240,9 @@ def revived(orders: OrderBook, answering: Answering, queue: Queue, request: JobR
         depth=depth if isinstance(depth, int) else 0,
         history=history if isinstance(history, list) else (),
     )
-    return answering.responses(order, queue.join(request.owner))
+    place = queue.place(request.owner)
+    place.join()
+    return answering.responses(order, place)
 
 
 def stopped(_request: JobRequest, body: Json) -> Json:
@@ -248,10 +280,14 @@ async def _chat_frames(job: Job) -> AsyncGenerator[bytes]:
 
 
 async def _response_frames(job: Job, path: str, *, after: int = -1) -> AsyncGenerator[bytes]:
-    """The events of a response, numbered as they are kept."""
+    """The events of a response, numbered as they are kept. Raises what went wrong, where no event tells it."""
+    last = b""
     async with aclosing(job.events(after=after)) as events:
         async for event in events:
-            yield frame(event.text)
+            last = frame(event.text)
+            yield last
+    if job.status == "failed" and not last.startswith(_FAILED):
+        await job.result()
     if path.startswith(ROUTER_PREFIX):
         yield DONE
 

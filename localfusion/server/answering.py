@@ -12,7 +12,7 @@ from functools import partial
 
 from pydantic import BaseModel
 
-from localfusion.errors import LocalFusionError, RequestRefused
+from localfusion.errors import LocalFusionError
 from localfusion.events import DocumentsRead, RunStarted
 from localfusion.messages import Delta, Json
 from localfusion.outer import Turned, TurnItem, TurnRequest, take_turn
@@ -20,10 +20,11 @@ from localfusion.server.chat_reply import ChatReply
 from localfusion.server.errors import first_of
 from localfusion.server.fusion_events import failure
 from localfusion.server.jobs import JobStatus, Teller, Work
-from localfusion.server.limits import Place
+from localfusion.server.limits import Place, within
 from localfusion.server.metrics import Metrics
 from localfusion.server.orders import Order
 from localfusion.server.responses_reply import ResponsesReply
+from localfusion.server.telling import tellable
 from localfusion.session import Session
 
 _LOG = logging.getLogger("localfusion.server")
@@ -40,7 +41,7 @@ STATUSES: dict[str, JobStatus] = {
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """Makes the work of orders; `timeout_s` is how long one may take, `watts` what the machine draws."""
+    """Makes the work of orders; `timeout_s` bounds those that are waited for, `watts` is what the machine draws."""
 
     session: Session
     metrics: Metrics
@@ -64,7 +65,7 @@ class Answering:
             elif not isinstance(item, Delta):
                 reply.feed(item, index)
 
-        async with self._limited(place):
+        async with self._limited(order, place):
             await self._turns(order, hear, teller, run_id)
         if order.is_streamed:
             _tell(teller, reply.end())
@@ -79,10 +80,10 @@ class Answering:
             _tell(teller, reply.feed(item))
 
         try:
-            async with self._limited(place):
+            async with self._limited(order, place):
                 await self._turns(order, hear, teller, run_id, fails=False)
         except LocalFusionError as error:
-            _tell(teller, reply.fail(error))
+            _tell(teller, reply.fail(tellable(error, teller.id)))
             teller.update("failed", _json(reply.response()))
             if order.is_streamed or order.is_background:
                 return
@@ -135,19 +136,11 @@ class Answering:
             self.metrics.ran(turned.outcome.status)
 
     @asynccontextmanager
-    async def _limited(self, place: Place) -> AsyncIterator[None]:
-        """Hold a place of the queue, and take no longer than may be."""
+    async def _limited(self, order: Order, place: Place) -> AsyncIterator[None]:
+        """Hold a place of the queue, and take no longer than may be: in the background, as long as it takes."""
         try:
-            async with asyncio.timeout(self.timeout_s) as limit:
+            async with within(None if order.is_background else self.timeout_s):
                 yield
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise RequestRefused(
-                f"the answer took longer than {self.timeout_s:g} seconds",
-                refusal="timeout",
-                hint="raise `timeout_s` of config.yaml, or ask in the background",
-            ) from None
         finally:
             place.release()
 

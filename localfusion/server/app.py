@@ -3,20 +3,17 @@
 It opens and closes nothing.
 """
 
-import logging
-import traceback
-
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from localfusion import __version__
 from localfusion.errors import InvalidRequest, LocalFusionError, RequestRefused
-from localfusion.server.access import REQUEST_ID, Access
+from localfusion.server.access import Access
 from localfusion.server.answer_routes import AnswerRoutes
-from localfusion.server.errors import unexpected
 from localfusion.server.guard import Guard, Policy, refused
 from localfusion.server.hosts import hosts_of
 from localfusion.server.listing_routes import ListingRoutes
@@ -28,7 +25,6 @@ from localfusion.wire.embeddings import EmbeddingsRequest
 from localfusion.wire.responses import ResponsesRequest
 from localfusion.wire.responses_reply import StreamedEvent
 
-LOG = logging.getLogger("localfusion.server")
 PREFIXES = ("/v1", "/api/v1")
 CLIENT_LEFT = 499
 """No status of HTTP's: for the log alone, the client is not there to read it."""
@@ -56,17 +52,17 @@ def create_app(served: Served) -> FastAPI:
 
 
 def handle_errors(app: FastAPI) -> None:
-    """Let every error of a route leave by the table of `errors`."""
-    app.add_exception_handler(LocalFusionError, _known)
+    """Let every error of a route leave by the table of `errors`, within what is put around the routes later."""
+    app.add_middleware(ExceptionMiddleware, handlers={Exception: _told})
+    app.add_exception_handler(LocalFusionError, _told)
     app.add_exception_handler(HTTPException, _of_routing)
     app.add_exception_handler(RequestValidationError, _of_parameters)
     app.add_exception_handler(ClientDisconnect, _left)
-    app.add_exception_handler(Exception, _unknown)
+    app.add_exception_handler(Exception, _told)
 
 
-async def _known(request: Request, error: Exception) -> Response:
-    assert isinstance(error, LocalFusionError)
-    return refused(error, request.scope["path"])
+async def _told(request: Request, error: Exception) -> Response:
+    return refused(error, request.scope)
 
 
 async def _of_routing(request: Request, error: Exception) -> Response:
@@ -74,10 +70,10 @@ async def _of_routing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         refusal = RequestRefused("this route does not take this method", refusal="method_not_allowed")
-        reply = refused(refusal, request.scope["path"])
+        reply = refused(refusal, request.scope)
         reply.headers.update(error.headers or {})
         return reply
-    return refused(RequestRefused("there is nothing at this address", refusal="not_found"), request.scope["path"])
+    return refused(RequestRefused("there is nothing at this address", refusal="not_found"), request.scope)
 
 
 async def _of_parameters(request: Request, error: Exception) -> Response:
@@ -85,18 +81,8 @@ async def _of_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = str(first["loc"][-1])
-    return refused(InvalidRequest(f"{param}: {first['msg']}", param=param), request.scope["path"])
+    return refused(InvalidRequest(f"{param}: {first['msg']}", param=param), request.scope)
 
 
 async def _left(_request: Request, _error: Exception) -> Response:
     return Response(status_code=CLIENT_LEFT)
-
-
-async def _unknown(request: Request, error: Exception) -> Response:
-    """Log where it happened, and never what was said there: messages of foreign errors may quote what was asked."""
-    id = request.scope.get(REQUEST_ID, "-")
-    frames = traceback.extract_tb(error.__traceback__)[-6:]
-    places = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames))
-    LOG.error("%s failed: %s at %s", id, type(error).__name__, places)
-    answer = unexpected(id)
-    return JSONResponse(answer.body(request.scope["path"]), status_code=answer.row.status)

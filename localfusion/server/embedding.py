@@ -67,7 +67,10 @@ class Embedding:
         try:
             return embedding_of(self.models, name, path_of=self.path_of)
         except ConfigError as error:
-            raise InvalidRequest(error.message, param="model", code="invalid_model", hint=error.hint) from error
+            hint = "`localfusion doctor` and `localfusion models list` say why, on the machine of the server"
+            raise InvalidRequest(
+                f"{name} cannot be used now", param="model", code="invalid_model", hint=hint
+            ) from error
 
     def _try_spec(self, name: str) -> ModelSpec | None:
         try:

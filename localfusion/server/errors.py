@@ -28,6 +28,7 @@ from localfusion.errors import (
 )
 from localfusion.messages import Json
 from localfusion.wire.errors import ErrorBody, ErrorDetail, RouterDetail, RouterErrorBody, RouterMetadata
+from localfusion.wire.responses_reply import ErrorEvent
 
 ROUTER_PREFIX = "/api/"
 """Where errors have OpenRouter's shape; everywhere else they have OpenAI's."""
@@ -129,6 +130,11 @@ class Told:
         )
         left_out = {"failure_reason"} if self.failure_reason is None else set()
         return ErrorBody(error=detail).model_dump(exclude={"error": left_out})
+
+    def event(self, sequence: int) -> dict[str, Json]:
+        """The JSON of the event that tells it within a streamed response."""
+        code, message = self.row.code, self.message
+        return ErrorEvent(sequence_number=sequence, code=code, message=message, param=self.param).model_dump()
 
 
 def told(error: LocalFusionError) -> Told:

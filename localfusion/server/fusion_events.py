@@ -162,12 +162,14 @@ def fusion_analysis(analysis: Analysis, models: Mapping[str, str]) -> wire.Fusio
 
 
 def failure(outcome: Outcome) -> DeliberationFailed:
-    """The error of a deliberation that came to nothing: its one sentence has every panelist's reason."""
+    """The error of a deliberation that came to nothing: its one sentence has every panelist's reason.
+
+    What to do about it is the operator's business, and in the run that he can look at.
+    """
     return DeliberationFailed(
         outcome.error or "the deliberation came to nothing",
         failure_reason=outcome.failure_reason or "unexpected_error",
         failed_models=tuple((one.id, one.error) for one in outcome.failed_models),
-        hint=next((one.hint for one in outcome.failed_models if one.hint), ""),
     )
 
 

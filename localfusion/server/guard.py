@@ -15,10 +15,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from localfusion.errors import LocalFusionError, QueueFull, RequestRefused
-from localfusion.server.errors import told
 from localfusion.server.hosts import Hosts
 from localfusion.server.keys import KeyRing
 from localfusion.server.limits import Rates
+from localfusion.server.telling import NO_ID, REQUEST_ID, telling
 
 OPEN_PATHS = frozenset({"/health"})
 """What needs no key: whoever watches over the server has none."""
@@ -89,7 +89,7 @@ class Guard:
             scope[CALLER] = self._caller(scope, headers)
             await body.check_length()
         except LocalFusionError as error:
-            await refused(error, scope["path"])(scope, body.receive, reply)
+            await refused(error, scope)(scope, body.receive, reply)
             return
         try:
             await self._app(scope, body.receive, reply)
@@ -202,10 +202,10 @@ def with_headers(send: Send, body: Body, origin: str) -> Send:
     return reply
 
 
-def refused(error: LocalFusionError, path: str) -> Response:
-    """The reply that says what is wrong, in the shape of the path."""
-    answer = told(error)
-    return JSONResponse(answer.body(path), status_code=answer.row.status, headers=answer.headers)
+def refused(error: Exception, scope: Scope) -> Response:
+    """The reply that says what is wrong, in the shape of the request's path."""
+    answer = telling(error, scope.get(REQUEST_ID, NO_ID))
+    return JSONResponse(answer.body(scope["path"]), status_code=answer.row.status, headers=answer.headers)
 
 
 def _is_preflight(scope: Scope, headers: Headers) -> bool:

@@ -88,8 +88,10 @@ class Jobs:
         """Jobs that have no end yet."""
         return len(self._jobs) - len(self._over)
 
-    async def start(self, request: JobRequest, work: Work) -> Job:
+    async def start(self, request: JobRequest, work: Work, *, admit: Callable[[], None] = lambda: None) -> Job:
         """Begin a job, or find the one that its idempotency key names, which is over or under way.
+
+        Before one is begun `admit` is called, which may raise LocalFusionError.
 
         A job that failed or was cancelled is begun anew. Raises InvalidRequest where the key was used for another
         request, or where something is to go on in the background and is not to be stored; QueueFull when the server
@@ -98,10 +100,10 @@ class Jobs:
         if request.is_background and not request.is_stored:
             raise InvalidRequest("what runs in the background must be stored", param="store", hint="leave out `store`")
         if not request.idempotency_key:
-            return await self._begin(request, work)
+            return await self._begin(request, work, admit)
         async with self._starting.setdefault((request.owner, request.idempotency_key), asyncio.Lock()):
             found = await self._keyed(request)
-            return await self._begin(request, work) if found is None else _same(found, request)
+            return await self._begin(request, work, admit) if found is None else _same(found, request)
 
     async def get(self, id: str, owner: str) -> Job:
         """A job that is stored or under way. Raises NoSuchResponse, also where it is another owner's."""
@@ -189,8 +191,9 @@ class Jobs:
         """See Keeper."""
         return await page(self._scribe, job_id, at)
 
-    async def _begin(self, request: JobRequest, work: Work) -> Job:
+    async def _begin(self, request: JobRequest, work: Work, admit: Callable[[], None]) -> Job:
         self._check_open()
+        admit()
         id = f"{_PREFIX[request.kind]}{secrets.token_hex(16)}"
         record = JobRecord(
             *(id, self._clock(), request.kind, request.owner, as_text(request.request), int(request.is_background)),

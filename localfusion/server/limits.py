@@ -1,13 +1,31 @@
-"""How much may be asked: requests a minute of each key, requests under way of all and of each key. Knows no HTTP."""
+"""How much may be asked: requests a minute of each key, how many are under way, how long each takes. Knows no HTTP."""
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from localfusion.errors import QueueFull, RequestRefused
 
 Clock = Callable[[], float]
+
+
+@asynccontextmanager
+async def within(timeout_s: float | None) -> AsyncIterator[None]:
+    """Take no longer than this; None is no limit. Raises RequestRefused."""
+    try:
+        async with asyncio.timeout(timeout_s) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise RequestRefused(
+            f"the answer took longer than {timeout_s:g} seconds",
+            refusal="timeout",
+            hint="raise `timeout_s` of config.yaml; responses in the background have no limit",
+        ) from None
 
 
 @dataclass(slots=True)
@@ -56,14 +74,25 @@ class Rates:
 
 @dataclass(slots=True)
 class Place:
-    """One request that is under way or waits; given back once, when it is released or nobody holds it any more.
+    """That of one request that is under way or waits, from when it is taken.
 
-    The latter is for work that never began: its client left before.
+    It is given back once: when it is released, or nobody holds it any more: its client left before the work began.
     """
 
     queue: "Queue"
     owner: str
-    is_taken: bool = True
+    max_queue: int | None = None
+    is_taken: bool = False
+
+    def take(self) -> None:
+        """Take it. Raises QueueFull where too many are taken, of all or of its owner."""
+        self.queue.check(self.owner, self.max_queue)
+        self.join()
+
+    def join(self) -> None:
+        """Take it, whether there is room or not: for what was admitted once, a job that goes on after a restart."""
+        self.is_taken = True
+        self.queue.enter(self.owner)
 
     def release(self) -> None:
         if self.is_taken:
@@ -87,22 +116,24 @@ class Queue:
         """How many are under way or wait."""
         return self._n
 
-    def take(self, owner: str, max_queue: int | None = None) -> Place:
-        """A place for a request, at most `max_queue` of this owner. Raises QueueFull."""
+    def place(self, owner: str, max_queue: int | None = None) -> Place:
+        """A place, not yet taken, of which this owner may take at most `max_queue`."""
+        return Place(self, owner, max_queue)
+
+    def check(self, owner: str, max_queue: int | None) -> None:
+        """Whether one more may come. Raises QueueFull."""
         if self._n >= self.max_queue:
             raise QueueFull(f"{self._n} requests are under way or wait", hint="ask again when one of them has ended")
         if max_queue is not None and self._owners[owner] >= max_queue:
             raise QueueFull(f"{self._owners[owner]} requests of this key are under way", hint="wait for one of them")
-        return self.join(owner)
 
-    def join(self, owner: str) -> Place:
-        """A place for what was admitted once, whether there is one or not: a job that goes on after a restart."""
+    def enter(self, owner: str) -> None:
+        """Count one more; `Place` does that once."""
         self._owners[owner] += 1
         self._n += 1
-        return Place(self, owner)
 
     def leave(self, owner: str) -> None:
-        """Give a place back; `Place.release` does that once."""
+        """Count one less; `Place` does that once."""
         self._n -= 1
         self._owners[owner] -= 1
         if not self._owners[owner]:

@@ -200,6 +200,6 @@ def _protocol() -> type[PromptProtocol]:
 
 
 async def _one_too_many(scope: Scope, receive: Receive, send: Send) -> None:
-    reply = refused(QueueFull("too many connections are open", hint="ask again later"), scope["path"])
+    reply = refused(QueueFull("too many connections are open", hint="ask again later"), scope)
     reply.headers["connection"] = "close"
     await reply(scope, receive, send)

@@ -13,7 +13,7 @@ HEARTBEAT = b": waiting\n\n"
 """A comment, which every reader skips: it says that the server lives."""
 
 _PROGRESS = re.compile(r'\{(?:"id":"[^"]*",)?"object":"localfusion\.progress"')
-_TYPE = re.compile(r'[{,]"type":"(response\.[a-z_.]+)"')
+_TYPE = re.compile(r'[{,]"type":"(response\.[a-z_.]+|error)"')
 _HEAD = 300
 """Characters within which an event says its type: before anything that a model or a client wrote."""
 

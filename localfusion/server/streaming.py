@@ -11,7 +11,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from localfusion.errors import LocalFusionError
 from localfusion.server.sse import HEARTBEAT
 
 T = TypeVar("T")
@@ -20,14 +19,15 @@ T = TypeVar("T")
 class EventStream(Response):
     """A reply of server-sent events. The frames are closed when all are sent, or the client leaves.
 
-    Once the reply has begun an error has no status any more: it is told as the last frame, which `failed` makes.
+    Once the reply has begun an error has no status any more: it is told as the last frame, which `failed` makes of it
+    and the number of frames before.
     """
 
     media_type = "text/event-stream"
     heartbeat: ClassVar[bytes] = HEARTBEAT
 
     def __init__(
-        self, frames: AsyncGenerator[bytes], *, heartbeat_s: float, failed: Callable[[LocalFusionError], bytes]
+        self, frames: AsyncGenerator[bytes], *, heartbeat_s: float, failed: Callable[[BaseException, int], bytes]
     ) -> None:
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
@@ -35,6 +35,7 @@ class EventStream(Response):
         self._heartbeat_s = heartbeat_s
         self._failed = failed
         self._next: asyncio.Task[bytes | None] | None = None
+        self._n_sent = 0
 
     async def begin(self) -> "EventStream":
         """Wait for the first frame, no longer than a client does without a word; raises what was raised before it."""
@@ -51,22 +52,27 @@ class EventStream(Response):
         gone = asyncio.create_task(_left(receive))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            try:
-                await self._send_all(send, gone)
-            except LocalFusionError as error:
-                await send({"type": "http.response.body", "body": self._failed(error), "more_body": False})
+            await self._send_all(send, gone)
         finally:
             gone.cancel()
             await self._close()
 
     async def _send_all(self, send: Send, gone: "asyncio.Task[None]") -> None:
-        frame: bytes | None = b""
-        while frame is not None and not gone.done():
-            frame = self.heartbeat
-            if await self._arrived(gone):
-                frame, self._next = self._pending().result(), None
+        is_more = True
+        while is_more and not gone.done():
+            frame, is_more = self._take() if await self._arrived(gone) else (self.heartbeat, True)
             if not gone.done():
-                await send({"type": "http.response.body", "body": frame or b"", "more_body": frame is not None})
+                await send({"type": "http.response.body", "body": frame, "more_body": is_more})
+
+    def _take(self) -> tuple[bytes, bool]:
+        """What has arrived, and whether there may be more."""
+        arrived, self._next = self._pending(), None
+        error = arrived.exception()
+        if error is not None:
+            return self._failed(error, self._n_sent), False
+        self._n_sent += 1
+        frame = arrived.result()
+        return frame or b"", frame is not None
 
     async def _arrived(self, *others: "asyncio.Task[None]") -> bool:
         """Whether there is a frame, or the end, before a heartbeat is due or another task is done."""

@@ -146,6 +146,15 @@ class ResponseIncomplete(Numbered):
     response: Response
 
 
+class ErrorEvent(Numbered):
+    """The last event where the stream itself went wrong, and not the response."""
+
+    type: Literal["error"] = "error"
+    code: str | None
+    message: str
+    param: str | None
+
+
 class ItemAdded(Numbered):
     type: Literal["response.output_item.added"] = "response.output_item.added"
     output_index: int
@@ -222,6 +231,7 @@ ResponsesEvent = (
     | ResponseCompleted
     | ResponseFailed
     | ResponseIncomplete
+    | ErrorEvent
     | ItemAdded
     | ItemDone
     | PartAdded
