@@ -112,8 +112,9 @@ def test_what_is_not_to_be_stored_is_not_there_later(tmp_path: Path) -> None:
 def test_of_what_is_deleted_or_not_to_be_stored_no_word_is_left(tmp_path: Path) -> None:
     """The deliberations are those of the micro panel; one that nobody said anything of is kept as any other."""
     said = "How high is the-secret of Skerry?"
-    chat = {"model": "localfusion/micro", "tool_choice": "required", "messages": [{"role": "user", "content": said}]}
-    response = {"model": "localfusion/micro", "tool_choice": "required", "input": said}
+    fusion: dict[str, Json] = {"model": "localfusion/micro", "tool_choice": "required"}
+    chat = fusion | {"messages": [{"role": "user", "content": said}]}
+    response = fusion | {"input": said}
 
     def holds() -> bool:
         return any(b"the-secret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
