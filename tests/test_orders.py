@@ -1,5 +1,6 @@
 """What requests come to: the turn that is taken, the panel that is asked, and what is refused by name."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -615,6 +616,14 @@ def test_what_a_response_cannot_obey_is_refused_by_name(fields: Fields, param: s
     with pytest.raises(InvalidRequest) as refused:
         respond(fields)
     assert (refused.value.param, refused.value.code) == (param, code)
+
+
+@pytest.mark.parametrize("order_of", [chat, respond])
+@pytest.mark.parametrize(("fields", "expected"), [({}, True), ({"store": True}, True), ({"store": False}, False)])
+def test_a_run_is_kept_unless_nothing_is_to_be_stored(
+    order_of: Callable[[Fields], Order], fields: Fields, expected: bool
+) -> None:
+    assert order_of(fields).keeps_run is expected
 
 
 def test_a_response_is_stored_unless_it_says_otherwise_and_repeats_what_was_asked() -> None:

@@ -87,7 +87,7 @@ class ServerSettings(Entry):
     parallel: int = Field(
         4, ge=1, le=64, description="Texts that one model may write side by side, where the memory allows it."
     )
-    keep_days: float = Field(30, ge=0, le=36_500, description="Days that stored responses are kept.")
+    keep_days: float = Field(30, ge=0, le=36_500, description="Days that stored responses are kept, with their runs.")
     log_prompts: bool = Field(False, description="Write what is asked into the log.")
     watts: Annotated[float, Field(gt=0, le=100_000)] | None = Field(
         None, description="What this machine draws under load: with it, energy is estimated."
