@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from localfusion.errors import LocalFusionError
 from localfusion.events import DocumentsRead, RunStarted
 from localfusion.messages import Delta, Json
+from localfusion.outcome import Outcome
 from localfusion.outer import Turned, TurnItem, TurnRequest, take_turn
 from localfusion.server.chat_reply import ChatReply
 from localfusion.server.errors import first_of
@@ -126,7 +127,7 @@ class Answering:
             async for item in items:
                 if isinstance(item, Turned):
                     self._count(item)
-                    if fails and item.outcome is not None and item.outcome.status == "error":
+                    if fails and item.outcome is not None and _is_nothing(item.outcome):
                         raise failure(item.outcome)
                 hear(item)
 
@@ -149,6 +150,11 @@ def _hear(hear: Hear, index: int, teller: Teller, item: TurnItem) -> None:
     if isinstance(item, DocumentsRead | RunStarted):
         teller.note_run(item.run_id)
     hear(item, index)
+
+
+def _is_nothing(outcome: Outcome) -> bool:
+    """Whether there is no answer: nobody answered, or whoever should have written it could not."""
+    return outcome.status == "error" or (not outcome.answer and outcome.failure_reason is not None)
 
 
 def _tell(teller: Teller, events: Iterable[BaseModel]) -> None:

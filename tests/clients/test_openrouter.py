@@ -310,6 +310,27 @@ def test_a_stream_of_a_chat_where_nobody_answers_ends_with_a_chunk_that_says_so(
     assert DAMAGED in last.error.message
 
 
+def test_a_chat_whose_judge_should_have_written_the_answer_and_cannot_is_an_error(client: OpenRouter) -> None:
+    plugin: components.ChatRequestPluginTypedDict = {
+        "id": "fusion",
+        "analysis_models": ["micro-a"],
+        "model": DAMAGED,
+    }
+    chunks = client.chat.send(
+        model="localfusion/fusion",
+        messages=asked(QUESTION),
+        plugins=[plugin],
+        tool_choice="required",
+        stream=True,
+    )
+    assert isinstance(chunks, EventStream)
+    with chunks:
+        *_, last = chunks
+    assert last.error is not None
+    assert last.error.code == 502
+    assert DAMAGED in last.error.message
+
+
 def test_where_the_judge_fails_the_answer_is_written_from_the_panels(client: OpenRouter) -> None:
     with client.beta.responses.send(
         model=OPUS,
