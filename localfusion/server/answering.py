@@ -42,12 +42,16 @@ STATUSES: dict[str, JobStatus] = {
 
 @dataclass(frozen=True, slots=True)
 class Answering:
-    """Makes the work of orders; `timeout_s` bounds those that are waited for, `watts` is what the machine draws."""
+    """Makes the work of orders; `timeout_s` bounds those that are waited for, `watts` is what the machine draws.
+
+    `keeps_runs`: deliberations stay in the store where the request does not say otherwise.
+    """
 
     session: Session
     metrics: Metrics
     timeout_s: float
     watts: float | None = None
+    keeps_runs: bool = True
 
     def chat(self, order: Order, place: Place) -> Work:
         """The work of a chat completion. It raises what the client is told as an error."""
@@ -111,7 +115,7 @@ class Answering:
         except BaseExceptionGroup as group_error:
             raise first_of(group_error) from None
         finally:
-            if teller.run_id is not None and not order.keeps_run:
+            if teller.run_id is not None and not (order.keeps_run and self.keeps_runs):
                 self._forget(teller.run_id)
 
     def _forget(self, run_id: str) -> None:

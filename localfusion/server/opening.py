@@ -43,7 +43,7 @@ class Opening:
 async def put_together(opening: Opening, session: Session) -> AsyncIterator[Served]:
     """What a server over an open session stands on; its jobs end with it."""
     settings, queue, metrics = opening.settings, Queue(opening.settings.max_queue), Metrics()
-    answering = Answering(session, metrics, settings.timeout_s, settings.watts)
+    answering = Answering(session, metrics, settings.timeout_s, settings.watts, opening.is_stored)
     home = opening.home if opening.is_stored else None
     with closing(Installed(opening.home if home or (opening.home / FILE_NAME).exists() else None)) as installed:
         orders = OrderBook(opening.models, installed.path_of, opening.sources, opening.cloud)
