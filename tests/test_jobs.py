@@ -494,7 +494,7 @@ def test_old_jobs_are_forgotten_and_jobs_that_are_over_take_no_memory(tmp_path: 
             assert jobs.n_under_way == 0
             del old, newer
             gc.collect()
-            assert sum(isinstance(thing, live_job.LiveJob) for thing in gc.get_objects()) < 10
+            assert sum(type(thing) is live_job.LiveJob for thing in gc.get_objects()) < 10
 
     run(main())
 
