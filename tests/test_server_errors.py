@@ -83,7 +83,8 @@ def test_whoever_must_wait_is_told_how_long() -> None:
     assert told(limited).headers == {"retry-after": "2"}
     assert told(errors.QueueFull("no")).headers == {"retry-after": "5"}
     assert told(errors.RequestRefused("no", refusal="invalid_api_key")).headers == {"www-authenticate": "Bearer"}
-    assert told(errors.ConfigError("no")).headers == {}
+    assert told(errors.ConfigError("no")).headers == {"x-should-retry": "false"}
+    assert told(errors.InvalidRequest("no")).headers == {}
 
 
 def test_a_failed_deliberation_says_why() -> None:

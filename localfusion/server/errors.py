@@ -109,8 +109,12 @@ class Told:
     @property
     def headers(self) -> dict[str, str]:
         """What stands in the reply's head beside the length and the type."""
-        headers = {} if self.retry_after_s is None else {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}
-        return headers | ({"www-authenticate": "Bearer"} if self.row.status == 401 else {})
+        headers = {"www-authenticate": "Bearer"} if self.row.status == 401 else {}
+        if self.retry_after_s is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+        elif self.row.status >= 500:  # OpenAI's clients ask again by themselves; it would take as long and end alike
+            headers["x-should-retry"] = "false"
+        return headers
 
     def body(self, path: str) -> dict[str, Json]:
         """The JSON of the reply to a request of this path."""
