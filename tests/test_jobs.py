@@ -841,3 +841,23 @@ def test_a_disk_that_takes_no_more_stops_nobody_and_is_said_once(tmp_path: Path)
                 assert (job.status, job.body, len(await heard(job))) == ("completed", "done", 400)
 
     run(main())
+
+
+def test_a_close_that_is_cut_still_leaves_the_background_to_the_next(tmp_path: Path) -> None:
+    """A second signal ends the wait for what runs; what is behind the wait is done all the same."""
+
+    async def main() -> None:
+        held = Held()
+        async with opened(tmp_path) as jobs:
+            job = await jobs.start(BACKGROUND, held.work)
+            await held.begun.wait()
+            closing = asyncio.create_task(jobs.close(60))
+            await asyncio.sleep(0.05)
+            closing.cancel()
+            await asyncio.wait([closing])
+        async with opened(tmp_path, lambda _: counting(2)) as jobs:
+            again = await jobs.get(job.id, "ann")
+            assert await again.result() == {"told": 2}
+            assert again.status == "completed"
+
+    run(main())

@@ -69,6 +69,7 @@ class Jobs:
         self._starting: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self._tidying: asyncio.Task[None] | None = None
         self._is_closing = False
+        self._ending: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Jobs":
         """Go on with what an earlier server left."""
@@ -146,16 +147,26 @@ class Jobs:
         """Take no more jobs, give those under way so many seconds, then stop them.
 
         Those in the background are left for the next server to go on with. Work that does not stop is not waited for.
+        Where this is cancelled while it waits, to be asked again stops them at once.
         """
-        if self._is_closing:
-            return
-        self._is_closing = True
-        if self._tidying is not None:
-            self._tidying.cancel()
-            await asyncio.wait([self._tidying])
-        tasks = [job.task for job in self._jobs.values() if job.task is not None]
-        if tasks and stop_s > 0:
-            await asyncio.wait(tasks, timeout=stop_s)
+        if not self._is_closing:
+            self._is_closing = True
+            if self._tidying is not None:
+                self._tidying.cancel()
+                await asyncio.wait([self._tidying])
+            tasks = self._tasks()
+            if tasks and stop_s > 0:
+                await asyncio.wait(tasks, timeout=stop_s)
+        if self._ending is None:
+            self._ending = asyncio.create_task(self._end())
+        await asyncio.shield(self._ending)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [job.task for job in self._jobs.values() if job.task is not None]
+
+    async def _end(self) -> None:
+        """Stop what is under way, and write all there is to write."""
+        tasks = self._tasks()
         left = [job for job in self._jobs.values() if job.ended is None and job.request.is_background]
         for job in left:
             job.leave()
