@@ -18,6 +18,7 @@ from localfusion.events import Generated, RunEnded
 from localfusion.messages import Delta, Json, Usage
 from localfusion.outer import Turned, TurnEnd, TurnItem
 from localfusion.server.chat_reply import ChatEvent, ChatReply
+from localfusion.server.orders import Order
 from localfusion.server.sse import DONE, HEARTBEAT, frame
 from localfusion.wire.chat_reply import ChatChunk, ChatProgress
 from tests.turns import (
@@ -25,13 +26,12 @@ from tests.turns import (
     CALLING,
     FUSED,
     JUDGED,
-    NOBODY,
+    ORDER,
     PANEL,
     PLAIN,
     TOKENS,
     UNJUDGED,
     WRITTEN,
-    Order,
     ended,
     turned,
 )
@@ -39,7 +39,7 @@ from tests.turns import (
 
 def reply(order: Order | None = None, *, watts: float | None = None) -> ChatReply:
     ticks = iter(range(0, 10**6, 3600))
-    return ChatReply("chatcmpl-1", 1700, order or Order(), watts=watts, clock=lambda: next(ticks))
+    return ChatReply("chatcmpl-1", 1700, order or ORDER, watts=watts, clock=lambda: next(ticks))
 
 
 def fed(made: ChatReply, items: Sequence[TurnItem]) -> list[ChatEvent]:
@@ -89,7 +89,7 @@ def test_a_plain_answer_is_a_role_then_the_text_then_the_reason_why_it_ended() -
 @EACH
 @pytest.mark.parametrize("includes_usage", [False, True])
 def test_the_clients_know_every_chunk_and_every_completion(items: list[TurnItem], includes_usage: bool) -> None:
-    made = reply(Order(includes_usage=includes_usage))
+    made = reply(replace(ORDER, includes_usage=includes_usage))
     for chunk in chunks(fed(made, items)):
         text = chunk.model_dump_json()
         assert ChatCompletionChunk.model_validate_json(text).id == ChatStreamChunk.model_validate_json(text).id
@@ -111,7 +111,7 @@ def test_a_completion_needs_no_deltas(items: list[TurnItem]) -> None:
 
 @EACH
 def test_the_pieces_of_a_stream_are_the_whole(items: list[TurnItem]) -> None:
-    made = reply(Order(includes_usage=True))
+    made = reply(replace(ORDER, includes_usage=True))
     told = chunks(fed(made, items))
     whole = made.completion()
     pieces = [choice.delta for chunk in told for choice in chunk.choices]
@@ -128,13 +128,13 @@ def test_the_pieces_of_a_stream_are_the_whole(items: list[TurnItem]) -> None:
 
 
 def test_thinking_that_is_not_wanted_is_not_told() -> None:
-    made = reply(Order(hides_thinking=True))
+    made = reply(replace(ORDER, hides_thinking=True))
     assert deltas(fed(made, PLAIN))[1:] == [{"content": "caf"}, {"content": "é"}, {}]
     assert "reasoning" not in dumped(made.completion().choices[0].message)
 
 
 def test_the_usage_is_told_last_with_no_choices_and_is_null_before_and_only_if_asked_for() -> None:
-    told = [dumped(chunk) for chunk in chunks(fed(reply(Order(includes_usage=True)), PLAIN))]
+    told = [dumped(chunk) for chunk in chunks(fed(reply(replace(ORDER, includes_usage=True)), PLAIN))]
     assert [chunk["usage"] for chunk in told[:-1]] == [None] * (len(told) - 1)
     assert (told[-1]["choices"], told[-1]["usage"] is None) == ([], False)
     assert all("usage" not in dumped(chunk) for chunk in chunks(fed(reply(), PLAIN)))
@@ -193,7 +193,7 @@ def test_each_mark_of_an_answer_is_an_annotation_with_the_quote_that_stands_ther
 
 
 def test_choices_are_told_apart_and_paid_together() -> None:
-    made = reply(Order(n=2, includes_usage=True))
+    made = reply(replace(ORDER, n=2, includes_usage=True))
     told: list[ChatEvent] = []
     for item in PLAIN:
         told += [*made.feed(item, 1), *made.feed(item, 0)]
@@ -218,18 +218,6 @@ def test_every_end_of_a_turn_has_a_reason_that_clients_know(ending: TurnEnd, rea
     told = fed(made, [*PLAIN[:-1], replace(last, finish_reason=ending)])
     assert chunks(told)[-1].choices[0].finish_reason == reason
     assert ChatCompletion.model_validate_json(made.completion().model_dump_json()).choices[0].finish_reason == reason
-
-
-def test_where_nobody_answered_there_is_a_failure_and_no_end_of_an_answer() -> None:
-    made = reply()
-    told = fed(made, NOBODY)
-    assert chunks(told) == []
-    assert made.failure is not None
-    assert made.failure.failure_reason == "all_panels_failed"
-    assert [id for id, _ in made.failure.failed_models] == ["a", "b", "c"]
-    fine = reply()
-    fed(fine, FUSED)
-    assert fine.failure is None
 
 
 def test_progress_is_in_stages_and_tells_twins_apart() -> None:

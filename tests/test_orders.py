@@ -78,10 +78,9 @@ def models_of(panel: PanelSpec) -> list[str]:
 def test_a_plain_chat_is_a_turn_of_its_model() -> None:
     order = chat()
     assert (order.turn.model.name, order.turn.ask.messages) == ("micro-a", (Message("user", "Hi"),))
-    assert (order.turn.fusion, order.n, order.is_streamed, order.is_stored, order.is_fusion) == (
+    assert (order.turn.fusion, order.n, order.is_streamed, order.is_stored) == (
         None,
         1,
-        False,
         False,
         False,
     )

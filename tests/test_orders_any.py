@@ -112,7 +112,7 @@ def check(chat: Json, responses: Json) -> None:
 
 def test_what_is_mutated_is_an_order_as_it_stands() -> None:
     assert BOOK.chat(read(ChatRequest, CHAT)).turn.ask.choice == "required"
-    assert BOOK.responses(read(ResponsesRequest, RESPONSES)).is_fusion
+    assert BOOK.responses(read(ResponsesRequest, RESPONSES)).turn.fusion is not None
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -22,13 +22,14 @@ from localfusion.events import Event, FallbackTaken, RunResumed
 from localfusion.messages import Json, Substitution
 from localfusion.outer import Turned, TurnItem
 from localfusion.server.chat_reply import ChatReply
+from localfusion.server.orders import Order
 from localfusion.server.responses_reply import ResponsesReply
 from localfusion.server.sse import frame
 from localfusion.session import open_session
 from localfusion.wire.fusion_reply import FusionItem
 from localfusion.wire.responses_reply import FunctionCallItem, MessageItem, ReasoningItem, Response, ResponsesEvent
 from tests.harbour import request, surroundings
-from tests.turns import CALLING, CALLS, FUSED, JUDGED, NOBODY, PANEL, PLAIN, UNJUDGED, WRITTEN, Order
+from tests.turns import CALLING, CALLS, FUSED, JUDGED, NOBODY, ORDER, PANEL, PLAIN, UNJUDGED, WRITTEN
 
 OPENAI_EVENTS: TypeAdapter[BaseModel] = TypeAdapter(ResponseStreamEvent)
 ROUTER_EVENTS: TypeAdapter[BaseModel] = TypeAdapter(router.StreamEvents)
@@ -36,7 +37,7 @@ FUSION = "response.fusion_call."
 
 
 def reply(order: Order | None = None, *, n_told: int = 0) -> ResponsesReply:
-    return ResponsesReply("resp_1", 1700, order or Order(), n_told=n_told, clock=lambda: 1800.0)
+    return ResponsesReply("resp_1", 1700, order or ORDER, n_told=n_told, clock=lambda: 1800.0)
 
 
 def fed(made: ResponsesReply, items: Sequence[TurnItem]) -> list[ResponsesEvent]:
@@ -93,7 +94,7 @@ def test_a_plain_answer_is_told_from_the_thought_to_the_end() -> None:
 
 
 def test_thinking_that_is_not_wanted_is_no_item() -> None:
-    made = reply(Order(hides_thinking=True))
+    made = reply(replace(ORDER, hides_thinking=True))
     fed(made, PLAIN)
     assert [item.type for item in made.response().output] == ["message"]
 
@@ -198,7 +199,7 @@ def test_what_was_asked_is_repeated_and_nothing_else() -> None:
         "status": "failed",
         "plugins": [],
     }
-    made = reply(Order(is_background=True, is_stored=False, echo=echo))
+    made = reply(replace(ORDER, is_background=True, is_stored=False, echo=echo))
     fed(made, PLAIN)
     found = dumped(made.response())
     kept = set(echo) - {"parallel_tool_calls", "status", "plugins"}
@@ -388,7 +389,7 @@ def test_a_real_run_of_the_micro_panel_is_told_whole(tmp_path: Path) -> None:
     assert isinstance(message, MessageItem)
     assert [one.content for one in item.responses or []] == [one.content for one in turn.outcome.responses]
     assert message.content[0].text == turn.content != ""
-    chat = ChatReply("chatcmpl-1", 1700, Order())
+    chat = ChatReply("chatcmpl-1", 1700, ORDER)
     for one in [*heard, turn]:
         chat.feed(one)
     found = ChatCompletion.model_validate_json(chat.completion().model_dump_json()).choices[0].message

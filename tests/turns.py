@@ -1,7 +1,7 @@
 """What the tests of replies share: an order, and turns as the outer model tells them, with and without a panel."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from localfusion import events
@@ -18,24 +18,14 @@ from localfusion.analysis import (
     UniqueInsight,
 )
 from localfusion.assistant import Ask
-from localfusion.messages import Delta, FunctionCall, Json, Likely, ModelSpec, Progress, TokenLogprobs, ToolCall, Usage
+from localfusion.messages import Delta, FunctionCall, Likely, ModelSpec, Progress, TokenLogprobs, ToolCall, Usage
 from localfusion.outcome import Outcome
 from localfusion.outer import Turned, TurnItem, TurnRequest
 from localfusion.server.heard import Heard, hear
+from localfusion.server.orders import Order
 
-
-@dataclass(frozen=True)
-class Order:
-    """As much of an order as replies read."""
-
-    turn: TurnRequest = field(default_factory=lambda: TurnRequest(ModelSpec("outer", Path("outer.gguf")), Ask(())))
-    n: int = 1
-    includes_usage: bool = False
-    is_background: bool = False
-    is_stored: bool = True
-    echo: Mapping[str, Json] = field(default_factory=dict)
-    hides_thinking: bool = False
-
+ORDER = Order(TurnRequest(ModelSpec("outer", Path("outer.gguf")), Ask(())))
+"""One reply, whole, of a model without a panel."""
 
 TOKENS = (
     TokenLogprobs(Likely(b"caf", -0.5), (Likely(b"caf", -0.5), Likely(b" ", -1.5))),

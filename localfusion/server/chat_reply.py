@@ -9,16 +9,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from localfusion.errors import DeliberationFailed
 from localfusion.events import AnswerStarted, Event
 from localfusion.messages import Delta, FunctionCall, Progress, TokenLogprobs
 from localfusion.outer import Turned, TurnEnd, TurnItem
 from localfusion.server.accounts import Bill, bill, chat_usage
-from localfusion.server.asked import Asked
 from localfusion.server.chat_progress import progress
 from localfusion.server.cited import annotations
-from localfusion.server.fusion_events import failure
 from localfusion.server.heard import Heard, hear
+from localfusion.server.orders import Order
 from localfusion.wire import chat_reply as wire
 from localfusion.wire.annotations import ChatAnnotation
 from localfusion.wire.logprobs import logprob_parts
@@ -57,7 +55,7 @@ class ChatReply:
         self,
         id: str,
         created: int,
-        order: Asked,
+        order: Order,
         *,
         watts: float | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -71,12 +69,6 @@ class ChatReply:
         self._model = order.turn.model.name
         self._choices = [_Choice() for _ in range(order.n)]
         self._bills: list[Bill] = []
-
-    @property
-    def failure(self) -> DeliberationFailed | None:
-        """The error that the server answers with instead, where a deliberation came to nothing; there is no reply."""
-        outcomes = [one.turned.outcome for one in self._choices if one.turned and one.turned.outcome]
-        return next((failure(outcome) for outcome in outcomes if outcome.status == "error"), None)
 
     def feed(self, item: TurnItem, index: int = 0) -> list[ChatEvent]:
         """What is told of one more item of the choice `index`."""
@@ -98,7 +90,7 @@ class ChatReply:
         return [self._chunk([], usage=self._usage())] if self._order.includes_usage else []
 
     def completion(self) -> wire.ChatCompletion:
-        """The whole reply, when every choice has ended; not to be asked where there is a `failure`."""
+        """The whole reply, when every choice has ended."""
         turns = [(index, one.turned) for index, one in enumerate(self._choices) if one.turned]
         return wire.ChatCompletion(
             id=self._id,
@@ -132,8 +124,6 @@ class ChatReply:
         choice.turned = turned
         self._model = turned.model
         self._bills.append(bill(choice.heard, turned, outer_model=self._order.turn.model.name))
-        if self.failure is not None:
-            return []
         told = self._role(choice, index)
         rest = turned.content.removeprefix(choice.written) if turned.content.startswith(choice.written) else ""
         if rest:

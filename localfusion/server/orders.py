@@ -64,19 +64,17 @@ _ECHOED = (
 class Order:
     """What is to be done for one request.
 
-    `model` is as it was asked for, `n` the number of choices. `is_stored`: it can be asked for later; `keeps_run`: its
+    `n` is the number of choices. `is_stored`: it can be asked for later; `keeps_run`: its
     deliberation is kept as any other, which only a request refuses that is said not to be stored. `echo` are the
     fields of the request that a reply of /responses repeats. `hides_thinking`: no reasoning is told.
     """
 
     turn: TurnRequest
-    n: int
-    is_streamed: bool
-    includes_usage: bool
-    model: str
-    is_background: bool
-    is_stored: bool
-    is_fusion: bool
+    n: int = 1
+    is_streamed: bool = False
+    includes_usage: bool = False
+    is_background: bool = False
+    is_stored: bool = True
     echo: Mapping[str, Json] = field(default_factory=dict)
     hides_thinking: bool = False
     keeps_run: bool = True
@@ -129,10 +127,8 @@ class OrderBook:
             n=body.n,
             is_streamed=body.stream,
             includes_usage=body.stream_options.include_usage,
-            model=body.model,
             is_background=False,
             is_stored=bool(body.store),
-            is_fusion=turn.fusion is not None,
             hides_thinking=reasoning.exclude,
             keeps_run=body.store is not False,
         )
@@ -161,10 +157,8 @@ class OrderBook:
             n=1,
             is_streamed=body.stream,
             includes_usage=True,
-            model=body.model,
             is_background=body.background,
             is_stored=body.store is not False,
-            is_fusion=turn.fusion is not None,
             echo=_echo(body),
             hides_thinking=body.reasoning.exclude,
             keeps_run=body.store is not False,

@@ -16,10 +16,10 @@ from localfusion.messages import Delta, FunctionCall, Json, Progress
 from localfusion.outcome import Outcome
 from localfusion.outer import Turned, TurnItem
 from localfusion.server.accounts import bill, responses_usage
-from localfusion.server.asked import Asked
 from localfusion.server.cited import annotations
 from localfusion.server.fusion_events import FusionEvents, failure, fusion_item
 from localfusion.server.heard import Heard, hear, names
+from localfusion.server.orders import Order
 from localfusion.server.responses_items import OpenText, call_events, call_item
 from localfusion.wire import responses_reply as wire
 from localfusion.wire.fusion_reply import FusionItem
@@ -55,7 +55,7 @@ class ResponsesReply:
         self,
         id: str,
         created_at: int,
-        order: Asked,
+        order: Order,
         *,
         n_told: int = 0,
         watts: float | None = None,
